@@ -1,0 +1,52 @@
+# make help lists the targets. Everything lives in .venv; nothing is installed elsewhere.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install run up test lint types contracts wheel clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## make .venv and install into it
+
+$(STAMP): constraints.txt setup.cfg pyproject.toml
+	@command -v git >/dev/null || { echo "git is missing: apt-get install git" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "python3 is missing: apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; $(PYTHON) is older (make PYTHON=python3.11 ...)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+run: install ## start everything, run one real task against a real git repository, stop
+	@$(BIN)/python -m taskflow.stack.first_run
+
+up: install ## start everything and serve until Ctrl-C
+	@exec $(BIN)/taskflow up
+
+test: install ## lint, types, import contracts, all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n 4 --dist loadgroup -m "not e2e"
+	$(BIN)/pytest -m e2e
+
+lint: install ## ruff, fixing what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: install ## mypy
+	$(BIN)/mypy
+
+contracts: install ## import contracts
+	$(BIN)/lint-imports
+
+wheel: install ## build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+clean: ## remove .venv and build leftovers
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,10 @@
+"""The node agent: runs on a node, prepares workspaces, runs sessions in them, reports to the control plane.
+
+Of the package it imports ``taskflow.protocol`` and nothing else, so that it can be sent to a bare node.
+
+    __main__  start and stop            api         the HTTP routes
+    node      wires the parts           workspaces  provisioning and deletion
+    store     the one SQLite file       sessions    starting, following and finishing a session
+    outbox    durable callbacks         shipping    log chunks
+    shim      keeps one command         job         a child process that runs git: provision, finish
+"""

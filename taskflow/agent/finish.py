@@ -1,0 +1,107 @@
+"""After a session's command: commit what changed, say what changed, push it. Runs in a job process.
+
+Each part looks first whether it was done already, so the whole can be repeated after a crash at any point.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskflow.agent.git import Deadline, Git, JobFailure
+
+CHANGED_FILES_MAX = 1000
+_PUSH_WAITS_S = (0.5, 1.0, 2.0)  # before the second, third and fourth attempt
+_OUR_IDENTITY = ("user.name=taskflow", "user.email=taskflow@localhost")
+
+
+@dataclass(frozen=True)
+class FinishOrder:
+    """What to finish. ``timeout_s`` bounds the local part and the push separately."""
+
+    repo: str
+    clone: dict[str, Any]  # what provisioning returned
+    output_branch: str
+    commit_message: str
+    push: bool
+    git_env: dict[str, str]
+    timeout_s: float
+
+
+def finish(order: FinishOrder) -> dict[str, Any]:
+    """Returns commit, output_branch, changed_files, pushed and error, as they stand in a session's outcome."""
+    result: dict[str, Any] = {
+        "commit": None,
+        "output_branch": None,
+        "changed_files": [],
+        "pushed": False,
+        "error": None,
+    }
+    try:
+        git = Git(Path(order.repo), order.git_env, Deadline(order.timeout_s))
+        _commit(git, order.commit_message)
+        head = git.must("rev-parse", "--verify", "HEAD^{commit}", phase="commit").text
+        base = order.clone["base_commit"]
+        if head == base:
+            return result
+        result["commit"], result["output_branch"] = head, order.output_branch
+        names = git.must("diff", "--name-only", "--no-ext-diff", "-z", base, head, phase="commit").out
+        result["changed_files"] = [
+            name.decode("utf-8", "replace") for name in names.split(b"\0")[:CHANGED_FILES_MAX] if name
+        ]
+        if order.push:
+            _push(Git(Path(order.repo), order.git_env, Deadline(order.timeout_s)), order, head)
+            result["pushed"] = True
+    except JobFailure as failure:
+        result["error"] = failure.as_dict()
+    return result
+
+
+def _commit(git: Git, message: str) -> None:
+    """Commit the whole working tree on whatever branch it is, unless it is clean."""
+    if not (git.repo / ".git").exists():
+        raise JobFailure("git_failed", "the clone's .git is gone; nothing can be committed", "commit")
+    # The command and all its children are dead: a lock that is still there belongs to nobody.
+    for name in ("index.lock", "HEAD.lock"):
+        (git.repo / ".git" / name).unlink(missing_ok=True) if (git.repo / ".git").is_dir() else None
+    if not git.must("status", "--porcelain", "-z", phase="commit").out:
+        return
+    git.must("add", "--all", phase="commit")
+    if git.ask("diff", "--cached", "--quiet", "--no-ext-diff", phase="commit").code == 0:
+        return  # only what a commit can't hold, like changes inside a submodule
+    known = all(git.ask("config", f"user.{part}", phase="commit").text for part in ("name", "email"))
+    git.must(
+        "commit",
+        "--quiet",
+        "--no-verify",
+        "--message",
+        message,
+        phase="commit",
+        config=() if known else _OUR_IDENTITY,
+    )
+
+
+def _push(git: Git, order: FinishOrder, head: str) -> None:
+    """Push ``head`` to the output branch and to nothing else, never by force.
+
+    To the URL that was cloned, not to the remote's name: the command may have turned that elsewhere.
+    """
+    if order.output_branch in (order.clone["cloned_branch"], order.clone["default_branch"]):
+        raise JobFailure(
+            "branch_refused", f"{order.output_branch} is a branch of the origin itself; it is never pushed to", "push"
+        )
+    url, target = order.clone["origin_url"], f"refs/heads/{order.output_branch}"
+    arguments = ("push", "--no-verify", "--no-follow-tags", "--recurse-submodules=no", "--", url, f"{head}:{target}")
+    for wait_s in (*_PUSH_WAITS_S, None):
+        try:
+            git.must(*arguments, phase="push")
+            return
+        except JobFailure as failure:
+            there = git.ask("ls-remote", "--", url, target, phase="push")
+            if there.code == 0 and there.text.split()[:1] == [head]:
+                return  # an earlier attempt arrived, only its answer did not
+            if wait_s is None or failure.code == "timeout":
+                raise
+            time.sleep(wait_s)

@@ -1,0 +1,76 @@
+"""Starting the agent's own helper processes, and the environments that helpers and commands get."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import taskflow
+
+#: What a session sees of the host besides what its task gives it. A short list: the host's own secrets often lie in
+#: its environment.
+_SESSION_ALLOWS = frozenset(
+    ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TERM", "SHELL", "TMPDIR", "SSH_AUTH_SOCK", "XDG_CONFIG_HOME")
+)
+_DATA_DIR = "TASKFLOW_DATA_DIR"
+#: Variables that would point git at some other repository than the one it is run in.
+_GIT_DROPS = frozenset(
+    (
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_NAMESPACE",
+        "GIT_PREFIX",
+        "SSH_ASKPASS",
+    )
+)
+
+
+def helper_argv(module: str, *arguments: str) -> list[str]:
+    """The command line of one of the agent's own modules, run by the same Python."""
+    return [sys.executable, "-m", f"taskflow.agent.{module}", *arguments]
+
+
+def helper_env(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a helper: ``environ`` plus where this package was imported from (a directory or a zip)."""
+    home = str(Path(next(iter(taskflow.__path__))).parent)
+    return {**environ, "PYTHONPATH": home}
+
+
+def session_env(environ: Mapping[str, str]) -> dict[str, str]:
+    """What of the host's environment a session's command sees."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in _SESSION_ALLOWS or name.startswith("LC_") or name == _DATA_DIR
+    }
+
+
+def git_env(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment git runs in: the host's, so that credential helpers, agents and proxies work, but never a prompt.
+
+    Our own variables are left out: among them are the stack's secrets.
+    """
+    env = {
+        name: value
+        for name, value in environ.items()
+        if (name not in _GIT_DROPS and not name.startswith(("TASKFLOW_", "PYTHON"))) or name == _DATA_DIR
+    }
+    env["GIT_TERMINAL_PROMPT"] = "0"
+    env["GIT_ASKPASS"] = ""  # empty is "none", and unlike unset it does not fall back to core.askPass
+    env["GCM_INTERACTIVE"] = "never"
+    env["GIT_ALLOW_PROTOCOL"] = "file:git:http:https:ssh"  # not ext::, which runs a command
+    env.pop("VIRTUAL_ENV", None)
+    return env
+
+
+def task_env(run: Mapping[str, object], workspace_id: str) -> dict[str, str]:
+    """The variables that say for which task a process runs; leftovers are found by them."""
+    return {
+        "TASKFLOW_TASK_ID": str(run["task_id"]),
+        "TASKFLOW_RUN_NUMBER": str(run["run_number"]),
+        "TASKFLOW_WORKSPACE_ID": workspace_id,
+    }

@@ -1,0 +1,141 @@
+"""The agent's directory: where things lie in it, its lock, its order and its address file."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from taskflow.agent.problems import StartRefused
+
+
+@dataclass(frozen=True)
+class Order:
+    """What whoever ordered the node wrote for its agent (``order.json``)."""
+
+    node_id: str
+    callback_token: str
+    agent_token: str
+    slots: int
+    heartbeat_interval_s: float
+
+
+@dataclass(frozen=True)
+class Places:
+    """Paths under the agent's root."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file with all state."""
+        return self.root / "agent.db"
+
+    @property
+    def address_file(self) -> Path:
+        """Written once the agent listens: pid, port, address, boot_id."""
+        return self.root / "agent.json"
+
+    def workspace(self, workspace_id: str) -> Path:
+        """Everything of one workspace; removed as a whole."""
+        return self.root / "workspaces" / workspace_id
+
+    def repo(self, workspace_id: str) -> Path:
+        """The clone: the working directory of the workspace's sessions."""
+        return self.workspace(workspace_id) / "repo"
+
+    def session(self, workspace_id: str, session_id: str) -> Path:
+        """The shim's directory: lock, output, exit status."""
+        return self.workspace(workspace_id) / "sessions" / session_id
+
+
+def read_order(root: Path) -> Order:
+    """The order in ``root``. Raises ``StartRefused`` naming what is missing or wrong."""
+    path = root / "order.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Order(
+            node_id=str(data["node_id"]),
+            callback_token=str(data["callback_token"]),
+            agent_token=str(data["agent_token"]),
+            slots=int(data["slots"]),
+            heartbeat_interval_s=float(data["heartbeat_interval_s"]),
+        )
+    except OSError as error:
+        raise StartRefused(f"cannot read the node's order: {error}") from error
+    except KeyError as error:
+        raise StartRefused(f"{path} lacks {error}") from error
+    except (ValueError, TypeError) as error:
+        raise StartRefused(f"{path} is not a node order: {error}") from error
+
+
+def lock_root(root: Path) -> IO[str]:
+    """Take the root for this process; the lock lasts as long as the returned file is open.
+
+    Raises ``StartRefused`` when another agent has it.
+    """
+    file = (root / "agent.lock").open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise StartRefused(f"another agent is running on {root}; stop it first") from error
+    return file
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Replace ``path`` by ``data`` so that a reader, or a crash, sees the old file or the new one; mode 0600."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(data, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in ``path``; None when there is no such file or it is not readable as one."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def private_directory(path: Path) -> Path:
+    """``path`` as a directory that only this user can enter."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory, also one whose content a command made read-only. Missing is fine. Raises ``OSError``."""
+
+    def open_up(function: Callable[..., Any], failed: str, _: Any) -> None:
+        if not os.path.lexists(failed):
+            return
+        parent = Path(failed).parent
+        parent.chmod(parent.stat().st_mode | stat.S_IRWXU)
+        if not Path(failed).is_symlink() and Path(failed).is_dir():
+            Path(failed).chmod(stat.S_IRWXU)
+            shutil.rmtree(failed)
+        else:
+            function(failed)
+
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path, onerror=open_up)

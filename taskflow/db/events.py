@@ -1,0 +1,89 @@
+"""The append-only history, and the outbox: rows that are written in somebody else's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, literal, select, update
+
+from taskflow.db.models import Event, OutboxRow
+
+
+def append_event(
+    tx: Connection,
+    *,
+    owner_id: str,
+    subject_kind: str,
+    subject_id: str,
+    kind: str,
+    actor: str,
+    at: float,
+    run_id: str | None = None,
+    step: str | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Append one event with the subject's next ``seq``. The caller's transaction has locked the subject's row."""
+    seq = (
+        select(func.coalesce(func.max(Event.seq), 0) + 1)
+        .where(Event.subject_kind == subject_kind, Event.subject_id == subject_id)
+        .scalar_subquery()
+    )
+    tx.execute(
+        insert(Event).values(
+            owner_id=owner_id,
+            subject_kind=subject_kind,
+            subject_id=subject_id,
+            seq=seq,
+            run_id=run_id,
+            kind=kind,
+            step=step,
+            actor=actor,
+            data=dict(data or {}),
+            at=at,
+        )
+    )
+
+
+def events_after(
+    tx: Connection, owner_id: str, subject_kind: str, subject_id: str, after: int, limit: int
+) -> Sequence[Row[Any]]:
+    """Events of one subject with ``seq`` greater than ``after``, in order."""
+    return tx.execute(
+        select(Event.__table__)
+        .where(
+            Event.owner_id == owner_id,
+            Event.subject_kind == subject_kind,
+            Event.subject_id == subject_id,
+            Event.seq > after,
+        )
+        .order_by(Event.seq)
+        .limit(limit)
+    ).all()
+
+
+def promise(tx: Connection, kind: str, payload: Mapping[str, Any], at: float) -> None:
+    """Write an outbox row: ``kind`` names the consumer that will be given ``payload``, at least once."""
+    tx.execute(
+        insert(OutboxRow).values(kind=kind, payload=dict(payload), created_at=at, next_at=at, attempts=literal(0))
+    )
+
+
+def open_promises(tx: Connection, now: float, limit: int) -> Sequence[Row[Any]]:
+    """Outbox rows that are due, oldest first."""
+    return tx.execute(
+        select(OutboxRow.id, OutboxRow.kind, OutboxRow.payload, OutboxRow.attempts)
+        .where(OutboxRow.done_at.is_(None), OutboxRow.next_at <= now)
+        .order_by(OutboxRow.id)
+        .limit(limit)
+    ).all()
+
+
+def settle_promise(tx: Connection, row_id: int, *, now: float, retry_at: float | None = None) -> None:
+    """Mark an outbox row done, or due again at ``retry_at``."""
+    values: dict[str, Any] = {"attempts": OutboxRow.attempts + 1}
+    if retry_at is None:
+        values["done_at"] = now
+    else:
+        values["next_at"] = retry_at
+    tx.execute(update(OutboxRow).where(OutboxRow.id == row_id, OutboxRow.done_at.is_(None)).values(**values))

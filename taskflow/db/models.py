@@ -1,0 +1,384 @@
+"""The tables. Invariants that a schema can hold are held here: unique and partial indexes, checks, foreign keys.
+
+Every ``*_at`` is seconds since the epoch in double precision: exact against Redis time, the same on both databases.
+Columns that a step compares carry Redis time; ``created_at`` and ``updated_at`` are for people, no decision reads them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from taskflow.db.status import NODE_STATUSES, SESSION_STATUSES, STATUSES, WORKSPACE_STATUSES
+
+_Id = String(64)
+#: SQLite numbers rows by itself only for a plain INTEGER key.
+_Serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+class Base(DeclarativeBase):
+    """Base of all tables; constraints get names, so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {float: Double(), dict[str, Any]: JSON(), list[str]: JSON()}  # noqa: RUF012
+
+
+class Owner(Base):
+    """Whose tasks, nodes and tokens these are. Every query of the product carries it."""
+
+    __tablename__ = "owners"
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    created_at: Mapped[float]
+
+
+class Token(Base):
+    """A bearer token, hashed. ``scope`` api: a user's; node and workspace: callbacks of exactly ``subject_id``."""
+
+    __tablename__ = "tokens"
+    __table_args__ = (
+        CheckConstraint(_one_of("scope", ("api", "node", "workspace")), name="scope"),
+        CheckConstraint("(scope = 'api') = (subject_id IS NULL)", name="subject"),
+    )
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"), index=True)
+    scope: Mapped[str] = mapped_column(String(16))
+    subject_id: Mapped[str | None] = mapped_column(_Id, index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None]
+    revoked_at: Mapped[float | None]
+
+
+class Task(Base):
+    """What the user asked for and what became of it. ``status`` is written by ``transition`` alone."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", STATUSES), name="status"),
+        CheckConstraint(
+            "(status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)", name="completed_at"
+        ),
+        Index("ix_tasks_owner_status", "owner_id", "status", "id"),
+    )
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
+    title: Mapped[str] = mapped_column(String(500))
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    labels: Mapped[dict[str, Any]]
+    # what was asked
+    repository: Mapped[str] = mapped_column(Text)
+    branch: Mapped[str | None] = mapped_column(String(500))
+    command: Mapped[list[str]]
+    setup_command: Mapped[list[str] | None]
+    env: Mapped[dict[str, Any]]
+    secrets_encrypted: Mapped[bytes | None] = mapped_column(LargeBinary)
+    push: Mapped[bool] = mapped_column(Boolean)
+    time_limit_s: Mapped[float]
+    requested_node_id: Mapped[str | None] = mapped_column(_Id)
+    allow_node_fallback: Mapped[bool] = mapped_column(Boolean, default=False)
+    # the run under way, or the last one
+    run_id: Mapped[str | None] = mapped_column(_Id, index=True)
+    run_number: Mapped[int] = mapped_column(Integer, default=0)
+    node_id: Mapped[str | None] = mapped_column(_Id, index=True)
+    placement: Mapped[dict[str, Any] | None]
+    # what became of it
+    output_branch: Mapped[str | None] = mapped_column(String(500))
+    output_commit: Mapped[str | None] = mapped_column(String(64))
+    pushed: Mapped[bool | None]
+    changed_files: Mapped[list[str] | None]
+    exit_code: Mapped[int | None]
+    error: Mapped[dict[str, Any] | None]
+    late_result: Mapped[dict[str, Any] | None]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+    started_at: Mapped[float | None]
+    completed_at: Mapped[float | None]
+
+
+class Run(Base):
+    """The n-th execution of a subject: a task, a node, or a user's own thing. ``finished_at`` NULL = open.
+
+    ``rev`` is the fence: each apply says ``WHERE rev = :seen`` and adds one. ``wake_at`` is enough to re-arm it.
+    """
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        UniqueConstraint("subject_kind", "subject_id", "number"),
+        Index(
+            "ux_runs_open_subject",
+            "subject_kind",
+            "subject_id",
+            unique=True,
+            sqlite_where=text("finished_at IS NULL"),
+            postgresql_where=text("finished_at IS NULL"),
+        ),
+        Index(
+            "ix_runs_open",
+            "id",
+            sqlite_where=text("finished_at IS NULL"),
+            postgresql_where=text("finished_at IS NULL"),
+        ),
+        CheckConstraint("rev >= 0", name="rev"),
+    )
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
+    pipeline: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int]
+    subject_kind: Mapped[str] = mapped_column(String(32))
+    subject_id: Mapped[str] = mapped_column(_Id)
+    number: Mapped[int]
+    step: Mapped[str] = mapped_column(String(64))
+    rev: Mapped[int] = mapped_column(BigInteger, default=0)
+    step_entered_at: Mapped[float]
+    deadline_at: Mapped[float | None]
+    awaiting: Mapped[str | None] = mapped_column(String(64))
+    wake_at: Mapped[float | None]
+    results: Mapped[dict[str, Any]]
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    cancel_requested_at: Mapped[float | None]
+    cancel_requested_by: Mapped[str | None] = mapped_column(String(200))
+    cancel_reason: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[float]
+    finished_at: Mapped[float | None]
+
+
+class IdempotencyKey(Base):
+    """What a client's ``Idempotency-Key`` was used for, so that a repeated request answers the same."""
+
+    __tablename__ = "idempotency_keys"
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    request_hash: Mapped[str] = mapped_column(String(64))
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    created_at: Mapped[float]
+
+
+class SignalRow(Base):
+    """A recorded signal. First write wins: one question (name, subject) has one answer for each run."""
+
+    __tablename__ = "signals"
+    __table_args__ = (
+        UniqueConstraint("run_id", "name", "subject"),
+        Index(
+            "ix_signals_unconsumed",
+            "run_id",
+            "name",
+            sqlite_where=text("consumed_at IS NULL"),
+            postgresql_where=text("consumed_at IS NULL"),
+        ),
+    )
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(128))
+    payload: Mapped[dict[str, Any]]
+    recorded_at: Mapped[float]
+    consumed_at: Mapped[float | None]
+
+
+class Event(Base):
+    """Append-only history. ``seq`` numbers the events of one subject without a gap."""
+
+    __tablename__ = "events"
+    __table_args__ = (UniqueConstraint("subject_kind", "subject_id", "seq"),)
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
+    subject_kind: Mapped[str] = mapped_column(String(32))
+    subject_id: Mapped[str] = mapped_column(_Id)
+    seq: Mapped[int]
+    run_id: Mapped[str | None] = mapped_column(_Id, index=True)
+    kind: Mapped[str] = mapped_column(String(64))
+    step: Mapped[str | None] = mapped_column(String(64))
+    actor: Mapped[str] = mapped_column(String(200))
+    data: Mapped[dict[str, Any]]
+    at: Mapped[float]
+
+
+class ErrorRow(Base):
+    """A failed attempt of a step, with its cause."""
+
+    __tablename__ = "errors"
+    __table_args__ = (Index("ix_errors_run", "run_id", "id"),)
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
+    run_id: Mapped[str] = mapped_column(_Id)
+    step: Mapped[str] = mapped_column(String(64))
+    attempt: Mapped[int]
+    code: Mapped[str] = mapped_column(String(64))
+    error: Mapped[dict[str, Any]]
+    retry_in_s: Mapped[float | None]
+    at: Mapped[float]
+
+
+class Node(Base):
+    """A machine with a node agent, and the server a provider gave us for it. ``label`` names it at the provider."""
+
+    __tablename__ = "nodes"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", NODE_STATUSES), name="status"),
+        CheckConstraint("slots > 0", name="slots"),
+        Index("ix_nodes_owner_status", "owner_id", "status"),
+    )
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
+    run_id: Mapped[str] = mapped_column(_Id, unique=True)
+    name: Mapped[str] = mapped_column(String(200))
+    provider: Mapped[str] = mapped_column(String(32))
+    label: Mapped[str] = mapped_column(String(128), unique=True)
+    status: Mapped[str] = mapped_column(String(16))
+    slots: Mapped[int]
+    server_id: Mapped[str | None] = mapped_column(String(200))
+    address: Mapped[str | None] = mapped_column(String(500))
+    boot_id: Mapped[str | None] = mapped_column(String(64))
+    agent_version: Mapped[str | None] = mapped_column(String(64))
+    agent_ready_at: Mapped[float | None]
+    last_heartbeat_at: Mapped[float | None]
+    heartbeat: Mapped[dict[str, Any] | None]
+    warm_until: Mapped[float | None]
+    placements: Mapped[int] = mapped_column(BigInteger, default=0)
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[float]
+    destroyed_at: Mapped[float | None]
+
+
+class Workspace(Base):
+    """A place on a node for one run. It takes a slot until ``released_at``: slots are counted, never stored."""
+
+    __tablename__ = "workspaces"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", WORKSPACE_STATUSES), name="status"),
+        CheckConstraint("(status = 'released') = (released_at IS NOT NULL)", name="released_at"),
+        Index(
+            "ix_workspaces_live",
+            "node_id",
+            sqlite_where=text("released_at IS NULL"),
+            postgresql_where=text("released_at IS NULL"),
+        ),
+    )
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), index=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), unique=True)
+    node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"))
+    status: Mapped[str] = mapped_column(String(16))
+    base_commit: Mapped[str | None] = mapped_column(String(64))
+    error: Mapped[dict[str, Any] | None]
+    reserved_at: Mapped[float]
+    dispatched_at: Mapped[float | None]
+    ready_at: Mapped[float | None]
+    released_at: Mapped[float | None]
+
+
+class AgentSession(Base):
+    """One execution of the task's command in its workspace."""
+
+    __tablename__ = "agent_sessions"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", SESSION_STATUSES), name="status"),
+        CheckConstraint("(status = 'ended') = (ended_at IS NOT NULL)", name="ended_at"),
+    )
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), index=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id", ondelete="CASCADE"), unique=True)
+    status: Mapped[str] = mapped_column(String(16))
+    outcome: Mapped[dict[str, Any] | None]
+    log_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    last_progress_at: Mapped[float | None]
+    started_at: Mapped[float]
+    ended_at: Mapped[float | None]
+
+
+class LogChunk(Base):
+    """A piece of a session's output, as the agent numbered it."""
+
+    __tablename__ = "log_chunks"
+    session_id: Mapped[str] = mapped_column(ForeignKey("agent_sessions.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+    at: Mapped[float]
+
+
+class OutboxRow(Base):
+    """Work that a transaction promised. ``kind`` names its consumer; the row is done when that returned."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        Index(
+            "ix_outbox_open",
+            "next_at",
+            sqlite_where=text("done_at IS NULL"),
+            postgresql_where=text("done_at IS NULL"),
+        ),
+    )
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
+    kind: Mapped[str] = mapped_column(String(64))
+    payload: Mapped[dict[str, Any]]
+    created_at: Mapped[float]
+    next_at: Mapped[float]
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    done_at: Mapped[float | None]
+
+
+class Sweep(Base):
+    """Memory of a scheduled job: its cursor, and when it last succeeded."""
+
+    __tablename__ = "sweeps"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    cursor: Mapped[str] = mapped_column(String(200), default="")
+    state: Mapped[dict[str, Any]]
+    last_started_at: Mapped[float | None]
+    last_success_at: Mapped[float | None]
+    last_result: Mapped[dict[str, Any] | None]
+    failures: Mapped[int] = mapped_column(Integer, default=0)
+
+
+class ControlShard(Base):
+    """Under which incarnation of the control store a shard was last reconciled."""
+
+    __tablename__ = "control_shards"
+    shard: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    incarnation: Mapped[str] = mapped_column(String(200))
+    reconciled_at: Mapped[float]
+
+
+class Installation(Base):
+    """Facts of this installation that must not change by a setting, such as the number of shards."""
+
+    __tablename__ = "installation"
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(200))

@@ -1,0 +1,294 @@
+"""Nodes, workspaces and sessions in SQL: look-ups, and the guarded updates that take and give back slots.
+
+A slot is a workspace row without ``released_at``; there is no counter to leak. Whoever takes one locks the node's row
+first and counts in a later statement, so that on PostgreSQL the count sees every placement committed before the lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, func, insert, literal, select, update
+
+from taskflow.db.events import append_event, promise
+from taskflow.db.models import AgentSession, Node, Owner, Run, Task, Token, Workspace
+from taskflow.db.runs import get_run, insert_run, record_signal
+from taskflow.db.status import NODE_COMING, NODE_USABLE
+from taskflow.engine.outcomes import Effect, Refused
+from taskflow.engine.store import RunRow
+from taskflow.ids import NodeId, RunId, SessionId, TaskId, WorkspaceId
+
+NODES = Node.__table__
+WORKSPACES = Workspace.__table__
+SESSIONS = AgentSession.__table__
+#: Wakes the node's runner when a workspace came or went; its subject says which and what.
+WORKSPACE_CHANGED = "workspace_changed"
+#: Outbox kind: a slot became free, somebody who waits for capacity may have it.
+CAPACITY_RELEASED = "capacity_released"
+
+
+def _live_workspaces() -> Any:
+    return (
+        select(func.count())
+        .select_from(Workspace)
+        .where(Workspace.node_id == Node.id, Workspace.released_at.is_(None))
+        .scalar_subquery()
+    )
+
+
+def candidates(tx: Connection, owner_id: str) -> Sequence[Row[Any]]:
+    """Nodes of this owner that are usable or coming, each with ``live_workspaces``."""
+    return tx.execute(
+        select(NODES, _live_workspaces().label("live_workspaces"))
+        .where(Node.owner_id == owner_id, Node.status.in_((*NODE_USABLE, *NODE_COMING)))
+        .order_by(Node.id)
+    ).all()
+
+
+def list_nodes(tx: Connection, owner_id: str, *, with_destroyed: bool = False) -> Sequence[Row[Any]]:
+    """Nodes of this owner, newest first, each with ``live_workspaces``."""
+    statement = (
+        select(NODES, _live_workspaces().label("live_workspaces"))
+        .where(Node.owner_id == owner_id)
+        .order_by(Node.id.desc())
+    )
+    if not with_destroyed:
+        statement = statement.where(Node.destroyed_at.is_(None))
+    return tx.execute(statement).all()
+
+
+def get_node(tx: Connection, node_id: str, *, owner_id: str | None = None) -> Row[Any] | None:
+    """A node with ``live_workspaces``; ``owner_id`` narrows it for users, the runner asks without."""
+    statement = select(NODES, _live_workspaces().label("live_workspaces")).where(Node.id == node_id)
+    if owner_id is not None:
+        statement = statement.where(Node.owner_id == owner_id)
+    return tx.execute(statement).first()
+
+
+def get_workspace(tx: Connection, workspace_id: str) -> Row[Any] | None:
+    """A workspace by id."""
+    return tx.execute(select(WORKSPACES).where(Workspace.id == workspace_id)).first()
+
+
+def workspace_of_run(tx: Connection, run_id: str) -> Row[Any] | None:
+    """The workspace of a run; there is at most one."""
+    return tx.execute(select(WORKSPACES).where(Workspace.run_id == run_id)).first()
+
+
+def get_session(tx: Connection, session_id: str) -> Row[Any] | None:
+    """An agent session by id."""
+    return tx.execute(select(SESSIONS).where(AgentSession.id == session_id)).first()
+
+
+# --- effects: parts of somebody's apply
+
+
+def create_node_effect(
+    *, node_id: NodeId, run: RunRow, label: str, provider: str, slots: int, nodes_max: int,
+    callback_token_hash: str, now: float,
+) -> Effect:  # fmt: skip
+    """The intent to have a node, with its run and callback token: written before anything is bought.
+
+    Refused while the owner has ``nodes_max`` nodes of this provider that are not destroyed.
+    """
+
+    def effect(tx: Connection) -> Iterable[RunId]:
+        lock_owner(tx, run.owner_id)
+        alive = tx.execute(
+            select(func.count())
+            .select_from(Node)
+            .where(Node.owner_id == run.owner_id, Node.provider == provider, Node.destroyed_at.is_(None))
+        ).scalar_one()
+        if alive >= nodes_max:
+            raise Refused(f"{alive} of {nodes_max} {provider} nodes exist")
+        insert_run(tx, run, created_at=now)
+        tx.execute(
+            insert(Node).values(
+                id=node_id, owner_id=run.owner_id, run_id=run.id, name=label, provider=provider, label=label,
+                status="requested", slots=slots, created_at=now, placements=literal(0),
+            )
+        )  # fmt: skip
+        tx.execute(
+            insert(Token).values(
+                id=f"token-{node_id}", owner_id=run.owner_id, scope="node", subject_id=node_id,
+                name=f"callbacks of {node_id}", token_hash=callback_token_hash, created_at=now,
+            )
+        )  # fmt: skip
+        node_event(tx, run.owner_id, node_id, run.id, "requested", now)
+        return (run.id,)
+
+    return effect
+
+
+def lock_owner(tx: Connection, owner_id: str) -> None:
+    """Serialise what is counted per owner (PostgreSQL; SQLite has one writer anyway)."""
+    tx.execute(select(Owner.id).where(Owner.id == owner_id).with_for_update())
+
+
+def node_effect(node_id: str, to: str | None, *, run: RunRow, now: float, idle: bool = False, **fields: Any) -> Effect:
+    """Change a node's status (or, with ``to`` None, only fields). ``idle``: refused while a workspace lives on it.
+
+    Tasks that wait for this node are rung: they re-read it.
+    """
+
+    def effect(tx: Connection) -> Iterable[RunId]:
+        values = dict(fields) if to is None else {**fields, "status": to}
+        # The update locks the row; a placement that committed before it is counted by the next statement.
+        tx.execute(update(Node).where(Node.id == node_id).values(**values))
+        if idle and live_count(tx, node_id):
+            raise Refused("a workspace lives on the node")
+        if to is not None:
+            node_event(tx, run.owner_id, node_id, run.id, to, now)
+        waiting = tx.execute(
+            select(Run.id)
+            .join(Task, Task.run_id == Run.id)
+            .where(
+                Task.node_id == node_id,
+                Run.finished_at.is_(None),
+                Run.step.in_(("node_provisioning", "node_agent_ready")),
+            )
+        ).all()
+        return [RunId(row.id) for row in waiting]
+
+    return effect
+
+
+def reserve_workspace_effect(
+    *, workspace_id: WorkspaceId, task_id: TaskId, run: RunRow, node_id: str, callback_token_hash: str, now: float
+) -> Effect:
+    """Take a slot (or a warm node) for a run. Refused when the node is not usable or full."""
+
+    def effect(tx: Connection) -> Iterable[RunId]:
+        node = tx.execute(select(Node.run_id).where(Node.id == node_id, Node.owner_id == run.owner_id)).first()
+        if node is None:
+            raise Refused(f"there is no node {node_id}")
+        # The node's run first, then the node: the same order in which the node's own runner locks them.
+        get_run(tx, node.run_id, lock=True)
+        taken = tx.execute(
+            update(Node)
+            .where(Node.id == node_id, Node.status.in_(NODE_USABLE))
+            .values(status="active", warm_until=None, placements=Node.placements + 1)
+            .returning(Node.slots, Node.run_id)
+        ).first()
+        if taken is None:
+            raise Refused(f"node {node_id} is not usable any more")
+        if live_count(tx, node_id) >= taken.slots:
+            raise Refused(f"node {node_id} is full")
+        tx.execute(
+            insert(Workspace).values(
+                id=workspace_id, owner_id=run.owner_id, task_id=task_id, run_id=run.id, node_id=node_id,
+                status="reserved", reserved_at=now,
+            )
+        )  # fmt: skip
+        tx.execute(
+            insert(Token).values(
+                id=f"token-{workspace_id}", owner_id=run.owner_id, scope="workspace", subject_id=workspace_id,
+                name=f"callbacks of {workspace_id}", token_hash=callback_token_hash, created_at=now,
+            )
+        )  # fmt: skip
+        return _tell_node(tx, taken.run_id, f"{workspace_id}:reserved", now)
+
+    return effect
+
+
+def release_workspace_effect(workspace_id: str, *, now: float, status_error: Mapping[str, Any] | None = None) -> Effect:
+    """Give the slot back, tell the node's runner, and promise a wake-up to those who wait for capacity."""
+
+    def effect(tx: Connection) -> Iterable[RunId]:
+        released = tx.execute(
+            update(Workspace)
+            .where(Workspace.id == workspace_id, Workspace.released_at.is_(None))
+            .values(status="released", released_at=now, **({"error": dict(status_error)} if status_error else {}))
+            .returning(Workspace.node_id, Workspace.owner_id)
+        ).first()
+        if released is None:
+            return ()
+        promise(tx, CAPACITY_RELEASED, {"owner_id": released.owner_id}, now)
+        node = tx.execute(select(Node.run_id).where(Node.id == released.node_id)).one()
+        return _tell_node(tx, node.run_id, f"{workspace_id}:released", now)
+
+    return effect
+
+
+def _tell_node(tx: Connection, node_run_id: str, subject: str, now: float) -> Iterable[RunId]:
+    run = get_run(tx, node_run_id, lock=True)
+    if run is None or run.finished_at is not None:
+        return ()
+    record_signal(tx, node_run_id, WORKSPACE_CHANGED, subject, {}, now=now)
+    return (RunId(node_run_id),)
+
+
+def workspace_effect(workspace_id: str, status: str, *, now: float, **fields: Any) -> Effect:
+    """Change a live workspace's status. A released one stays released."""
+
+    def effect(tx: Connection) -> None:
+        tx.execute(
+            update(Workspace)
+            .where(Workspace.id == workspace_id, Workspace.released_at.is_(None))
+            .values(status=status, **fields)
+        )
+
+    return effect
+
+
+def start_session_effect(*, session_id: SessionId, workspace_id: str, task_id: str, run: RunRow, now: float) -> Effect:
+    """The intent to run the command, written before the node is asked: its log and outcome have a place."""
+
+    def effect(tx: Connection) -> None:
+        known = tx.execute(select(AgentSession.id).where(AgentSession.id == session_id)).first()
+        if known is None:
+            tx.execute(
+                insert(AgentSession).values(
+                    id=session_id, owner_id=run.owner_id, task_id=task_id, run_id=run.id,
+                    workspace_id=workspace_id, status="started", started_at=now, log_bytes=literal(0),
+                )
+            )  # fmt: skip
+
+    return effect
+
+
+def end_session_effect(session_id: str, outcome: Mapping[str, Any], *, now: float) -> Effect:
+    """Mark a session ended with ``outcome``, unless it already is."""
+
+    def effect(tx: Connection) -> None:
+        end_session(tx, session_id, outcome, now)
+
+    return effect
+
+
+def end_session(tx: Connection, session_id: str, outcome: Mapping[str, Any], now: float) -> bool:
+    """Mark a session ended; False when it already was."""
+    changed = tx.execute(
+        update(AgentSession)
+        .where(AgentSession.id == session_id, AgentSession.ended_at.is_(None))
+        .values(status="ended", outcome=dict(outcome), ended_at=now)
+    )
+    return changed.rowcount == 1
+
+
+def live_count(tx: Connection, node_id: str) -> int:
+    """Workspaces that hold a slot of the node."""
+    return tx.execute(
+        select(func.count()).select_from(Workspace).where(Workspace.node_id == node_id, Workspace.released_at.is_(None))
+    ).scalar_one()
+
+
+def node_event(tx: Connection, owner_id: str, node_id: str, run_id: str, status: str, now: float, **data: Any) -> None:
+    """Append a node's status to its history."""
+    append_event(
+        tx, owner_id=owner_id, subject_kind="node", subject_id=node_id, run_id=run_id, kind="status_changed",
+        actor="runner", at=now, data={"to": status, **data},
+    )  # fmt: skip
+
+
+def waiting_for_capacity(tx: Connection, owner_id: str, limit: int) -> list[RunId]:
+    """Runs of this owner that wait for capacity: by priority, then oldest first."""
+    rows = tx.execute(
+        select(Run.id)
+        .join(Task, and_(Task.run_id == Run.id))
+        .where(Task.owner_id == owner_id, Run.finished_at.is_(None), Run.step == "waiting_for_capacity")
+        .order_by(Task.priority.desc(), Run.step_entered_at)
+        .limit(limit)
+    ).all()
+    return [RunId(row.id) for row in rows]

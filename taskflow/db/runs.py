@@ -1,0 +1,319 @@
+"""Runs in SQL: the store of the engine, and signals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, insert, literal, or_, select, update
+
+from taskflow.db.events import append_event
+from taskflow.db.models import ControlShard, ErrorRow, Run, SignalRow
+from taskflow.db.session import Database
+from taskflow.engine.store import CancelRequested, Change, Failure, RunRow, Signal, Superseded
+from taskflow.ids import RunId
+
+_RUNS = Run.__table__
+
+
+def to_row(row: Row[Any]) -> RunRow:
+    """A row of ``runs`` as the engine knows it."""
+    return RunRow(
+        id=RunId(row.id),
+        pipeline=row.pipeline,
+        version=row.version,
+        subject_kind=row.subject_kind,
+        subject_id=row.subject_id,
+        number=row.number,
+        owner_id=row.owner_id,
+        step=row.step,
+        rev=row.rev,
+        step_entered_at=row.step_entered_at,
+        deadline_at=row.deadline_at,
+        awaiting=row.awaiting,
+        wake_at=row.wake_at,
+        results=row.results,
+        error=row.error,
+        cancel_requested_at=row.cancel_requested_at,
+        cancel_reason=row.cancel_reason,
+        finished_at=row.finished_at,
+    )
+
+
+class RunStore:
+    """``taskflow.engine.store.Store`` on SQLAlchemy."""
+
+    def __init__(self, database: Database, closing_steps: Mapping[str, frozenset[str]]) -> None:
+        self._database = database
+        #: pipeline -> steps in which a cancel changes nothing any more
+        self._closing_steps = closing_steps
+
+    def load(self, run_id: RunId) -> tuple[RunRow, tuple[Signal, ...]] | None:
+        """The row and its unconsumed signals, oldest first."""
+        with self._database.read() as tx:
+            row = tx.execute(select(_RUNS).where(Run.id == run_id)).first()
+            return None if row is None else (to_row(row), _unconsumed(tx, run_id))
+
+    def signals(self, run_id: RunId) -> tuple[Signal, ...]:
+        """The unconsumed signals, oldest first."""
+        with self._database.read() as tx:
+            return _unconsumed(tx, run_id)
+
+    def apply(self, run: RunRow, change: Change) -> tuple[RunRow, tuple[RunId, ...]]:
+        """One transaction guarded by ``run.rev``; see the port."""
+        return self._database.write(lambda tx: apply_change(tx, run, change))
+
+    def record_failure(self, run: RunRow, failure: Failure) -> None:
+        """Append a failed attempt and its event, unless the run moved on."""
+
+        def work(tx: Connection) -> None:
+            locked = tx.execute(
+                select(Run.id).where(Run.id == run.id, Run.rev == run.rev, Run.finished_at.is_(None)).with_for_update()
+            ).first()
+            if locked is None:
+                return
+            tx.execute(
+                insert(ErrorRow).values(
+                    owner_id=run.owner_id,
+                    run_id=run.id,
+                    step=failure.step,
+                    attempt=failure.attempt,
+                    code=failure.error["code"],
+                    error=dict(failure.error),
+                    retry_in_s=failure.retry_in_s,
+                    at=failure.at,
+                )
+            )
+            append_event(
+                tx,
+                owner_id=run.owner_id,
+                subject_kind=run.subject_kind,
+                subject_id=run.subject_id,
+                run_id=run.id,
+                kind="step_failed",
+                step=failure.step,
+                actor="runner",
+                at=failure.at,
+                data={
+                    "attempt": failure.attempt,
+                    "code": failure.error["code"],
+                    "message": failure.error["message"],
+                    "retry_in_s": failure.retry_in_s,
+                },
+            )
+
+        self._database.write(work)
+
+    def open_runs(self, after: str, limit: int) -> list[RunRow]:
+        """A page of unfinished runs in id order."""
+        with self._database.read() as tx:
+            rows = tx.execute(
+                select(_RUNS).where(Run.finished_at.is_(None), Run.id > after).order_by(Run.id).limit(limit)
+            ).all()
+            return [to_row(row) for row in rows]
+
+    def runs_with_awaited_signal(self, limit: int) -> list[RunId]:
+        """Open runs whose awaited signal is recorded, or whose cancel is requested and not yet acted on."""
+        closing = [
+            and_(Run.pipeline == pipeline, Run.step.in_(steps)) for pipeline, steps in self._closing_steps.items()
+        ]
+        with self._database.read() as tx:
+            rows = tx.execute(
+                select(Run.id)
+                .outerjoin(
+                    SignalRow,
+                    and_(
+                        SignalRow.run_id == Run.id,
+                        SignalRow.name == Run.awaiting,
+                        SignalRow.consumed_at.is_(None),
+                    ),
+                )
+                .where(
+                    Run.finished_at.is_(None),
+                    or_(
+                        SignalRow.id.is_not(None),
+                        and_(Run.cancel_requested_at.is_not(None), ~or_(literal(False), *closing)),
+                    ),
+                )
+                .distinct()
+                .limit(limit)
+            ).all()
+            return [RunId(row.id) for row in rows]
+
+    def finished_or_unknown(self, run_ids: Sequence[RunId]) -> list[RunId]:
+        """Those of ``run_ids`` that SQL has finished or never had."""
+        with self._database.read() as tx:
+            rows = tx.execute(select(Run.id).where(Run.id.in_(run_ids), Run.finished_at.is_(None))).all()
+        still_open = {row.id for row in rows}
+        return [run_id for run_id in run_ids if run_id not in still_open]
+
+    def incarnations(self) -> Mapping[int, str]:
+        """The reconciled incarnation of each shard."""
+        with self._database.read() as tx:
+            rows = tx.execute(select(ControlShard.shard, ControlShard.incarnation)).all()
+        return {row.shard: row.incarnation for row in rows}
+
+    def write_incarnation(self, shard: int, value: str, at: float) -> None:
+        """Say that this shard was reconciled under ``value``."""
+
+        def work(tx: Connection) -> None:
+            changed = tx.execute(
+                update(ControlShard).where(ControlShard.shard == shard).values(incarnation=value, reconciled_at=at)
+            )
+            if changed.rowcount == 0:
+                tx.execute(insert(ControlShard).values(shard=shard, incarnation=value, reconciled_at=at))
+
+        self._database.write(work)
+
+
+def apply_change(tx: Connection, run: RunRow, change: Change) -> tuple[RunRow, tuple[RunId, ...]]:
+    """Write ``change`` if the row is still at ``run.rev`` and open; its effects and event in the same transaction."""
+    values: dict[str, Any] = {
+        "step": change.step,
+        "rev": run.rev + 1,
+        "deadline_at": change.deadline_at,
+        "awaiting": change.awaiting,
+        "wake_at": change.wake_at,
+    }
+    results = run.results
+    if change.results:
+        results = values["results"] = {**run.results, **change.results}
+    if change.entered:
+        values["step_entered_at"] = change.now
+    if change.error is not None:
+        values["error"] = dict(change.error)
+    if change.finished:
+        values["finished_at"] = change.now
+        values["result"] = dict(change.result or {})
+    statement = update(Run).where(Run.id == run.id, Run.rev == run.rev, Run.finished_at.is_(None))
+    if change.guarded:
+        statement = statement.where(Run.cancel_requested_at.is_(None))
+    written = tx.execute(statement.values(**values).returning(Run.cancel_requested_at, Run.cancel_reason)).first()
+    if written is None:
+        raise _refusal(tx, run)
+    if change.consumed:
+        tx.execute(update(SignalRow).where(SignalRow.id.in_(change.consumed)).values(consumed_at=change.now))
+    if change.entered or change.finished:
+        _append_step_event(tx, run, change)
+    rings: list[RunId] = []
+    for effect in change.effects:
+        rings.extend(effect(tx) or ())
+    row = replace(
+        run,
+        step=change.step,
+        rev=run.rev + 1,
+        step_entered_at=change.now if change.entered else run.step_entered_at,
+        deadline_at=change.deadline_at,
+        awaiting=change.awaiting,
+        wake_at=change.wake_at,
+        results=results,
+        error=change.error if change.error is not None else run.error,
+        cancel_requested_at=written.cancel_requested_at,
+        cancel_reason=written.cancel_reason,
+        finished_at=change.now if change.finished else None,
+    )
+    return row, tuple(rings)
+
+
+def _refusal(tx: Connection, run: RunRow) -> Exception:
+    found = tx.execute(select(Run.rev, Run.finished_at).where(Run.id == run.id)).first()
+    if found is not None and found.rev == run.rev and found.finished_at is None:
+        return CancelRequested()
+    return Superseded()
+
+
+def _append_step_event(tx: Connection, run: RunRow, change: Change) -> None:
+    data: dict[str, Any] = {"from": run.step, "duration_s": round(max(0.0, change.now - run.step_entered_at), 6)}
+    if change.reason:
+        data["reason"] = change.reason
+    if change.error:
+        data["error"] = {"code": change.error["code"], "message": change.error["message"]}
+    append_event(
+        tx,
+        owner_id=run.owner_id,
+        subject_kind=run.subject_kind,
+        subject_id=run.subject_id,
+        run_id=run.id,
+        kind="run_finished" if change.finished else "step_entered",
+        step=change.step,
+        actor="runner",
+        at=change.now,
+        data=data,
+    )
+
+
+def insert_run(tx: Connection, run: RunRow, *, created_at: float) -> None:
+    """A new open run. Its control state is made after the commit, by ``ensure`` or by the rescue."""
+    tx.execute(
+        insert(Run).values(
+            id=run.id,
+            owner_id=run.owner_id,
+            pipeline=run.pipeline,
+            version=run.version,
+            subject_kind=run.subject_kind,
+            subject_id=run.subject_id,
+            number=run.number,
+            step=run.step,
+            rev=run.rev,
+            step_entered_at=run.step_entered_at,
+            deadline_at=run.deadline_at,
+            results=dict(run.results),
+            created_at=created_at,
+        )
+    )
+
+
+def get_run(tx: Connection, run_id: str, *, lock: bool = False) -> RunRow | None:
+    """A run by id; ``lock`` holds its row until the transaction ends, which also orders its events."""
+    statement = select(_RUNS).where(Run.id == run_id)
+    if lock:
+        statement = statement.with_for_update()
+    row = tx.execute(statement).first()
+    return None if row is None else to_row(row)
+
+
+def request_cancel(tx: Connection, run_id: str, *, actor: str, reason: str, now: float) -> bool:
+    """Ask an open run to cancel; False when it already is asked or over. Changes neither step nor ``rev``."""
+    changed = tx.execute(
+        update(Run)
+        .where(Run.id == run_id, Run.finished_at.is_(None), Run.cancel_requested_at.is_(None))
+        .values(cancel_requested_at=now, cancel_requested_by=actor, cancel_reason=reason)
+    )
+    return changed.rowcount == 1
+
+
+def record_signal(
+    tx: Connection, run_id: str, name: str, subject: str, payload: Mapping[str, Any], *, now: float
+) -> tuple[bool, Mapping[str, Any]]:
+    """Record a signal, first write wins: (True, payload) when this is the first, else (False, the stored payload).
+
+    The caller holds the run's row lock (``get_run(lock=True)``), which makes look and insert one step.
+    """
+    stored = tx.execute(
+        select(SignalRow.payload).where(
+            SignalRow.run_id == run_id, SignalRow.name == name, SignalRow.subject == subject
+        )
+    ).first()
+    if stored is not None:
+        return False, stored.payload
+    tx.execute(
+        insert(SignalRow).values(run_id=run_id, name=name, subject=subject, payload=dict(payload), recorded_at=now)
+    )
+    return True, payload
+
+
+def payload_hash(payload: Mapping[str, Any]) -> str:
+    """Equal payloads have equal hashes, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _unconsumed(tx: Connection, run_id: str) -> tuple[Signal, ...]:
+    rows = tx.execute(
+        select(SignalRow.id, SignalRow.name, SignalRow.subject, SignalRow.payload, SignalRow.recorded_at)
+        .where(SignalRow.run_id == run_id, SignalRow.consumed_at.is_(None))
+        .order_by(SignalRow.id)
+    ).all()
+    return tuple(Signal(row.id, row.name, row.subject, row.payload, row.recorded_at) for row in rows)

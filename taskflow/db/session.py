@@ -1,0 +1,105 @@
+"""Connections and transactions. Engines are made after fork, one per process, by the composition root.
+
+SQLite: WAL, ``synchronous=FULL``, foreign keys on; every writing transaction begins ``IMMEDIATE``, so that it can't
+find out at its end that somebody else wrote, and is retried whole while the database is busy. PostgreSQL: READ
+COMMITTED with guarded updates; serialization failures and deadlocks are retried whole.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+
+from taskflow.clock import Clock, SystemClock
+from taskflow.errors import InfrastructureError
+
+T = TypeVar("T")
+
+_TRIES = 8
+#: SQLSTATEs after which the same transaction may succeed: serialization failure, deadlock.
+_AGAIN = ("40001", "40P01")
+
+
+def make_engine(url: str) -> Engine:
+    """An engine for ``url``. PostgreSQL URLs without a driver get psycopg."""
+    parsed = make_url(url)
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(parsed, connect_args={"timeout": 10.0})
+        _make_sqlite_strict(engine)
+        return engine
+    return create_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=15, pool_timeout=10)
+
+
+def _make_sqlite_strict(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        # The driver must not begin transactions by itself: ``on_begin`` does, with the kind that fits.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("taskflow_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+class Database:
+    """Reads and writes as short transactions. Errors of the database itself become ``InfrastructureError``."""
+
+    def __init__(self, engine: Engine, clock: Clock | None = None) -> None:
+        self.engine = engine
+        self._writing = engine.execution_options(taskflow_writes=True)
+        self._clock = clock or SystemClock()
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in one transaction and commit it; whole again when the database was busy or says to retry.
+
+        ``work`` touches SQL only: it may run more than once. What it raises rolls back and is passed on.
+        """
+        for attempt in range(1, _TRIES + 1):
+            try:
+                with self._writing.begin() as connection:
+                    return work(connection)
+            except DBAPIError as error:
+                if isinstance(error, IntegrityError):
+                    raise
+                if attempt == _TRIES or not _may_succeed_again(error):
+                    raise InfrastructureError(f"the database failed: {error.orig!r}", code="database") from error
+            except SQLAlchemyError as error:
+                raise InfrastructureError(f"the database failed: {error!r}", code="database") from error
+            self._clock.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction for reading."""
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise InfrastructureError(f"the database failed: {error!r}", code="database") from error
+
+    def dispose(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def _may_succeed_again(error: DBAPIError) -> bool:
+    if getattr(error.orig, "sqlstate", None) in _AGAIN:
+        return True
+    # sqlite3 names its codes since Python 3.11; before that, "busy" and "locked" are all an OperationalError says.
+    name = getattr(error.orig, "sqlite_errorname", None)
+    if name is not None:
+        return str(name).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+    return isinstance(error, OperationalError) and "locked" in str(error.orig)

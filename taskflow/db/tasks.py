@@ -1,0 +1,178 @@
+"""Tasks in SQL. ``transition`` is the only writer of ``tasks.status``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, insert, or_, select, update
+
+from taskflow.db.events import append_event, promise
+from taskflow.db.models import IdempotencyKey, Run, Task
+from taskflow.db.status import TERMINAL, sources
+from taskflow.engine.outcomes import Effect, Refused
+from taskflow.errors import Conflict, NotFound
+
+TASKS = Task.__table__
+#: What a rerun forgets of the run before: a clean start.
+_RESET = (
+    "node_id", "placement", "output_branch", "output_commit", "pushed", "changed_files", "exit_code", "error",
+    "late_result", "started_at", "completed_at",
+)  # fmt: skip
+
+
+class IllegalTransition(Conflict):
+    """The task is not in a status from which it may become that. Nothing was changed."""
+
+    code = "illegal_transition"
+
+
+def transition(
+    tx: Connection,
+    task_id: str,
+    to: str,
+    *,
+    actor: str,
+    now: float,
+    reason: str | None = None,
+    from_statuses: Iterable[str] | None = None,
+    run_id: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+    outbox: Sequence[tuple[str, Mapping[str, Any]]] = (),
+) -> str:
+    """Change a task's status: guarded update, event and outbox rows in the caller's transaction. The former status.
+
+    ``from_statuses`` narrows the legal sources; ``run_id``: only while this is the task's current run. Raises
+    ``IllegalTransition`` with the present status, ``NotFound`` when there is no such task.
+    """
+    found = tx.execute(
+        select(Task.status, Task.owner_id, Task.run_id).where(Task.id == task_id).with_for_update()
+    ).first()
+    if found is None:
+        raise NotFound(f"no task {task_id}")
+    allowed = sources(to) if from_statuses is None else sources(to) & frozenset(from_statuses)
+    values: dict[str, Any] = {**(fields or {}), "status": to, "updated_at": now}
+    if to in TERMINAL:
+        values["completed_at"] = now
+    elif to == "ready":
+        values |= dict.fromkeys(_RESET)
+    elif to == "in_progress":
+        values["started_at"] = now
+    guard = [Task.id == task_id, Task.status.in_(allowed)]
+    if run_id is not None:
+        guard.append(Task.run_id == run_id)
+    if tx.execute(update(Task).where(*guard).values(**values)).rowcount != 1:
+        raise IllegalTransition(
+            f"task {task_id} is {found.status}; it can't become {to}", detail={"status": found.status}
+        )
+    append_event(
+        tx,
+        owner_id=found.owner_id,
+        subject_kind="task",
+        subject_id=task_id,
+        run_id=values.get("run_id", found.run_id),
+        kind="status_changed",
+        actor=actor,
+        at=now,
+        data={"from": found.status, "to": to, **({"reason": reason} if reason else {})},
+    )
+    for kind, payload in outbox:
+        promise(tx, kind, payload, now)
+    return str(found.status)
+
+
+def transition_effect(task_id: str, to: str, *, run_id: str, now: float, **kwargs: Any) -> Effect:
+    """``transition`` by the runner, as an effect of its apply; an illegal one refuses the whole apply."""
+
+    def effect(tx: Connection) -> None:
+        try:
+            transition(tx, task_id, to, actor="runner", now=now, run_id=run_id, **kwargs)
+        except (IllegalTransition, NotFound) as error:
+            raise Refused(error.message) from error
+
+    return effect
+
+
+def set_fields_effect(task_id: str, *, run_id: str, now: float, **fields: Any) -> Effect:
+    """Write fields other than the status, while this is the task's current run."""
+    if "status" in fields:
+        raise ValueError("status is written by transition() alone")
+
+    def effect(tx: Connection) -> None:
+        tx.execute(update(Task).where(Task.id == task_id, Task.run_id == run_id).values(**fields, updated_at=now))
+
+    return effect
+
+
+def insert_task(tx: Connection, values: Mapping[str, Any], *, actor: str, now: float) -> None:
+    """A new task, in the status ``values`` says (draft or queued), with its first event."""
+    tx.execute(insert(Task).values(**values, created_at=now, updated_at=now))
+    append_event(
+        tx,
+        owner_id=values["owner_id"],
+        subject_kind="task",
+        subject_id=values["id"],
+        run_id=values.get("run_id"),
+        kind="status_changed",
+        actor=actor,
+        at=now,
+        data={"from": None, "to": values["status"]},
+    )
+
+
+def get_task(tx: Connection, owner_id: str, task_id: str, *, lock: bool = False) -> Row[Any]:
+    """A task of this owner. Raises ``NotFound``: another owner's task does not exist for them."""
+    statement = select(TASKS).where(Task.owner_id == owner_id, Task.id == task_id)
+    row = tx.execute(statement.with_for_update() if lock else statement).first()
+    if row is None:
+        raise NotFound(f"no task {task_id}", fields={"task_id": "unknown"})
+    return row
+
+
+def task_of_run(tx: Connection, run_id: str) -> Row[Any] | None:
+    """The task whose run this is or was (the runner's own look-up, by run)."""
+    return tx.execute(
+        select(TASKS).join(Run, and_(Run.subject_kind == "task", Run.subject_id == Task.id)).where(Run.id == run_id)
+    ).first()
+
+
+def list_tasks(
+    tx: Connection,
+    owner_id: str,
+    *,
+    limit: int,
+    before: tuple[float, str] | None = None,
+    statuses: Sequence[str] = (),
+) -> Sequence[Row[Any]]:
+    """Tasks newest first, with the step of their run; ``before`` is the (created_at, id) of the last row seen."""
+    statement = (
+        select(TASKS, Run.step.label("step"), Run.finished_at.label("run_finished_at"))
+        .outerjoin(Run, Run.id == Task.run_id)
+        .where(Task.owner_id == owner_id)
+        .order_by(Task.created_at.desc(), Task.id.desc())
+        .limit(limit)
+    )
+    if statuses:
+        statement = statement.where(Task.status.in_(statuses))
+    if before is not None:
+        at, task_id = before
+        statement = statement.where(or_(Task.created_at < at, and_(Task.created_at == at, Task.id < task_id)))
+    return tx.execute(statement).all()
+
+
+def idempotent_task(tx: Connection, owner_id: str, key: str) -> Row[str, str] | None:
+    """What this owner's idempotency key was used for: ``request_hash`` and ``task_id``."""
+    return tx.execute(
+        select(IdempotencyKey.request_hash, IdempotencyKey.task_id).where(
+            IdempotencyKey.owner_id == owner_id, IdempotencyKey.key == key
+        )
+    ).first()
+
+
+def remember_idempotency(tx: Connection, owner_id: str, key: str, request_hash: str, task_id: str, now: float) -> None:
+    """Bind an idempotency key to the task it made. A concurrent twin fails on the primary key."""
+    tx.execute(
+        insert(IdempotencyKey).values(
+            owner_id=owner_id, key=key, request_hash=request_hash, task_id=task_id, created_at=now
+        )
+    )

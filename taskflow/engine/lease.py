@@ -1,0 +1,83 @@
+"""Renewal: one thread per process keeps the leases of running turns, and lets go of a step that hangs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from taskflow.clock import Clock
+from taskflow.engine.control import Control
+from taskflow.ids import RunId
+
+log = structlog.get_logger(__name__)
+
+
+def new_token() -> str:
+    """A lease value that names its owner: ``<host>:<pid>:<random>``."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
+
+
+@dataclass
+class _Held:
+    run_id: RunId
+    token: str
+    stop_at: float
+    step: str
+
+
+class Renewer:
+    """Extends the leases of this process every third of the lease time.
+
+    When a step is past its ``timeout_s`` the lease is no longer extended: it runs out and another worker takes over.
+    ``on_hung`` is then told, once the lease must be over, so that the process can be recycled.
+    """
+
+    def __init__(self, control: Control, clock: Clock, on_hung: Callable[[str], None]) -> None:
+        self._control = control
+        self._clock = clock
+        self._on_hung = on_hung
+        self._held: dict[str, _Held] = {}
+        self._mutex = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def hold(self, run_id: RunId, token: str, timeout_s: float, step: str) -> Iterator[None]:
+        """Renew the lease while the block runs, for at most ``timeout_s``."""
+        held = _Held(run_id, token, self._clock.monotonic() + timeout_s, step)
+        with self._mutex:
+            self._held[token] = held
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="lease-renewal", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._held.pop(token, None)
+
+    def renew_once(self) -> None:
+        """Renew every lease once, and report the hung ones."""
+        with self._mutex:
+            held = list(self._held.values())
+        now = self._clock.monotonic()
+        for one in held:
+            if now >= one.stop_at + self._control.lease_s:
+                log.error("step_hung", run_id=one.run_id, step=one.step)
+                self._on_hung(one.step)
+            elif now < one.stop_at:
+                try:
+                    self._control.renew(one.run_id, one.token)
+                except Exception as error:  # Redis away: the lease runs out, SQL's fence decides
+                    log.warning("renewal_failed", run_id=one.run_id, error=repr(error))
+
+    def _run(self) -> None:
+        while not self._wake.wait(self._control.lease_s / 3):
+            self.renew_once()

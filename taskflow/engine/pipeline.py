@@ -1,0 +1,112 @@
+"""The step table: a pipeline is a name, a version and an ordered tuple of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from taskflow.engine.outcomes import Outcome
+from taskflow.engine.store import RunRow, Signal
+from taskflow.errors import StepError
+
+
+@dataclass
+class StepContext:
+    """What a step sees: its run, the signals recorded so far, the time, and how often it was tried.
+
+    ``now`` is Redis time in seconds (plus the monotonic time since the turn began): compare stored times only with it.
+    """
+
+    run: RunRow
+    signals: tuple[Signal, ...]
+    now: float
+    attempt: int
+    fires: int
+    pipeline: Pipeline
+    consumed: list[int] = field(default_factory=list)
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """Results of the steps before."""
+        return self.run.results
+
+    @property
+    def next_step(self) -> str:
+        """The step after this one in the table, skipped ones left out."""
+        return self.pipeline.after(self.run.step)
+
+    def take(self, name: str) -> Signal | None:
+        """The oldest unconsumed signal ``name``, which the apply of this step's decision will mark consumed."""
+        for signal in self.signals:
+            if signal.name == name and signal.id not in self.consumed:
+                self.consumed.append(signal.id)
+                return signal
+        return None
+
+
+StepFunction = Callable[[StepContext], Outcome]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the table.
+
+    ``timeout_s`` bounds one call of ``perform`` (then the lease is no longer renewed and another worker takes over).
+    ``limit_s`` bounds the stay in the step, waits and retries included; ``expired`` decides what happens then
+    (default: the step fails, saying what was awaited since when). ``guarded``: it buys, creates or starts something, so it
+    is entered only while no cancel is requested. ``max_attempts`` None = the setting; 0 = until the limit.
+    ``skip``: the place is kept, the run goes past it.
+    """
+
+    name: str
+    perform: StepFunction
+    timeout_s: float = 60.0
+    limit_s: float | Callable[[RunRow], float] | None = None
+    expired: StepFunction | None = None
+    guarded: bool = False
+    max_attempts: int | None = None
+    skip: bool = False
+
+    def deadline_after(self, run: RunRow, entered_at: float) -> float | None:
+        """When a stay that began at ``entered_at`` must end."""
+        limit = self.limit_s(run) if callable(self.limit_s) else self.limit_s
+        return None if limit is None else entered_at + limit
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A table of steps. ``closing`` names the steps that run to their end whatever happens (cleanup).
+
+    ``on_cancel`` and ``on_failure`` decide where a run goes from a step that is not closing; ``on_failure`` is also
+    asked when a closing step gave up, and must end the run then.
+    """
+
+    name: str
+    version: int
+    steps: tuple[Step, ...]
+    closing: frozenset[str]
+    on_cancel: StepFunction
+    on_failure: Callable[[StepContext, StepError], Outcome]
+
+    def __post_init__(self) -> None:
+        names = [step.name for step in self.steps]
+        if len(set(names)) != len(names) or not self.closing <= set(names):
+            raise ValueError(f"pipeline {self.name}: step names must be unique and closing steps among them")
+
+    @property
+    def first(self) -> str:
+        """Where a run starts."""
+        return next(step.name for step in self.steps if not step.skip)
+
+    def step(self, name: str) -> Step | None:
+        """The row called ``name``."""
+        return next((step for step in self.steps if step.name == name), None)
+
+    def after(self, name: str) -> str:
+        """The next row that is not skipped. Raises ``LookupError`` after the last one."""
+        names = [step.name for step in self.steps]
+        for step in self.steps[names.index(name) + 1 :]:
+            if not step.skip:
+                return step.name
+        raise LookupError(f"{self.name}: nothing follows {name}")

@@ -1,0 +1,133 @@
+"""The slow backup of alarms and signals, and the rebuilding of control state that was lost.
+
+It goes through open runs by cursor, in bounded pages, and through the keys the other way. It never takes a lease: it
+must not need what it is there to cure. ``run_id`` decides, never the status of a subject.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from taskflow.clock import Clock
+from taskflow.engine.alarms import Ringer
+from taskflow.engine.control import Control, Pumped
+from taskflow.engine.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Rescued:
+    """What a rescue did: runs looked at, control state rebuilt, runs rung for a recorded signal, leftovers deleted."""
+
+    looked_at: int = 0
+    rebuilt: int = 0
+    rung: int = 0
+    forgotten: int = 0
+    cursor: str = ""
+
+
+class Rescue:
+    """Pages of the rescue, and the reconcile that follows the loss of control state."""
+
+    def __init__(self, store: Store, control: Control, ringer: Ringer, *, page: int) -> None:
+        self._store = store
+        self._control = control
+        self._ringer = ringer
+        self._page = page
+
+    def page(self, cursor: str = "") -> Rescued:
+        """One page from ``cursor`` on; the returned cursor is '' after the last page."""
+        rows = self._store.open_runs(cursor, self._page)
+        alarms = self._control.ensure(rows)
+        self._ringer.publish(alarms)
+        waiting = self._store.runs_with_awaited_signal(self._page)
+        self._ringer.ring(waiting)
+        if alarms:
+            log.warning("control_state_rebuilt", runs=len(alarms))
+        return Rescued(
+            looked_at=len(rows),
+            rebuilt=len(alarms),
+            rung=len(waiting),
+            cursor=rows[-1].id if len(rows) == self._page else "",
+        )
+
+    def sweep_keys(self, shard: int) -> int:
+        """Delete control state of runs that SQL says are finished or unknown; how many."""
+        forgotten = 0
+        for batch in self._control.known_runs(shard):
+            for run_id in self._store.finished_or_unknown(batch):
+                self._control.forget(run_id)
+                forgotten += 1
+        return forgotten
+
+    def reconcile(self) -> Rescued:
+        """Everything at once: every open run ensured, every leftover deleted, then the incarnation written.
+
+        The incarnation comes last, in Redis and then in SQL: a crash before that makes the next process do it again.
+        """
+        server = self._control.server_run_id()
+        looked_at = rebuilt = rung = forgotten = 0
+        cursor = ""
+        while True:
+            done = self.page(cursor)
+            looked_at, rebuilt, rung = looked_at + done.looked_at, rebuilt + done.rebuilt, rung + done.rung
+            cursor = done.cursor
+            if not cursor:
+                break
+        for shard in range(self._control.shards):
+            forgotten += self.sweep_keys(shard)
+        now = self._control.now()
+        for shard in range(self._control.shards):
+            incarnation = self._control.incarnation(shard) or secrets.token_hex(8)
+            self._control.set_incarnation(shard, incarnation)
+            self._store.write_incarnation(shard, f"{incarnation}@{server}", now)
+        log.info("control_state_reconciled", runs=looked_at, rebuilt=rebuilt, forgotten=forgotten)
+        return Rescued(looked_at, rebuilt, rung, forgotten)
+
+
+class Watch:
+    """Sees that the control state is another one (emptied, restarted, failed over) and reconciles, in any process.
+
+    Fed by every pump tick. The server's run id costs a round trip of its own and is asked once a second.
+    """
+
+    SERVER_CHECK_S = 1.0
+
+    def __init__(self, rescue: Rescue, store: Store, control: Control, clock: Clock) -> None:
+        self._rescue = rescue
+        self._store = store
+        self._control = control
+        self._clock = clock
+        self._expected: Mapping[int, str] = {}
+        self._server = ""
+        self._server_asked = float("-inf")
+        self._mutex = threading.Lock()
+
+    def saw(self, answers: list[Pumped]) -> bool:
+        """Compare what the shards answered with what was reconciled; True when a reconcile was run."""
+        now = self._clock.monotonic()
+        if now - self._server_asked >= self.SERVER_CHECK_S:
+            self._server = self._control.server_run_id()
+            self._server_asked = now
+        if self._agrees(answers):
+            return False
+        self._expected = self._store.incarnations()
+        if self._agrees(answers):
+            return False
+        with self._mutex:
+            # Several processes may do this at once: every part of it is idempotent, and no lock can be left behind.
+            self._rescue.reconcile()
+            self._expected = self._store.incarnations()
+        return True
+
+    def _agrees(self, answers: list[Pumped]) -> bool:
+        return all(
+            answer.incarnation and self._expected.get(answer.shard) == f"{answer.incarnation}@{self._server}"
+            for answer in answers
+        )

@@ -1,0 +1,381 @@
+"""The turn: fire, load, perform, apply, commit, continue, ring.
+
+Load, then perform with no transaction open, then apply under the fence of ``rev``. The lease keeps workers out of each
+other's way; the fence is what makes it safe: a worker that was paused past its lease can change nothing.
+
+What survives a crash, by the line it happens at: before ``apply`` - the step runs again (its external calls carry
+idempotency keys); between ``apply`` and ``commit`` - the index rings when the lease has run out and the row wins over
+the control state; after ``commit`` - the index rings when the hint did not fire within the grace.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import structlog
+
+from taskflow.clock import Clock
+from taskflow.engine.alarms import Ringer
+from taskflow.engine.control import Alarm, Committed, Control, Fired
+from taskflow.engine.lease import Renewer, new_token
+from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Refused, Snooze
+from taskflow.engine.pipeline import Pipeline, Step, StepContext
+from taskflow.engine.retry import backoff_s
+from taskflow.engine.store import CancelRequested, Change, Failure, RunRow, Signal, Store, Superseded
+from taskflow.errors import InfrastructureError, PermanentError, StepError, TransientError
+from taskflow.ids import RunId
+from taskflow.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+#: A parked run without a deadline is looked at this often, so that no open run is without a due time.
+IDLE_POLL_S = 3600.0
+#: How soon a turn that could not use SQL is tried again.
+STORE_RETRY_S = 2.0
+#: Decisions one step may fall back through (refused, then failed, then ...) before it is taken for a bug.
+_FALLBACKS_MAX = 4
+
+
+@dataclass
+class _Turn:
+    """What one turn knows: its lease, its clock and the row it read or wrote last."""
+
+    run_id: RunId
+    token: str
+    fired_now: float
+    began: float
+    attempt: int
+    fires: int
+    lost: int
+    name: str
+    row: RunRow
+    signals: tuple[Signal, ...]
+    #: Ids of the signals that the step under way took; its apply marks them consumed.
+    consumed: list[int] = field(default_factory=list)
+
+
+class Runner:
+    """Runs turns. One per process; thread-safe as far as its parts are."""
+
+    def __init__(
+        self,
+        store: Store,
+        control: Control,
+        ringer: Ringer,
+        renewer: Renewer,
+        pipelines: Mapping[str, Pipeline],
+        settings: Settings,
+        clock: Clock,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._store = store
+        self._control = control
+        self._ringer = ringer
+        self._renewer = renewer
+        self._pipelines = pipelines
+        self._settings = settings
+        self._clock = clock
+        self._rng = rng or random.Random()  # noqa: S311
+        #: Called with a name at the places where a crash must be survivable; tests make it raise or kill.
+        self.checkpoint: Callable[[str], None] = lambda name: None
+
+    # --- fire
+
+    def turn(self, run_id: RunId, generation: str = "") -> str:
+        """Run one turn for an alarm; the verdict says what became of it (for logs and tests).
+
+        ``generation`` is the hint's; '' fires whatever is due.
+        """
+        token = new_token()
+        fired = self._control.fire(run_id, generation, token)
+        self.checkpoint("fired")
+        if fired.verdict == "go":
+            return self._lead(run_id, token, fired)
+        if fired.verdict == "missing":
+            self.revive(run_id)
+        elif fired.verdict == "early" and fired.due - fired.now <= self._settings.near_window_s:
+            # A hint that came before its time (another host's clock): send it on its way again.
+            self._ringer.publish([Alarm(run_id, fired.generation, fired.due - fired.now, fired.name)])
+        log.debug("alarm_dropped", run_id=run_id, why=fired.verdict)
+        return fired.verdict
+
+    def revive(self, run_id: RunId) -> None:
+        """Rebuild the control state of an open run from its row, or delete what is left of a finished one."""
+        loaded = self._store.load(run_id)
+        if loaded is None or loaded[0].finished_at is not None:
+            self._control.forget(run_id)
+        else:
+            self._ringer.publish(self._control.ensure([loaded[0]]))
+
+    # --- load
+
+    def _lead(self, run_id: RunId, token: str, fired: Fired) -> str:
+        began = self._clock.monotonic()
+        try:
+            loaded = self._store.load(run_id)
+            if loaded is None or loaded[0].finished_at is not None:
+                self._control.forget(run_id)
+                return "finished"
+            row, signals = loaded
+            same = row.rev == fired.rev
+            turn = _Turn(
+                run_id, token, fired.now, began,
+                # SQL wins: counters of another rev belong to another step.
+                attempt=fired.attempt if same else 0,
+                fires=fired.fires if same else 1,
+                lost=fired.lost if same else 1,
+                name=fired.name, row=row, signals=signals,
+            )  # fmt: skip
+            return self._steps(turn)
+        except InfrastructureError as error:
+            log.warning("store_unusable", run_id=run_id, error=str(error))
+            self._hand_over(run_id, token, STORE_RETRY_S * self._rng.uniform(0.5, 1.5))
+            return "store_unusable"
+
+    def _steps(self, turn: _Turn) -> str:
+        """Step after step while the next one is due and the turn's budget lasts."""
+        steps = 0
+        while True:
+            outcome = self._decide(turn)
+            steps += 1
+            within = (
+                steps < self._settings.turn_max_steps
+                and self._clock.monotonic() - turn.began < self._settings.turn_max_s
+            )
+            try:
+                committed = self._settle(turn, outcome, keep=within)
+            except Superseded:
+                # Somebody else wrote: read again in a new turn, at once, instead of letting the lease run out.
+                self._hand_over(turn.run_id, turn.token, 0.0)
+                return "superseded"
+            if committed is None:
+                return "finished"
+            if committed.verdict != "kept":
+                return self._leave(turn, committed)
+            turn.attempt, turn.lost, turn.fires = 0, 1, committed.fires
+            if committed.woke and not self._reload(turn):
+                return "finished"
+            self.checkpoint("continued")
+
+    def _reload(self, turn: _Turn) -> bool:
+        """Something was recorded while the turn ran (a signal, a cancel): read it. False when the run is over."""
+        loaded = self._store.load(turn.run_id)
+        if loaded is None or loaded[0].finished_at is not None:
+            self._control.forget(turn.run_id)
+            return False
+        turn.row, turn.signals = loaded
+        return True
+
+    def _leave(self, turn: _Turn, committed: Committed) -> str:
+        if committed.verdict == "missing":
+            # The store was emptied under this turn; what was applied is in SQL.
+            self.revive(turn.run_id)
+        elif committed.verdict == "parked":
+            countdown_s = committed.due - committed.now
+            if countdown_s <= self._settings.near_window_s:
+                name = f"{turn.row.pipeline}.{turn.row.step}"
+                self._ringer.publish([Alarm(turn.run_id, committed.generation, max(0.0, countdown_s), name)])
+        return committed.verdict
+
+    def _hand_over(self, run_id: RunId, token: str, delay_s: float) -> None:
+        committed = self._control.commit(run_id, token, "release", step="", rev=0, delay_s=delay_s, keep=False)
+        if committed.verdict == "parked":
+            name = "handed-over"
+            self._ringer.publish([Alarm(run_id, committed.generation, delay_s, name)])
+
+    # --- perform
+
+    def _decide(self, turn: _Turn) -> Outcome | StepError:
+        """The decision of the current step, or the error it raised. No transaction is open."""
+        row = turn.row
+        pipeline = self._pipelines.get(row.pipeline)
+        if pipeline is None or row.version > pipeline.version:
+            # A newer release wrote this state (rolling deploy): leave it to the workers that know it.
+            log.error("state_too_new", run_id=row.id, pipeline=row.pipeline, version=row.version)
+            return Snooze(self._settings.newer_state_retry_s, reason="written by a newer release")
+        context = StepContext(row, turn.signals, self._now(turn), turn.attempt + 1, turn.fires, pipeline)
+        turn.consumed = context.consumed
+        step = pipeline.step(row.step)
+        try:
+            if step is None:
+                raise PermanentError(f"{row.pipeline} has no step {row.step}", code="unknown_step")
+            if row.cancel_requested_at is not None and step.name not in pipeline.closing:
+                return pipeline.on_cancel(context)
+            self._check_bounds(turn, step, pipeline)
+            return self._perform(turn, step, context)
+        except StepError as error:
+            return error
+        except InfrastructureError:
+            raise
+        except Exception as error:  # a bug in a step: worth a few attempts, never a lost run
+            log.exception("step_raised", run_id=row.id, step=row.step)
+            return TransientError(
+                f"{type(error).__name__}: {error}",
+                code="unexpected",
+                detail={"traceback": traceback.format_exc(limit=-8)},
+            )
+
+    def _perform(self, turn: _Turn, step: Step, context: StepContext) -> Outcome:
+        expired = turn.row.deadline_at is not None and context.now >= turn.row.deadline_at
+        function = (step.expired or _fail_expired) if expired else step.perform
+        if step.guarded and not self._control.renew(turn.run_id, turn.token):
+            # It would buy, create or start something, and somebody else may already own the run.
+            raise TransientError("the lease was lost before the call", code="lease_lost")
+        with self._renewer.hold(turn.run_id, turn.token, step.timeout_s, step.name):
+            self.checkpoint(f"perform:{step.name}")
+            outcome = function(context)
+            self.checkpoint(f"performed:{step.name}")
+            return outcome
+
+    def _check_bounds(self, turn: _Turn, step: Step, pipeline: Pipeline) -> None:
+        settings = self._settings
+        if turn.lost > settings.step_max_crashes:
+            raise PermanentError(
+                f"{step.name} took its worker down {turn.lost - 1} times", code="step_crashes",
+                advice="look at the worker's log for the time of its last start",
+            )  # fmt: skip
+        if turn.fires > settings.step_max_fires and step.name not in pipeline.closing:
+            raise PermanentError(f"{step.name} was started {turn.fires} times without an end", code="step_loops")
+        if len(turn.signals) > settings.inbox_max:
+            raise PermanentError(f"{len(turn.signals)} signals wait for this run", code="inbox_full")
+
+    # --- apply and commit
+
+    def _settle(self, turn: _Turn, outcome: Outcome | StepError, *, keep: bool, depth: int = 0) -> Committed | None:
+        """Make the decision true: SQL first, then Redis. None when the run is over."""
+        if depth > _FALLBACKS_MAX:
+            raise InfrastructureError(f"{turn.row.pipeline}.{turn.row.step} found no decision that could be applied")
+        if isinstance(outcome, StepError):
+            retry_s = self._retry_delay(turn, outcome)
+            self._record(turn, outcome, retry_s)
+            if retry_s is not None:
+                return self._commit(turn, "retry", retry_s, False)
+            outcome = self._give_up(turn, outcome)
+        if isinstance(outcome, Snooze):
+            return self._commit(turn, "snooze", outcome.seconds, keep)
+        if isinstance(outcome, AwaitSignal) and turn.row.awaiting == outcome.name and not turn.consumed:
+            return self._commit(turn, "snooze", self._await_delay(turn, outcome), keep)
+        try:
+            row, rings = self._store.apply(turn.row, self._change(turn, outcome))
+        except Refused as refused:
+            log.info("effect_refused", run_id=turn.run_id, step=turn.row.step, why=refused.reason)
+            fallback = outcome.otherwise if isinstance(outcome, Advance) else None
+            return self._settle(
+                turn, fallback or PermanentError(refused.reason, code="refused"), keep=keep, depth=depth + 1
+            )
+        except CancelRequested:
+            turn.row = replace(turn.row, cancel_requested_at=self._now(turn))
+            return self._commit(turn, "snooze", 0.0, keep)
+        except PermanentError as error:
+            return self._settle(turn, error, keep=keep, depth=depth + 1)
+        return self._applied(turn, row, rings, keep)
+
+    def _applied(self, turn: _Turn, row: RunRow, rings: tuple[RunId, ...], keep: bool) -> Committed | None:
+        self.checkpoint(f"applied:{turn.row.step}")
+        taken = set(turn.consumed)
+        turn.signals = tuple(signal for signal in turn.signals if signal.id not in taken)
+        turn.row = row
+        self._ringer.ring(rings)
+        if row.finished_at is not None:
+            self._control.forget(turn.run_id)
+            return None
+        delay_s = 0.0 if row.wake_at is None else row.wake_at - self._now(turn)
+        return self._commit(turn, "step", delay_s, keep)
+
+    def _commit(self, turn: _Turn, kind: str, delay_s: float, keep: bool) -> Committed:
+        committed = self._control.commit(
+            turn.run_id, turn.token, kind,
+            step=turn.row.step, rev=turn.row.rev, delay_s=delay_s, keep=keep,
+        )  # fmt: skip
+        self.checkpoint(f"committed:{turn.row.step}")
+        return committed
+
+    def _retry_delay(self, turn: _Turn, error: StepError) -> float | None:
+        """Seconds until the next attempt, None when there is nothing left to try."""
+        step = self._pipelines[turn.row.pipeline].step(turn.row.step)
+        allowed = self._settings.step_max_attempts
+        if step is not None and step.max_attempts is not None:
+            allowed = step.max_attempts
+        attempt = turn.attempt + 1
+        if not isinstance(error, TransientError) or (allowed and attempt >= allowed):
+            return None
+        retry_s = error.retry_after_s
+        if retry_s is None:
+            retry_s = backoff_s(
+                attempt, base_s=self._settings.retry_base_s, max_s=self._settings.retry_max_s, rng=self._rng
+            )
+        to_deadline = None if turn.row.deadline_at is None else turn.row.deadline_at - self._now(turn)
+        # The deadline is not slept past; once it is, the step's own backoff goes on.
+        return retry_s if to_deadline is None or to_deadline <= 0 else min(retry_s, to_deadline)
+
+    def _record(self, turn: _Turn, error: StepError, retry_s: float | None) -> None:
+        self._store.record_failure(
+            turn.row, Failure(turn.row.step, turn.attempt + 1, error.as_dict(), self._now(turn), retry_s)
+        )
+
+    def _give_up(self, turn: _Turn, error: StepError) -> Outcome:
+        pipeline = self._pipelines[turn.row.pipeline]
+        context = StepContext(turn.row, turn.signals, self._now(turn), turn.attempt + 1, turn.fires, pipeline)
+        return pipeline.on_failure(context, error)
+
+    def _change(self, turn: _Turn, outcome: Outcome) -> Change:
+        """The outcome as one write of the row."""
+        row, now = turn.row, self._now(turn)
+        if isinstance(outcome, Done):
+            return Change(
+                row.step, now, entered=False, deadline_at=row.deadline_at, finished=True, result=outcome.result,
+                error=outcome.error, effects=outcome.effects, consumed=tuple(turn.consumed),
+            )  # fmt: skip
+        if isinstance(outcome, AwaitSignal):
+            return Change(
+                row.step, now, entered=False, deadline_at=row.deadline_at, awaiting=outcome.name,
+                wake_at=now + self._await_delay(turn, outcome), consumed=tuple(turn.consumed),
+            )  # fmt: skip
+        assert isinstance(outcome, Advance)
+        self._check_size(row, outcome.results)
+        pipeline = self._pipelines[row.pipeline]
+        target = pipeline.step(outcome.step)
+        if target is None or target.skip:
+            raise PermanentError(f"{row.pipeline} has no step {outcome.step} to go to", code="unknown_step")
+        return Change(
+            target.name, now, entered=True,
+            deadline_at=target.deadline_after(replace(row, results={**row.results, **outcome.results}), now),
+            results=outcome.results, error=outcome.error, guarded=target.guarded, effects=outcome.effects,
+            consumed=tuple(turn.consumed), reason=outcome.reason,
+        )  # fmt: skip
+
+    def _await_delay(self, turn: _Turn, outcome: AwaitSignal) -> float:
+        deadline_at = turn.row.deadline_at
+        delay_s = IDLE_POLL_S if outcome.poll_s is None else outcome.poll_s
+        if deadline_at is not None:
+            to_deadline = max(0.0, deadline_at - self._now(turn))
+            delay_s = to_deadline if outcome.poll_s is None else min(delay_s, to_deadline)
+        return delay_s
+
+    def _check_size(self, row: RunRow, results: Mapping[str, Any]) -> None:
+        size = len(json.dumps({**row.results, **results}, separators=(",", ":")).encode())
+        if size > self._settings.result_max_bytes:
+            raise PermanentError(
+                f"{row.step}: the run's results would be {size} bytes, more than {self._settings.result_max_bytes}",
+                code="result_too_large",
+            )
+
+    def _now(self, turn: _Turn) -> float:
+        """Redis time: what ``fire`` said, plus the monotonic time since."""
+        return turn.fired_now + (self._clock.monotonic() - turn.began)
+
+
+def _fail_expired(context: StepContext) -> Outcome:
+    """The default end of a wait that took too long: say what was awaited, since when, until when."""
+    run = context.run
+    waited_s = context.now - run.step_entered_at
+    what = f"{run.awaiting} was not received" if run.awaiting else "it did not finish"
+    raise PermanentError(
+        f"{run.step}: {what} within {waited_s:.0f} s", code="step_timeout",
+        detail={"step": run.step, "awaited": run.awaiting, "since": run.step_entered_at, "until": run.deadline_at},
+    )  # fmt: skip

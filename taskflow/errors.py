@@ -1,0 +1,138 @@
+"""Every error of taskflow, in one tree. Two classes decide what the runner does; nobody parses messages.
+
+::
+
+    TaskflowError                 has a stable ``code``, a message, and ``advice`` (what to do)
+    ├── StepError                 raised by a step; the runner turns it into a decision
+    │   ├── TransientError        try again later (full jitter, bounded attempts)
+    │   │   ├── OutcomeUnknown    the call may have happened: look it up before it is repeated
+    │   │   └── CapacityError     no room now; ``retry_after_s`` says when to ask again
+    │   └── PermanentError        never try again: the run goes to its failure step
+    ├── UsageError                the caller's input is wrong (HTTP 4xx, exit status 2); names the field
+    │   ├── NotFound              404
+    │   ├── Conflict              409: the thing is not in a state that allows this
+    │   ├── Gone                  410: ended; stop sending
+    │   ├── Unauthorized          401
+    │   └── Forbidden             403
+    └── InfrastructureError       a store or a process of ours is not usable now
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class TaskflowError(Exception):
+    """Base of all errors. ``code`` is stable and machine-readable; ``advice`` tells the reader what to do."""
+
+    code = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        advice: str | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+        self.detail = detail or {}
+        if code is not None:
+            self.code = code
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error as it is stored on a run and shown by API and CLI: code, message, advice, detail."""
+        found: dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.advice:
+            found["advice"] = self.advice
+        if self.detail:
+            found["detail"] = self.detail
+        return found
+
+
+class StepError(TaskflowError):
+    """Raised by a step while it performs."""
+
+    code = "step_error"
+
+
+class TransientError(StepError):
+    """Worth another attempt. ``retry_after_s`` (seconds), when the other side named it, replaces the backoff."""
+
+    code = "transient"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.retry_after_s = retry_after_s
+
+
+class OutcomeUnknown(TransientError):
+    """The request was sent and no answer came: it may or may not have happened."""
+
+    code = "outcome_unknown"
+
+
+class CapacityError(TransientError):
+    """There is no room at the moment."""
+
+    code = "capacity"
+
+
+class PermanentError(StepError):
+    """Trying again cannot help."""
+
+    code = "permanent"
+
+
+class UsageError(TaskflowError):
+    """The caller's input is wrong. ``fields`` maps a field name to what is wrong with it."""
+
+    code = "invalid"
+    http_status = 400
+
+    def __init__(self, message: str, *, fields: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.fields = fields or {}
+
+
+class NotFound(UsageError):
+    """No such thing, or not yours."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class Conflict(UsageError):
+    """The thing is not in a state that allows this."""
+
+    code = "conflict"
+    http_status = 409
+
+
+class Gone(UsageError):
+    """It ended; the sender stops."""
+
+    code = "gone"
+    http_status = 410
+
+
+class Unauthorized(UsageError):
+    """No valid token."""
+
+    code = "unauthorized"
+    http_status = 401
+
+
+class Forbidden(UsageError):
+    """The token is valid but not for this."""
+
+    code = "forbidden"
+    http_status = 403
+
+
+class InfrastructureError(TaskflowError):
+    """A store or process of ours is not usable now; the message says which and what to do."""
+
+    code = "infrastructure"

@@ -1,0 +1,182 @@
+"""The wire format between the control plane and a node agent: routes, schemas, status words.
+
+Both sides import this file and nothing of each other, so a route or a field can't be spelled two ways (L-82).
+Times on the wire are durations or ages in seconds: the two clocks need not agree.
+
+The rules of delivery, the same in both directions:
+
+* every create is idempotent by the id in its path: the same content again answers the same, other content answers 409;
+* a callback is sent until it is answered. 2xx: accepted (repeats included). 409, 410, 401, 403, 404, 400: final, stop
+  sending. Anything else (5xx, 429, no answer): send again later, the same bytes;
+* ``fence`` grows with each write of the run. The agent remembers the highest fence of a workspace and refuses lower
+  ones with 409 code ``fenced``; it remembers deleted ids and refuses to create them again with 410 (a tombstone), so a
+  worker that was paused and wakes late can't bring a deleted workspace back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import EXCLUDE, Schema, fields, validate
+
+PROTOCOL_VERSION = 1
+
+# --- routes of the node agent (called by the control plane, bearer = the node's agent token) ------------------------
+AGENT_HEALTH = "/health"  # no auth: alive, not ready
+AGENT_NODE = "/v1/node"  # GET -> HeartbeatSchema
+AGENT_WORKSPACE = "/v1/workspaces/{workspace_id}"  # PUT WorkspaceCreateSchema, GET, DELETE ?fence=N
+AGENT_SESSION = "/v1/workspaces/{workspace_id}/sessions/{session_id}"  # PUT SessionStartSchema, GET
+AGENT_SESSION_STOP = "/v1/workspaces/{workspace_id}/sessions/{session_id}/stop"  # POST {}
+
+# --- routes of the control plane (called by the agent) ---------------------------------------------------------------
+# bearer = the node's callback token
+CALLBACK_NODE_READY = "/callbacks/nodes/{node_id}/ready"  # POST HeartbeatSchema
+CALLBACK_NODE_HEARTBEAT = "/callbacks/nodes/{node_id}/heartbeat"  # POST HeartbeatSchema
+# bearer = the workspace's callback token, which came with WorkspaceCreateSchema
+CALLBACK_WORKSPACE_OUTCOME = "/callbacks/workspaces/{workspace_id}/outcome"  # POST WorkspaceOutcomeSchema
+CALLBACK_SESSION_LOGS = "/callbacks/workspaces/{workspace_id}/sessions/{session_id}/logs"  # POST LogChunkSchema
+CALLBACK_SESSION_OUTCOME = "/callbacks/workspaces/{workspace_id}/sessions/{session_id}/outcome"  # SessionOutcomeSchema
+
+# --- status words ----------------------------------------------------------------------------------------------------
+WORKSPACE_STATES = ("creating", "ready", "failed", "deleted")
+SESSION_STATES = ("running", "finishing", "ended")
+#: exited: the command ended by itself, see exit_code. timed_out: killed at its time limit. stopped: killed on request.
+#: lost: nobody can say how it ended (the machine or its supervisor went away).
+SESSION_OUTCOMES = ("exited", "timed_out", "stopped", "lost")
+
+LOG_CHUNK_BYTES_MAX = 64 * 1024
+
+
+class _Wire(Schema):
+    """Unknown fields are ignored: a newer peer may say more."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+
+class ErrorSchema(_Wire):
+    """What failed and why: the cause's own words in ``message`` (git's, for instance)."""
+
+    code = fields.String(required=True)
+    message = fields.String(required=True)
+    phase = fields.String(load_default=None, allow_none=True)  # clone, branch, setup, start, commit, push
+
+
+class WorkspaceCreateSchema(_Wire):
+    """PUT of a workspace. ``callback_token`` is not part of the content that a repeat is compared by."""
+
+    fence = fields.Integer(required=True)
+    task_id = fields.String(required=True)
+    run_number = fields.Integer(required=True)
+    repository = fields.String(required=True)  # path, file://, https://, ssh (also scp-like)
+    branch = fields.String(load_default=None, allow_none=True)  # None: the origin's HEAD
+    output_branch = fields.String(required=True)
+    setup_command = fields.List(fields.String(), load_default=None, allow_none=True)  # argv
+    env = fields.Dict(keys=fields.String(), values=fields.String(), load_default=dict)
+    provision_timeout_s = fields.Float(required=True)
+    callback_token = fields.String(required=True)
+
+
+class WorkspaceStateSchema(_Wire):
+    """Answer to PUT, GET and DELETE of a workspace."""
+
+    workspace_id = fields.String(required=True)
+    status = fields.String(required=True, validate=validate.OneOf(WORKSPACE_STATES))
+    base_commit = fields.String(load_default=None, allow_none=True)
+    error = fields.Nested(ErrorSchema, load_default=None, allow_none=True)
+
+
+class SessionStartSchema(_Wire):
+    """PUT of a session. ``secrets`` reach the process' environment only: never argv, never disk, masked in output."""
+
+    fence = fields.Integer(required=True)
+    command = fields.List(fields.String(), required=True, validate=validate.Length(min=1))
+    env = fields.Dict(keys=fields.String(), values=fields.String(), load_default=dict)
+    secrets = fields.Dict(keys=fields.String(), values=fields.String(), load_default=dict)
+    time_limit_s = fields.Float(required=True)
+    log_limit_bytes = fields.Integer(required=True)
+    commit_message = fields.String(required=True)
+    push = fields.Boolean(required=True)
+
+
+class SessionOutcomeSchema(_Wire):
+    """How a session ended; the answer to the one question ``session_outcome``."""
+
+    outcome = fields.String(required=True, validate=validate.OneOf(SESSION_OUTCOMES))
+    exit_code = fields.Integer(load_default=None, allow_none=True)  # exited; negative = killed by that signal
+    commit = fields.String(load_default=None, allow_none=True)  # None: nothing changed, or nothing could be committed
+    output_branch = fields.String(load_default=None, allow_none=True)
+    changed_files = fields.List(fields.String(), load_default=list)
+    pushed = fields.Boolean(load_default=False)
+    log_chunks = fields.Integer(load_default=0)
+    log_truncated = fields.Boolean(load_default=False)
+    duration_s = fields.Float(load_default=None, allow_none=True)
+    error = fields.Nested(ErrorSchema, load_default=None, allow_none=True)
+
+
+class SessionStateSchema(_Wire):
+    """Answer to PUT and GET of a session; ``outcome`` once it ended."""
+
+    session_id = fields.String(required=True)
+    status = fields.String(required=True, validate=validate.OneOf(SESSION_STATES))
+    outcome = fields.Nested(SessionOutcomeSchema, load_default=None, allow_none=True)
+
+
+class WorkspaceOutcomeSchema(_Wire):
+    """The ready callback, and its opposite: the answer to the one question ``workspace_outcome``."""
+
+    status = fields.String(required=True, validate=validate.OneOf(("ready", "failed")))
+    base_commit = fields.String(load_default=None, allow_none=True)
+    error = fields.Nested(ErrorSchema, load_default=None, allow_none=True)
+
+
+class LogChunkSchema(_Wire):
+    """One piece of a session's output. Numbers start at 1, have no gap, and a repeated number has the same bytes.
+
+    The answer is ``{"next": N}``, the number the control plane wants next: the sender goes on there.
+    """
+
+    number = fields.Integer(required=True, validate=validate.Range(min=1))
+    data = fields.String(required=True)  # base64
+
+
+class SessionProgressSchema(_Wire):
+    """A running session as a heartbeat reports it."""
+
+    session_id = fields.String(required=True)
+    workspace_id = fields.String(required=True)
+    status = fields.String(required=True, validate=validate.OneOf(SESSION_STATES))
+    output_bytes = fields.Integer(load_default=0)
+    output_age_s = fields.Float(load_default=None, allow_none=True)  # since it last wrote something
+
+
+class HeartbeatSchema(_Wire):
+    """Sent every ``heartbeat_interval_s``; says again that the node is ready, so a lost ready callback costs a beat."""
+
+    protocol_version = fields.Integer(required=True)
+    agent_version = fields.String(required=True)
+    boot_id = fields.String(required=True)  # random, new with each start of the agent process
+    address = fields.String(required=True)  # http://host:port of the agent
+    ready = fields.Boolean(required=True)
+    cores = fields.Integer(load_default=None, allow_none=True)
+    load1 = fields.Float(load_default=None, allow_none=True)
+    memory_percent = fields.Float(load_default=None, allow_none=True)
+    disk_percent = fields.Float(load_default=None, allow_none=True)
+    workspaces = fields.List(fields.String(), load_default=list)
+    sessions = fields.List(fields.Nested(SessionProgressSchema), load_default=list)
+
+
+def route(template: str, **ids: str) -> str:
+    """A path of this file with its ids filled in."""
+    return template.format(**ids)
+
+
+def flask_rule(template: str) -> str:
+    """The same path as a Flask URL rule."""
+    return template.replace("{", "<").replace("}", ">")
+
+
+def load(schema: type[Schema], data: Any) -> dict[str, Any]:
+    """``data`` checked by ``schema``. Raises ``marshmallow.ValidationError`` with the fields' messages."""
+    loaded: dict[str, Any] = schema().load(data)
+    return loaded

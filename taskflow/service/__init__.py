@@ -1,0 +1,6 @@
+"""The verbs of the product. The one door for the web and the command line; every query carries the caller's owner."""
+
+from taskflow.service.accounts import Caller
+from taskflow.service.core import Service
+
+__all__ = ["Caller", "Service"]

@@ -1,0 +1,236 @@
+"""What nodes and workspaces report. A callback becomes rows first, in one transaction; then the run is rung.
+
+First write wins. A repeat answers the same and rings again, because the first ring may have died with its process.
+After the end of the run the answer is ``Gone``, so that the sender stops. Nothing here ever revives a row that ended.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from taskflow.db.events import append_event
+from taskflow.db.models import AgentSession, LogChunk, Node, Task, Workspace
+from taskflow.db.nodes import end_session, get_node, get_session, get_workspace
+from taskflow.db.runs import get_run, payload_hash, record_signal
+from taskflow.db.session import Database
+from taskflow.db.status import TERMINAL
+from taskflow.engine.alarms import Ringer
+from taskflow.engine.store import RunRow
+from taskflow.errors import Conflict, Gone, NotFound, UsageError
+from taskflow.ids import RunId
+from taskflow.protocol import LOG_CHUNK_BYTES_MAX
+from taskflow.service.accounts import Caller
+from taskflow.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+AGENT_READY = "agent_ready"
+WORKSPACE_OUTCOME = "workspace_outcome"
+SESSION_OUTCOME = "session_outcome"
+#: Verdicts about a session that a later report of the session itself may prove wrong.
+_LIVENESS_VERDICTS = frozenset({"session_lost", "node_lost", "step_timeout", "stuck"})
+
+
+class Callbacks:
+    """The verbs of nodes and workspaces. ``payload`` is the wire message, already checked by its schema."""
+
+    def __init__(self, database: Database, ringer: Ringer, settings: Settings, now: Callable[[], float]) -> None:
+        self._database = database
+        self._ringer = ringer
+        self._settings = settings
+        self._now = now
+
+    # --- nodes
+
+    def node_heartbeat(self, caller: Caller, node_id: str, beat: Mapping[str, Any]) -> dict[str, Any]:
+        """Record a heartbeat, and readiness when it says so. Raises ``Gone`` when the node is destroyed."""
+        caller.must_be("node", node_id)
+
+        def work(tx: Connection) -> tuple[str, RunId | None]:
+            now = self._now()
+            node = get_node(tx, node_id)
+            if node is None:
+                raise NotFound(f"no node {node_id}")
+            run = get_run(tx, node.run_id, lock=True)
+            if node.destroyed_at is not None or run is None or run.finished_at is not None:
+                raise Gone(f"node {node_id} is {node.status}")
+            first_ready = bool(beat["ready"]) and node.agent_ready_at is None
+            tx.execute(
+                update(Node)
+                .where(Node.id == node_id, Node.destroyed_at.is_(None))
+                .values(
+                    last_heartbeat_at=now, heartbeat=dict(beat), address=beat["address"],
+                    boot_id=beat["boot_id"], agent_version=beat["agent_version"],
+                    **({"agent_ready_at": now} if first_ready else {}),
+                )
+            )  # fmt: skip
+            self._note_progress(tx, node_id, beat, now)
+            if not beat["ready"] or run.step != "await_agent":
+                return node.status, None
+            record_signal(tx, run.id, AGENT_READY, node_id, {"boot_id": beat["boot_id"]}, now=now)
+            return node.status, run.id
+
+        status, ring = self._database.write(work)
+        if ring is not None:
+            self._ringer.ring([ring])
+        return {"status": status}
+
+    def _note_progress(self, tx: Connection, node_id: str, beat: Mapping[str, Any], now: float) -> None:
+        for session in beat["sessions"]:
+            if session["output_age_s"] is None:
+                continue
+            tx.execute(
+                update(AgentSession)
+                .where(
+                    AgentSession.id == session["session_id"],
+                    AgentSession.ended_at.is_(None),
+                    AgentSession.workspace_id.in_(select(Workspace.id).where(Workspace.node_id == node_id)),
+                )
+                .values(last_progress_at=now - session["output_age_s"])
+            )
+
+    # --- workspaces
+
+    def workspace_outcome(self, caller: Caller, workspace_id: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Record that a workspace is ready or failed. ``Gone`` after the end, ``Conflict`` on a contradiction."""
+        caller.must_be("workspace", workspace_id)
+
+        def work(tx: Connection) -> RunId:
+            now = self._now()
+            workspace, run, task = self._find(tx, workspace_id)
+            if run.finished_at is not None or task.status in TERMINAL or workspace.released_at is not None:
+                raise Gone(f"the run of workspace {workspace_id} has ended")
+            self._record(tx, run, WORKSPACE_OUTCOME, workspace_id, payload, now)
+            # Guarded: a callback moves a workspace on, it never brings one back.
+            tx.execute(
+                update(Workspace)
+                .where(Workspace.id == workspace_id, Workspace.status.in_(("reserved", "dispatched")))
+                .values(
+                    status=payload["status"], base_commit=payload["base_commit"], error=payload["error"],
+                    **({"ready_at": now} if payload["status"] == "ready" else {}),
+                )
+            )  # fmt: skip
+            return run.id
+
+        self._ringer.ring([self._database.write(work)])
+        return {"recorded": True}
+
+    def session_logs(
+        self, caller: Caller, workspace_id: str, session_id: str, chunk: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Store the next log chunk: ``{"next": number wanted}``. A repeat changes nothing; a gap is not accepted."""
+        caller.must_be("workspace", workspace_id)
+        try:
+            data = base64.b64decode(chunk["data"], validate=True)
+        except binascii.Error as error:
+            raise UsageError("the chunk is not base64", fields={"data": "not base64"}) from error
+        if len(data) > LOG_CHUNK_BYTES_MAX:
+            raise UsageError(f"a chunk holds at most {LOG_CHUNK_BYTES_MAX} bytes", fields={"data": "too long"})
+
+        def work(tx: Connection) -> int:
+            session = self._session_of(tx, workspace_id, session_id, lock=True)
+            last = tx.execute(select(func.max(LogChunk.number)).where(LogChunk.session_id == session_id)).scalar() or 0
+            if chunk["number"] != last + 1:
+                return int(last) + 1
+            # The agent cuts earlier and says so in the log; this bound is for one that does not.
+            if session.log_bytes + len(data) > self._settings.log_limit_bytes + 2 * LOG_CHUNK_BYTES_MAX:
+                raise Gone(f"the log of session {session_id} is at its limit", code="log_limit")
+            now = self._now()
+            tx.execute(insert(LogChunk).values(session_id=session_id, number=chunk["number"], data=data, at=now))
+            tx.execute(
+                update(AgentSession)
+                .where(AgentSession.id == session_id)
+                .values(log_bytes=AgentSession.log_bytes + len(data), last_progress_at=now)
+            )
+            return int(last) + 2
+
+        return {"next": self._database.write(work)}
+
+    def session_outcome(
+        self, caller: Caller, workspace_id: str, session_id: str, payload: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Record how a session ended.
+
+        After the task's end: a result that comes after a verdict of death is kept and offered (``late_result``), the
+        status stays; anything else is ``Gone``.
+        """
+        caller.must_be("workspace", workspace_id)
+
+        def work(tx: Connection) -> tuple[RunId | None, dict[str, Any]]:
+            now = self._now()
+            _, run, task = self._find(tx, workspace_id)
+            session = self._session_of(tx, workspace_id, session_id)
+            if task.status in TERMINAL or task.run_id != run.id or run.finished_at is not None:
+                return None, self._late(tx, run, task, session, payload, now)
+            self._record(tx, run, SESSION_OUTCOME, session_id, payload, now)
+            end_session(tx, session_id, payload, now)
+            return run.id, {"recorded": True}
+
+        ring, answer = self._database.write(work)
+        if ring is not None:
+            self._ringer.ring([ring])
+        return answer
+
+    def _late(
+        self, tx: Connection, run: RunRow, task: Row[Any], session: Row[Any], payload: Mapping[str, Any], now: float
+    ) -> dict[str, Any]:
+        known = task.late_result if task.run_id == run.id else None
+        if known is not None and payload_hash(known) == payload_hash(payload):
+            return {"recorded": True, "late": True}
+        wrongly_dead = (task.error or {}).get("code") in _LIVENESS_VERDICTS and payload["outcome"] in (
+            "exited",
+            "timed_out",
+        )
+        if task.run_id != run.id or known is not None or not wrongly_dead:
+            raise Gone(f"the run of session {session.id} has ended")
+        tx.execute(update(Task).where(Task.id == task.id, Task.run_id == run.id).values(late_result=dict(payload)))
+        append_event(
+            tx, owner_id=run.owner_id, subject_kind="task", subject_id=task.id, run_id=run.id, kind="late_result",
+            actor="agent", at=now, data={k: payload[k] for k in ("outcome", "exit_code", "commit", "output_branch")},
+        )  # fmt: skip
+        return {"recorded": True, "late": True}
+
+    # --- shared
+
+    def _record(
+        self, tx: Connection, run: RunRow, name: str, subject: str, payload: Mapping[str, Any], now: float
+    ) -> None:
+        first, stored = record_signal(tx, run.id, name, subject, payload, now=now)
+        if not first:
+            if payload_hash(stored) != payload_hash(payload):
+                raise Conflict(
+                    f"{name} was answered otherwise before", code="already_answered", detail={"stored": stored}
+                )
+            return
+        append_event(
+            tx, owner_id=run.owner_id, subject_kind=run.subject_kind, subject_id=run.subject_id, run_id=run.id,
+            kind="signal_recorded", step=run.step, actor="agent", at=now,
+            data={"name": name, "subject": subject, "status": payload.get("status") or payload.get("outcome")},
+        )  # fmt: skip
+
+    def _find(self, tx: Connection, workspace_id: str) -> tuple[Row[Any], RunRow, Row[Any]]:
+        workspace = get_workspace(tx, workspace_id)
+        if workspace is None:
+            raise NotFound(f"no workspace {workspace_id}")
+        run = get_run(tx, workspace.run_id, lock=True)
+        if run is None:
+            raise NotFound(f"no run of workspace {workspace_id}")
+        # Read after the lock: what the run's own runner committed before is seen.
+        workspace = get_workspace(tx, workspace_id)
+        task = tx.execute(select(Task.__table__).where(Task.id == run.subject_id)).one()
+        assert workspace is not None
+        return workspace, run, task
+
+    def _session_of(self, tx: Connection, workspace_id: str, session_id: str, *, lock: bool = False) -> Row[Any]:
+        if lock:
+            tx.execute(select(AgentSession.id).where(AgentSession.id == session_id).with_for_update())
+        session = get_session(tx, session_id)
+        if session is None or session.workspace_id != workspace_id:
+            raise NotFound(f"no session {session_id} in workspace {workspace_id}")
+        return session

@@ -1,0 +1,77 @@
+"""``Service``: what the web and the command line call. Each group of verbs is a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from taskflow.clock import Clock
+from taskflow.db.nodes import get_node, list_nodes, node_event
+from taskflow.db.runs import get_run, request_cancel
+from taskflow.db.session import Database
+from taskflow.engine.alarms import Ringer
+from taskflow.engine.control import Control
+from taskflow.engine.pipeline import Pipeline
+from taskflow.errors import NotFound
+from taskflow.ids import RunId
+from taskflow.service.accounts import Accounts, Caller
+from taskflow.service.callbacks import Callbacks
+from taskflow.service.explain import Explain
+from taskflow.service.health import Health
+from taskflow.service.tasks import Tasks
+from taskflow.service.timing import StoreClock
+from taskflow.service.views import node_view
+from taskflow.settings import Settings
+from taskflow.vault import Vault
+
+
+class Service:
+    """The verbs: ``accounts``, ``tasks``, ``callbacks``, ``explain``, ``health``, and listing nodes."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        control: Control,
+        ringer: Ringer,
+        vault: Vault,
+        pipelines: Mapping[str, Pipeline],
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._ringer = ringer
+        self.now = StoreClock(control, clock).now
+        self.accounts = Accounts(database, clock)
+        self.tasks = Tasks(database, control, ringer, vault, pipelines, settings, self.now)
+        self.callbacks = Callbacks(database, ringer, settings, self.now)
+        self.explain = Explain(database, control, pipelines, settings, self.now)
+        self.health = Health(database, control, settings, self.now)
+
+    def nodes(self, caller: Caller, *, with_destroyed: bool = False) -> list[dict[str, Any]]:
+        """The caller's nodes, newest first."""
+        now = self.now()
+        with self._database.read() as tx:
+            return [node_view(row, now) for row in list_nodes(tx, caller.owner_id, with_destroyed=with_destroyed)]
+
+    def destroy_node(self, caller: Caller, node_id: str, reason: str | None = None) -> dict[str, Any]:
+        """Ask a node to drain and go: it takes no new workspace, waits for the live ones, then its server is destroyed.
+
+        Repeating it changes nothing. Raises ``NotFound``.
+        """
+
+        def work(tx: Connection) -> tuple[Row[Any], RunId]:
+            now = self.now()
+            node = get_node(tx, node_id, owner_id=caller.owner_id)
+            if node is None:
+                raise NotFound(f"no node {node_id}", fields={"node_id": "unknown"})
+            get_run(tx, node.run_id, lock=True)
+            if request_cancel(tx, node.run_id, actor=caller.actor, reason=reason or "requested", now=now):
+                node_event(tx, caller.owner_id, node_id, node.run_id, node.status, now, destroy_requested=True)
+            return node, RunId(node.run_id)
+
+        node, run_id = self._database.write(work)
+        self._ringer.ring([run_id])
+        return node_view(node, self.now())

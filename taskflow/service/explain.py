@@ -1,0 +1,149 @@
+"""``why``: what a task is waiting for, since when, until when, and what happens then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import redis
+from sqlalchemy import Row, select
+
+from taskflow.clock import isoformat
+from taskflow.db import tasks as task_rows
+from taskflow.db.models import ErrorRow
+from taskflow.db.nodes import get_node
+from taskflow.db.runs import get_run
+from taskflow.db.session import Database
+from taskflow.db.status import TERMINAL
+from taskflow.engine.control import Control
+from taskflow.engine.pipeline import Pipeline
+from taskflow.engine.store import RunRow
+from taskflow.service.accounts import Caller
+from taskflow.settings import Settings
+
+#: What a task in a step is doing, in a sentence.
+_DOING = {
+    "node_selection": "a node is being chosen",
+    "waiting_for_capacity": "it waits for a free place on a node",
+    "node_provisioning": "its node is being created",
+    "node_agent_ready": "its node was created; the node's agent has not reported yet",
+    "workspace_creation": "a place on the node is being taken",
+    "workspace_dispatch": "the workspace is being handed to the node",
+    "workspace_ready": "the node prepares the workspace (clone, setup); its ready callback is awaited",
+    "agent_session": "the command is being started",
+    "running": "the command runs; its outcome is awaited",
+    "cleanup": "what exists is being cleaned up",
+}
+
+
+class Explain:
+    """Answers from the row first, then from the control state when Redis is there."""
+
+    def __init__(
+        self,
+        database: Database,
+        control: Control,
+        pipelines: Mapping[str, Pipeline],
+        settings: Settings,
+        now: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._control = control
+        self._pipelines = pipelines
+        self._settings = settings
+        self._now = now
+
+    def why(self, caller: Caller, task_id: str) -> dict[str, Any]:
+        """What the task waits for. Keys: summary (a sentence), status, step, awaiting, since, until, then,
+        next_look_in_s, runner (alive, overdue, missing, unknown, none), attempt, last_error, node."""
+        now = self._now()
+        with self._database.read() as tx:
+            task = task_rows.get_task(tx, caller.owner_id, task_id)
+            run = get_run(tx, task.run_id) if task.run_id else None
+            node = get_node(tx, task.node_id) if task.node_id else None
+            last = None
+            if run is not None:
+                last = tx.execute(
+                    select(ErrorRow.__table__).where(ErrorRow.run_id == run.id).order_by(ErrorRow.id.desc()).limit(1)
+                ).first()
+        if run is None or run.finished_at is not None:
+            return self._at_rest(task, run)
+        found = self._control_state(run, now)
+        waited_s = max(0.0, now - run.step_entered_at)
+        return {
+            "summary": self._summary(task, run, found, waited_s),
+            "status": task.status,
+            "step": run.step,
+            "awaiting": run.awaiting,
+            "since": isoformat(run.step_entered_at),
+            "waited_s": round(waited_s, 1),
+            "until": isoformat(run.deadline_at),
+            "then": self._then(run),
+            **found,
+            "cancel_requested": run.cancel_requested_at is not None,
+            "last_error": None if last is None or last.step != run.step else _error_view(last),
+            "node": None if node is None else {"id": node.id, "status": node.status, "address": node.address},
+        }
+
+    def _at_rest(self, task: Row[Any], run: RunRow | None) -> dict[str, Any]:
+        if task.status in TERMINAL:
+            summary = f"nothing: it is {task.status}"
+        else:
+            summary = f"it is a {task.status}; it waits for you: taskflow run-draft {task.id}"
+        if task.error:
+            summary += f" ({task.error['message']})"
+        return {
+            "summary": summary, "status": task.status, "step": None, "awaiting": None, "since": None, "until": None,
+            "then": None, "runner": "none", "error": task.error,
+        }  # fmt: skip
+
+    def _summary(self, task: Row[Any], run: RunRow, found: Mapping[str, Any], waited_s: float) -> str:
+        pipeline = self._pipelines.get(run.pipeline)
+        if pipeline is None or run.version > pipeline.version:
+            return f"its state was written by a newer release (version {run.version}); a newer worker will take it up"
+        said = _DOING.get(run.step, f"it is at {run.step}")
+        if run.cancel_requested_at is not None and run.step not in pipeline.closing:
+            said = "a cancel was requested; the runner acts on it at its next look"
+        elif task.status in TERMINAL:
+            said = f"it is {task.status}; {said}"
+        runner = {
+            "overdue": "; its alarm is overdue, the rescue will ring it",
+            "missing": "; its control state is being rebuilt",
+        }
+        return f"{said}, since {waited_s:.0f} s{runner.get(found['runner'], '')}"
+
+    def _then(self, run: RunRow) -> str:
+        pipeline = self._pipelines.get(run.pipeline)
+        step = pipeline.step(run.step) if pipeline else None
+        if run.deadline_at is None or step is None:
+            return "it goes on when this is done"
+        if step.expired is not None:
+            return "then the node is asked once, and if it does not help, the step ends"
+        return "then the step fails, and cleanup begins"
+
+    def _control_state(self, run: RunRow, now: float) -> dict[str, Any]:
+        try:
+            state = self._control.describe(run.id)
+        except redis.RedisError:
+            return {"runner": "unknown", "next_look_in_s": None, "attempt": None}
+        alarm_at, fields = state["alarm_at"], state["state"]
+        if not fields or alarm_at is None:
+            runner = "missing"
+        elif state["now"] - alarm_at > self._settings.alarm_overdue_s:
+            runner = "overdue"
+        else:
+            runner = "alive"
+        next_look_s = None if not fields else round(max(0.0, float(fields["due"]) - state["now"]), 1)
+        return {
+            "runner": runner,
+            "in_a_turn": state["lease"] is not None,
+            "next_look_in_s": next_look_s,
+            "attempt": int(fields.get("attempt", 0)) + 1 if fields else None,
+        }
+
+
+def _error_view(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "step": row.step, "attempt": row.attempt, "code": row.code, "message": row.error.get("message"),
+        "at": isoformat(row.at), "retry_in_s": row.retry_in_s,
+    }  # fmt: skip

@@ -1,0 +1,105 @@
+"""Is this installation able to work? Says what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from sqlalchemy import select, text
+
+from taskflow.clock import isoformat
+from taskflow.db.migrate import check_current
+from taskflow.db.models import Sweep
+from taskflow.db.session import Database
+from taskflow.engine.control import Control
+from taskflow.errors import InfrastructureError
+from taskflow.settings import Settings
+
+
+class Health:
+    """Checks of the stores and the sweeps."""
+
+    def __init__(self, database: Database, control: Control, settings: Settings, now: Callable[[], float]) -> None:
+        self._database = database
+        self._control = control
+        self._settings = settings
+        self._now = now
+
+    def ready(self) -> dict[str, Any]:
+        """``{"ready": bool, "checks": {name: "ok" or what is wrong}}``."""
+        checks = {"database": self._check(self._database_answers), "migrations": self._check(self._migrations)}
+        checks["redis"] = self._check(lambda: self._control.client.ping())
+        return {"ready": all(value == "ok" for value in checks.values()), "checks": checks}
+
+    def sweeps(self) -> list[dict[str, Any]]:
+        """Each scheduled job with its last success and result."""
+        with self._database.read() as tx:
+            rows = tx.execute(select(Sweep.__table__).order_by(Sweep.name)).all()
+        return [
+            {
+                "name": row.name, "last_started_at": isoformat(row.last_started_at),
+                "last_success_at": isoformat(row.last_success_at), "failures": row.failures,
+                "last_result": row.last_result,
+            }
+            for row in rows
+        ]  # fmt: skip
+
+    def doctor(self) -> list[dict[str, str]]:
+        """What could be lost, doubled or delayed here, and what to do: ``{"check", "state", "says"}`` each.
+
+        ``state``: ok, warning or error.
+        """
+        found = [{"check": name, "state": "ok" if says == "ok" else "error", "says": says}
+                 for name, says in self.ready()["checks"].items()]  # fmt: skip
+        if all(one["state"] == "ok" for one in found):
+            found += self._redis_settings() + self._sweep_ages()
+        return found
+
+    def _redis_settings(self) -> list[dict[str, str]]:
+        client = self._control.client
+        memory: dict[str, Any] = client.info("memory")
+        persistence: dict[str, Any] = client.info("persistence")
+        policy, aof = memory.get("maxmemory_policy", "noeviction"), persistence.get("aof_enabled", 0)
+        return [
+            {
+                "check": "redis eviction", "state": "ok" if policy == "noeviction" else "error",
+                "says": "noeviction" if policy == "noeviction"
+                else f"{policy}: Redis may evict queues and control state; set maxmemory-policy noeviction",
+            },
+            {
+                "check": "redis persistence", "state": "ok" if aof else "warning",
+                "says": "append-only file on" if aof
+                else "no append-only file: a restart empties it and every open run is rebuilt from SQL",
+            },
+        ]  # fmt: skip
+
+    def _sweep_ages(self) -> list[dict[str, str]]:
+        now = self._now()
+        with self._database.read() as tx:
+            rows = {row.name: row for row in tx.execute(select(Sweep.__table__)).all()}
+        intervals = {"rescue": self._settings.rescue_interval_s, "stuck_tasks": self._settings.stuck_interval_s}
+        found = []
+        for name, interval_s in intervals.items():
+            row = rows.get(name)
+            age_s = None if row is None or row.last_success_at is None else now - row.last_success_at
+            late = age_s is None or age_s > max(3 * interval_s, 30)
+            says = "never succeeded: is beat running?" if age_s is None else f"last success {age_s:.0f} s ago"
+            found.append({"check": f"sweep {name}", "state": "warning" if late else "ok", "says": says})
+        return found
+
+    def _database_answers(self) -> None:
+        with self._database.read() as tx:
+            tx.execute(text("SELECT 1"))
+
+    def _migrations(self) -> None:
+        check_current(self._database.engine)
+
+    def _check(self, probe: Callable[[], object]) -> str:
+        try:
+            probe()
+        except (InfrastructureError, redis.RedisError) as error:
+            return str(error) or repr(error)
+        except Exception as error:  # a driver's own error is news too
+            return repr(error)
+        return "ok"

@@ -1,0 +1,300 @@
+"""The verbs on tasks: submit, run, cancel, rerun, list, show, events, logs."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import redis
+import structlog
+from sqlalchemy import Connection, Row, select
+from sqlalchemy.exc import IntegrityError
+
+from taskflow.db import tasks as task_rows
+from taskflow.db.events import append_event, events_after
+from taskflow.db.models import AgentSession, LogChunk
+from taskflow.db.runs import get_run, insert_run, payload_hash, request_cancel
+from taskflow.db.session import Database
+from taskflow.db.status import STATUSES, TERMINAL
+from taskflow.db.tasks import transition
+from taskflow.engine.alarms import Ringer
+from taskflow.engine.control import Control
+from taskflow.engine.pipeline import Pipeline
+from taskflow.engine.store import RunRow
+from taskflow.errors import Conflict, UsageError
+from taskflow.ids import new_run_id, new_task_id
+from taskflow.service.accounts import Caller
+from taskflow.service.views import event_view, task_summary, task_view
+from taskflow.settings import Settings
+from taskflow.vault import Vault
+
+log = structlog.get_logger(__name__)
+
+PIPELINE = "agent_task"
+PAGE_MAX = 200
+
+
+class Tasks:
+    """See the module. ``spec`` is what ``POST /api/tasks`` takes, already checked by its schema."""
+
+    def __init__(
+        self,
+        database: Database,
+        control: Control,
+        ringer: Ringer,
+        vault: Vault,
+        pipelines: Mapping[str, Pipeline],
+        settings: Settings,
+        now: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._control = control
+        self._ringer = ringer
+        self._vault = vault
+        self._pipelines = pipelines
+        self._settings = settings
+        self._now = now
+
+    # --- starting
+
+    def submit(
+        self, caller: Caller, spec: Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> tuple[dict[str, Any], bool]:
+        """Make a task and, unless ``spec["start"]`` is false, its first run: (task, made).
+
+        With an ``idempotency_key`` seen before: the task it made and False; ``Conflict`` when the content was another.
+        """
+        self._check(spec)
+        request_hash = payload_hash(spec)
+        try:
+            task, run, made = self._database.write(
+                lambda tx: self._submit(tx, caller, spec, idempotency_key, request_hash)
+            )
+        except IntegrityError:
+            if idempotency_key is None:
+                raise
+            # A twin with the same key committed first: answer with its task.
+            task, run, made = self._database.write(
+                lambda tx: self._submit(tx, caller, spec, idempotency_key, request_hash)
+            )
+        if made and run is not None:
+            self._start(run)
+        return task_view(task, run), made
+
+    def _submit(
+        self, tx: Connection, caller: Caller, spec: Mapping[str, Any], key: str | None, request_hash: str
+    ) -> tuple[Row[Any], RunRow | None, bool]:
+        now = self._now()
+        if key is not None:
+            used = task_rows.idempotent_task(tx, caller.owner_id, key)
+            if used is not None:
+                if used.request_hash != request_hash:
+                    raise Conflict(
+                        "this idempotency key was used for another request",
+                        code="idempotency_key_reused",
+                        fields={"Idempotency-Key": "was used with other content"},
+                    )
+                task = task_rows.get_task(tx, caller.owner_id, used.task_id)
+                return task, get_run(tx, task.run_id) if task.run_id else None, False
+        task_id = new_task_id()
+        run = self._new_run(caller.owner_id, task_id, 1, now) if spec.get("start", True) else None
+        if run is not None:
+            insert_run(tx, run, created_at=now)
+        task_rows.insert_task(tx, self._columns(caller, task_id, spec, run), actor=caller.actor, now=now)
+        if key is not None:
+            task_rows.remember_idempotency(tx, caller.owner_id, key, request_hash, task_id, now)
+        return task_rows.get_task(tx, caller.owner_id, task_id), run, True
+
+    def _columns(self, caller: Caller, task_id: str, spec: Mapping[str, Any], run: RunRow | None) -> dict[str, Any]:
+        secrets = spec.get("secrets") or {}
+        return {
+            "id": task_id,
+            "owner_id": caller.owner_id,
+            "title": spec.get("title") or " ".join(spec["command"])[:200],
+            "status": "draft" if run is None else "queued",
+            "priority": spec.get("priority", 0),
+            "labels": dict(spec.get("labels") or {}),
+            "repository": spec["repository"],
+            "branch": spec.get("branch"),
+            "command": list(spec["command"]),
+            "setup_command": spec.get("setup_command"),
+            "env": dict(spec.get("env") or {}),
+            "secrets_encrypted": self._vault.encrypt(secrets) if secrets else None,
+            "push": spec.get("push", True),
+            "time_limit_s": spec.get("time_limit_s") or self._settings.execution_timeout_s,
+            "requested_node_id": spec.get("node_id"),
+            "allow_node_fallback": spec.get("allow_node_fallback", False),
+            "run_id": None if run is None else run.id,
+            "run_number": 0 if run is None else run.number,
+        }
+
+    def _check(self, spec: Mapping[str, Any]) -> None:
+        limit_s = spec.get("time_limit_s")
+        if limit_s is not None and not 0 < limit_s <= self._settings.execution_ceiling_s:
+            raise UsageError(
+                f"the time limit must be between 0 and {self._settings.execution_ceiling_s:g} s",
+                fields={"time_limit_s": "out of range"},
+            )
+        both = set(spec.get("env") or {}) & set(spec.get("secrets") or {})
+        if both:
+            raise UsageError("a name can't be both env and secret", fields={"secrets": f"also in env: {sorted(both)}"})
+
+    def run(self, caller: Caller, task_id: str) -> dict[str, Any]:
+        """Start a draft. Raises ``Conflict`` when it was started already (a double click)."""
+
+        def work(tx: Connection) -> tuple[Row[Any], RunRow]:
+            now = self._now()
+            task = task_rows.get_task(tx, caller.owner_id, task_id, lock=True)
+            if task.status == "draft":
+                transition(tx, task_id, "ready", actor=caller.actor, now=now)
+            return self._queue(tx, caller, task, now, from_statuses=("ready",))
+
+        task, run = self._database.write(work)
+        self._start(run)
+        return task_view(task, run)
+
+    def rerun(self, caller: Caller, task_id: str) -> dict[str, Any]:
+        """Start run number n+1 of a failed or cancelled task. ``Conflict`` while the last run still cleans up."""
+
+        def work(tx: Connection) -> tuple[Row[Any], RunRow]:
+            now = self._now()
+            task = task_rows.get_task(tx, caller.owner_id, task_id, lock=True)
+            last = get_run(tx, task.run_id) if task.run_id else None
+            if last is not None and last.finished_at is None and task.status in TERMINAL:
+                raise Conflict(f"run {last.number} of task {task_id} still cleans up", code="still_cleaning_up")
+            transition(tx, task_id, "ready", actor=caller.actor, now=now, from_statuses=("failed", "cancelled"))
+            return self._queue(tx, caller, task, now, from_statuses=("ready",))
+
+        task, run = self._database.write(work)
+        self._start(run)
+        return task_view(task, run)
+
+    def _queue(
+        self, tx: Connection, caller: Caller, task: Row[Any], now: float, *, from_statuses: Sequence[str]
+    ) -> tuple[Row[Any], RunRow]:
+        run = self._new_run(caller.owner_id, task.id, task.run_number + 1, now)
+        transition(
+            tx, task.id, "queued", actor=caller.actor, now=now, from_statuses=from_statuses,
+            fields={"run_id": run.id, "run_number": run.number},
+        )  # fmt: skip
+        insert_run(tx, run, created_at=now)
+        return task_rows.get_task(tx, caller.owner_id, task.id), run
+
+    def _new_run(self, owner_id: str, task_id: str, number: int, now: float) -> RunRow:
+        pipeline = self._pipelines[PIPELINE]
+        return RunRow(
+            id=new_run_id(), pipeline=pipeline.name, version=pipeline.version, subject_kind="task",
+            subject_id=task_id, number=number, owner_id=owner_id, step=pipeline.first, rev=0, step_entered_at=now,
+        )  # fmt: skip
+
+    def _start(self, run: RunRow) -> None:
+        """Give a committed run its control state and ring it. With Redis away the rescue does it later."""
+        try:
+            self._ringer.publish(self._control.ensure([run]))
+        except redis.RedisError as error:
+            log.warning("run_not_started_yet", run_id=run.id, error=repr(error))
+
+    # --- stopping
+
+    def cancel(self, caller: Caller, task_id: str, reason: str | None = None) -> dict[str, Any]:
+        """Ask for cancellation; the runner makes it true. A task without a run is cancelled here and now.
+
+        Raises ``Conflict`` with the status when the task has ended.
+        """
+
+        def work(tx: Connection) -> tuple[Row[Any], RunRow | None]:
+            now = self._now()
+            seen = task_rows.get_task(tx, caller.owner_id, task_id)
+            run = get_run(tx, seen.run_id, lock=True) if seen.run_id else None
+            task = task_rows.get_task(tx, caller.owner_id, task_id, lock=True)
+            if task.status in TERMINAL:
+                raise Conflict(
+                    f"task {task_id} is {task.status} already", code="already_ended", detail={"status": task.status}
+                )
+            if run is None or run.finished_at is not None:
+                transition(tx, task_id, "cancelled", actor=caller.actor, now=now, reason=reason)
+                return task_rows.get_task(tx, caller.owner_id, task_id), run
+            if request_cancel(tx, run.id, actor=caller.actor, reason=reason or "requested", now=now):
+                append_event(
+                    tx, owner_id=caller.owner_id, subject_kind="task", subject_id=task_id, run_id=run.id,
+                    kind="cancel_requested", step=run.step, actor=caller.actor, at=now, data={"reason": reason},
+                )  # fmt: skip
+            return task, get_run(tx, run.id)
+
+        task, run = self._database.write(work)
+        if run is not None and run.finished_at is None:
+            self._ringer.ring([run.id])
+        return task_view(task, run)
+
+    # --- looking
+
+    def get(self, caller: Caller, task_id: str) -> dict[str, Any]:
+        """One task. Raises ``NotFound``."""
+        with self._database.read() as tx:
+            task = task_rows.get_task(tx, caller.owner_id, task_id)
+            return task_view(task, get_run(tx, task.run_id) if task.run_id else None)
+
+    def list(
+        self, caller: Caller, *, limit: int = 50, cursor: str | None = None, statuses: Sequence[str] = ()
+    ) -> tuple[Sequence[dict[str, Any]], str | None]:
+        """A page of tasks, newest first, and the cursor of the next page (None after the last)."""
+        unknown = [status for status in statuses if status not in STATUSES]
+        if unknown:
+            raise UsageError(
+                f"no such status: {', '.join(unknown)}", fields={"status": f"one of {', '.join(STATUSES)}"}
+            )
+        limit = max(1, min(limit, PAGE_MAX))
+        before = _decode_cursor(cursor) if cursor else None
+        with self._database.read() as tx:
+            rows = task_rows.list_tasks(tx, caller.owner_id, limit=limit + 1, before=before, statuses=statuses)
+        page = rows[:limit]
+        more = len(rows) > limit
+        return [task_summary(row) for row in page], _encode_cursor(page[-1]) if more else None
+
+    def events(self, caller: Caller, task_id: str, *, after: int = 0, limit: int = 200) -> Sequence[dict[str, Any]]:
+        """Events of a task with ``seq`` greater than ``after``, in order."""
+        with self._database.read() as tx:
+            task_rows.get_task(tx, caller.owner_id, task_id)
+            rows = events_after(tx, caller.owner_id, "task", task_id, after, max(1, min(limit, 1000)))
+            return [event_view(row) for row in rows]
+
+    def logs(
+        self, caller: Caller, task_id: str, *, after: int = 0, limit: int = 100, run_id: str | None = None
+    ) -> dict[str, Any]:
+        """Log chunks of the task's session (its current run's unless ``run_id``) with a number greater than ``after``.
+
+        ``{"chunks": [{"number", "data"}], "next": the next ``after``, "ended": the session is over}``; data is base64.
+        """
+        with self._database.read() as tx:
+            task = task_rows.get_task(tx, caller.owner_id, task_id)
+            session = tx.execute(
+                select(AgentSession.id, AgentSession.ended_at).where(
+                    AgentSession.task_id == task_id, AgentSession.run_id == (run_id or task.run_id)
+                )
+            ).first()
+            if session is None:
+                return {"chunks": [], "next": after, "ended": task.status in TERMINAL}
+            rows = tx.execute(
+                select(LogChunk.number, LogChunk.data)
+                .where(LogChunk.session_id == session.id, LogChunk.number > after)
+                .order_by(LogChunk.number)
+                .limit(max(1, min(limit, 1000)))
+            ).all()
+        chunks = [{"number": row.number, "data": base64.b64encode(row.data).decode()} for row in rows]
+        ended = session.ended_at is not None or task.status in TERMINAL
+        return {"chunks": chunks, "next": rows[-1].number if rows else after, "ended": ended}
+
+
+def _encode_cursor(row: Row[Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps([row.created_at, row.id]).encode()).decode()
+
+
+def _decode_cursor(cursor: str) -> tuple[float, str]:
+    try:
+        at, task_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+        return float(at), str(task_id)
+    except (ValueError, TypeError, binascii.Error) as error:
+        raise UsageError("the cursor is not one of ours", fields={"cursor": "malformed"}) from error

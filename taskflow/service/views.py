@@ -1,0 +1,103 @@
+"""Rows as the API and the command line show them: JSON-ready, times in ISO 8601, never a secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row
+
+from taskflow.clock import isoformat
+from taskflow.db.status import TERMINAL
+from taskflow.engine.store import RunRow
+
+
+def task_view(row: Row[Any], run: RunRow | None) -> dict[str, Any]:
+    """A task with the step of its run. ``finished``: nothing of it goes on any more, cleanup included."""
+    open_run = run is not None and run.finished_at is None
+    return {
+        "id": row.id,
+        "title": row.title,
+        "status": row.status,
+        "step": run.step if run is not None and open_run else None,
+        "finished": row.status in TERMINAL and not open_run,
+        "cancel_requested": bool(run is not None and open_run and run.cancel_requested_at is not None),
+        "run_id": row.run_id,
+        "run_number": row.run_number,
+        "repository": row.repository,
+        "branch": row.branch,
+        "command": row.command,
+        "setup_command": row.setup_command,
+        "env": row.env,
+        "has_secrets": row.secrets_encrypted is not None,
+        "push": row.push,
+        "time_limit_s": row.time_limit_s,
+        "priority": row.priority,
+        "labels": row.labels,
+        "node_id": row.node_id,
+        "placement": row.placement,
+        "result": {
+            "output_branch": row.output_branch,
+            "commit": row.output_commit,
+            "pushed": row.pushed,
+            "changed_files": row.changed_files,
+            "exit_code": row.exit_code,
+        },
+        "error": row.error,
+        "late_result": row.late_result,
+        "created_at": isoformat(row.created_at),
+        "updated_at": isoformat(row.updated_at),
+        "started_at": isoformat(row.started_at),
+        "completed_at": isoformat(row.completed_at),
+    }
+
+
+def task_summary(row: Row[Any]) -> dict[str, Any]:
+    """A task as a line of a list."""
+    return {
+        "id": row.id,
+        "title": row.title,
+        "status": row.status,
+        "step": None if row.run_finished_at is not None else row.step,
+        "run_number": row.run_number,
+        "node_id": row.node_id,
+        "error": row.error,
+        "created_at": isoformat(row.created_at),
+        "completed_at": isoformat(row.completed_at),
+    }
+
+
+def event_view(row: Row[Any]) -> dict[str, Any]:
+    """One event of a history."""
+    return {
+        "seq": row.seq,
+        "kind": row.kind,
+        "step": row.step,
+        "actor": row.actor,
+        "run_id": row.run_id,
+        "data": row.data,
+        "at": isoformat(row.at),
+    }
+
+
+def node_view(row: Row[Any], now: float) -> dict[str, Any]:
+    """A node with its load and the age of its heartbeat."""
+    beat = row.heartbeat or {}
+    return {
+        "id": row.id,
+        "name": row.name,
+        "provider": row.provider,
+        "status": row.status,
+        "slots": row.slots,
+        "live_workspaces": row.live_workspaces,
+        "address": row.address,
+        "agent_version": row.agent_version,
+        "heartbeat_age_s": None if row.last_heartbeat_at is None else round(max(0.0, now - row.last_heartbeat_at), 1),
+        "load1": beat.get("load1"),
+        "cores": beat.get("cores"),
+        "memory_percent": beat.get("memory_percent"),
+        "disk_percent": beat.get("disk_percent"),
+        "warm_until": isoformat(row.warm_until),
+        "error": row.error,
+        "created_at": isoformat(row.created_at),
+        "destroyed_at": isoformat(row.destroyed_at),
+    }

@@ -1,0 +1,203 @@
+"""Every setting, in one table: name, environment variable, default, unit, help.
+
+The environment variable is ``TASKFLOW_`` plus the name in capitals. A wrong value is refused at start with the
+variable's name. ``check_ladder`` asserts that inner timeouts are shorter than outer ones (L-2). ``docs/reference/
+settings.md`` is made from this table, and a test fails when the two disagree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import platformdirs
+
+from taskflow.errors import UsageError
+
+ENV_PREFIX = "TASKFLOW_"
+
+
+def _setting(default: Any, unit: str, help: str, *, secret: bool = False) -> Any:
+    return field(default=default, metadata={"unit": unit, "help": help, "secret": secret})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force. Make one with ``Settings.from_env()``; tests make one with ``dataclasses.replace``."""
+
+    # --- places
+    data_dir: str = _setting("", "path", "where everything of this installation lives; empty = a per-user directory")
+    redis_url: str = _setting(
+        "", "url", "Redis or Valkey for control state and broker; empty = the embedded server", secret=True
+    )
+    database_url: str = _setting("", "url", "SQLAlchemy URL; empty = SQLite in the data directory", secret=True)
+    public_url: str = _setting("", "url", "where node agents reach the web process; empty = http://127.0.0.1:<port>")
+    host: str = _setting("127.0.0.1", "address", "address the web process listens on")
+    port: int = _setting(8750, "port", "port of the web process; 0 = any free one")
+    flower_port: int = _setting(8751, "port", "port of the Flower dashboard; 0 = any free one")
+    url: str = _setting("", "url", "server the command line talks to; empty = the stack of the data directory")
+    token: str = _setting("", "token", "API token of the command line; empty = the stack's own", secret=True)
+    secret_key: str = _setting(
+        "", "text", "signs node and workspace tokens, encrypts task secrets; empty = a file made in the data directory",
+        secret=True,
+    )  # fmt: skip
+    log_level: str = _setting("INFO", "level", "DEBUG, INFO, WARNING or ERROR")
+    log_json: bool = _setting(False, "flag", "log lines as JSON instead of text")
+
+    # --- engine
+    key_prefix: str = _setting("taskflow", "text", "first part of every Redis key")
+    shards: int = _setting(4, "count", "shards of the alarm index; fixed for an installation")
+    lease_s: float = _setting(5.0, "s", "lease of a turn; renewed every third of it")
+    near_window_s: float = _setting(15.0, "s", "an alarm due within this is published at once as a Celery countdown")
+    ring_grace_s: float = _setting(1.0, "s", "how late a hint may be before the pump rings again")
+    pump_interval_s: float = _setting(0.25, "s", "how often each worker process looks at the alarm index")
+    pump_batch: int = _setting(100, "count", "alarms one pump tick rings at most, for each shard")
+    pump_queue_factor: int = _setting(
+        4, "count", "the pump rings only while the queue is shorter than this x worker slots"
+    )
+    turn_max_steps: int = _setting(50, "count", "steps one turn may take; 1 = one Celery task per step")
+    turn_max_s: float = _setting(10.0, "s", "a turn starts no further step after this")
+    step_max_attempts: int = _setting(5, "count", "attempts of a step that fails transiently, unless it says otherwise")
+    step_max_crashes: int = _setting(20, "count", "times a step may take its worker down before it fails")
+    step_max_fires: int = _setting(100_000, "count", "alarms of one step before it is taken for a loop")
+    retry_base_s: float = _setting(1.0, "s", "first backoff; doubled each attempt, full jitter")
+    retry_max_s: float = _setting(60.0, "s", "longest backoff")
+    result_max_bytes: int = _setting(64 * 1024, "bytes", "results one run may hold")
+    inbox_max: int = _setting(1000, "count", "signals one run may hold")
+    rescue_interval_s: float = _setting(5.0, "s", "how often beat runs the rescue")
+    rescue_page: int = _setting(500, "count", "runs of one page of the rescue")
+    newer_state_retry_s: float = _setting(30.0, "s", "how long a run of a newer version is left before the next look")
+
+    # --- worker
+    worker_concurrency: int = _setting(4, "count", "processes of one worker")
+
+    # --- the timeout ladder
+    admission_wait_s: float = _setting(7200.0, "s", "how long a task may wait for capacity")
+    provision_timeout_s: float = _setting(900.0, "s", "creating a server")
+    agent_ready_timeout_s: float = _setting(900.0, "s", "first ready report of a node agent")
+    dispatch_timeout_s: float = _setting(600.0, "s", "handing a workspace to its node")
+    workspace_bootstrap_s: float = _setting(1500.0, "s", "clone and setup on the node, as the agent enforces it")
+    workspace_ready_timeout_s: float = _setting(1800.0, "s", "dispatch to ready callback")
+    execution_timeout_s: float = _setting(14_400.0, "s", "time limit of a session unless the task says otherwise")
+    execution_ceiling_s: float = _setting(86_400.0, "s", "nothing runs longer than this")
+    session_grace_s: float = _setting(120.0, "s", "from a session's time limit to its expected report")
+    cleanup_timeout_s: float = _setting(3600.0, "s", "cleanup gives up after this and says so")
+    queued_stuck_s: float = _setting(1200.0, "s", "queued without progress before the stuck-task sweep looks")
+    delegated_stuck_s: float = _setting(1860.0, "s", "delegated without progress before the stuck-task sweep looks")
+    alarm_overdue_s: float = _setting(60.0, "s", "an alarm later than this means its runner is not alive")
+
+    # --- nodes
+    node_slots: int = _setting(4, "count", "workspaces one local node holds at once")
+    local_nodes_max: int = _setting(1, "count", "local nodes at once")
+    node_warm_s: float = _setting(1800.0, "s", "how long an idle node is kept warm")
+    heartbeat_interval_s: float = _setting(10.0, "s", "how often a node agent reports")
+    heartbeat_stale_s: float = _setting(60.0, "s", "a heartbeat older than this is one sign of a dead node")
+    capacity_poll_s: float = _setting(15.0, "s", "how often a waiting task looks for capacity when nobody rings it")
+    provision_poll_s: float = _setting(2.0, "s", "how often a wait for a node looks")
+    liveness_poll_s: float = _setting(30.0, "s", "how often a running session's node is looked at")
+    agent_request_timeout_s: float = _setting(10.0, "s", "one request to a node agent")
+    log_limit_bytes: int = _setting(50 * 1024 * 1024, "bytes", "output of a session that is kept")
+
+    # --- sweeps
+    stuck_interval_s: float = _setting(60.0, "s", "how often the stuck-task sweep runs")
+    outbox_interval_s: float = _setting(5.0, "s", "how often the outbox is drained")
+    warm_interval_s: float = _setting(60.0, "s", "how often the backup for expired warm nodes runs")
+    prune_interval_s: float = _setting(3600.0, "s", "how often old rows are pruned")
+    prune_after_s: float = _setting(30 * 86_400.0, "s", "ended tasks keep events, logs and signals this long")
+    sweep_page: int = _setting(100, "count", "rows one sweep handles at most")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """The settings of this environment. Raises ``UsageError`` naming every variable with a wrong value."""
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        wrong: dict[str, str] = {}
+        for row in table():
+            raw = environ.get(row.env)
+            if raw is None or raw == "":
+                continue
+            try:
+                values[row.name] = _parse(raw, row.type)
+            except ValueError:
+                wrong[row.env] = f"{raw!r} is not a {row.type.__name__} ({row.unit})"
+        if wrong:
+            raise UsageError("wrong settings: " + "; ".join(f"{k}: {v}" for k, v in wrong.items()), fields=wrong)
+        settings = cls(**values)
+        settings.check_ladder()
+        return settings
+
+    @property
+    def data_path(self) -> Path:
+        """The data directory."""
+        return Path(self.data_dir) if self.data_dir else Path(platformdirs.user_data_dir("taskflow"))
+
+    def check_ladder(self) -> None:
+        """Inner limits are shorter than outer ones. Raises ``UsageError`` naming the two settings that disagree (L-2)."""
+        ladder = (
+            ("ring_grace_s", "lease_s"),
+            ("lease_s", "alarm_overdue_s"),
+            ("ring_grace_s", "near_window_s"),
+            ("heartbeat_interval_s", "heartbeat_stale_s"),
+            ("agent_request_timeout_s", "dispatch_timeout_s"),
+            ("workspace_bootstrap_s", "workspace_ready_timeout_s"),
+            ("agent_ready_timeout_s", "queued_stuck_s"),
+            ("provision_timeout_s", "queued_stuck_s"),
+            ("dispatch_timeout_s", "delegated_stuck_s"),
+            ("workspace_ready_timeout_s", "delegated_stuck_s"),
+            ("execution_timeout_s", "execution_ceiling_s"),
+        )
+        for inner, outer in ladder:
+            if getattr(self, inner) >= getattr(self, outer):
+                a, b = ENV_PREFIX + inner.upper(), ENV_PREFIX + outer.upper()
+                raise UsageError(
+                    f"{a}={getattr(self, inner):g} must be shorter than {b}={getattr(self, outer):g}",
+                    fields={a: f"must be shorter than {b}"},
+                )
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """One row of the table."""
+
+    name: str
+    env: str
+    type: type
+    default: Any
+    unit: str
+    help: str
+    secret: bool
+
+
+def table() -> Iterator[SettingRow]:
+    """The table, row by row, in its order."""
+    types = get_type_hints(Settings)
+    for f in dataclasses.fields(Settings):
+        yield SettingRow(
+            name=f.name,
+            env=ENV_PREFIX + f.name.upper(),
+            type=types[f.name],
+            default=f.default,
+            unit=f.metadata["unit"],
+            help=f.metadata["help"],
+            secret=f.metadata["secret"],
+        )
+
+
+def _parse(raw: str, kind: type) -> Any:
+    if kind is bool:
+        lowered = raw.strip().lower()
+        if lowered in ("1", "true", "yes", "on"):
+            return True
+        if lowered in ("0", "false", "no", "off"):
+            return False
+        raise ValueError(raw)
+    if kind in (int, float):
+        value = kind(raw)
+        if value < 0:
+            raise ValueError(raw)
+        return value
+    return raw

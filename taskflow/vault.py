@@ -1,0 +1,67 @@
+"""Secrets: what is encrypted at rest, and the tokens of nodes and workspaces.
+
+Both come from one installation secret. Tokens of nodes and workspaces are derived from it, so that a repeated request
+carries the same token, and only their hash is stored; users' tokens are random. None is ever logged.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+
+from cryptography.fernet import Fernet, InvalidToken
+from itsdangerous import URLSafeSerializer
+
+from taskflow.errors import InfrastructureError
+
+API_TOKEN_PREFIX = "tf_"  # noqa: S105
+
+
+class Vault:
+    """Encrypts and derives under the installation's ``secret_key``."""
+
+    def __init__(self, secret_key: str) -> None:
+        if len(secret_key) < 16:
+            raise InfrastructureError(
+                "the secret key is shorter than 16 characters",
+                code="secret_key",
+                advice="set TASKFLOW_SECRET_KEY to a long random text, the same for every process",
+            )
+        self._secret_key = secret_key
+        derived = hashlib.sha256(b"taskflow.vault.encrypt:" + secret_key.encode()).digest()
+        self._fernet = Fernet(base64.urlsafe_b64encode(derived))
+
+    def encrypt(self, values: Mapping[str, str]) -> bytes:
+        """``values`` sealed for the database."""
+        return self._fernet.encrypt(json.dumps(dict(values)).encode())
+
+    def decrypt(self, sealed: bytes | None) -> dict[str, str]:
+        """What ``encrypt`` sealed. Raises ``InfrastructureError`` when the secret key is another."""
+        if not sealed:
+            return {}
+        try:
+            opened: dict[str, str] = json.loads(self._fernet.decrypt(bytes(sealed)))
+        except InvalidToken as error:
+            raise InfrastructureError(
+                "stored secrets can't be decrypted",
+                code="secret_key",
+                advice="TASKFLOW_SECRET_KEY is not the one the secrets were stored with",
+            ) from error
+        return opened
+
+    def derive_token(self, scope: str, subject_id: str) -> str:
+        """The token of a node or workspace: the same each time. ``scope``: node, workspace, or agent (inbound)."""
+        return str(URLSafeSerializer(self._secret_key, salt=f"taskflow.{scope}").dumps(subject_id))
+
+
+def new_api_token() -> str:
+    """A user's token; shown once, stored as its hash."""
+    return API_TOKEN_PREFIX + secrets.token_urlsafe(32)
+
+
+def hash_token(token: str) -> str:
+    """What is stored of a token. It has enough entropy for a plain hash."""
+    return hashlib.sha256(token.encode()).hexdigest()
