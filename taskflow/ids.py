@@ -1,6 +1,6 @@
 """Ids: sortable by time, distinct types, a prefix that says what they name.
 
-Two id spaces that are both ``str`` get mixed up sooner or later (L-101 to L-103); these are distinct to the type checker.
+Two id spaces that are both ``str`` get mixed up sooner or later (L-101 to L-103); the type checker keeps these apart.
 """
 
 from __future__ import annotations

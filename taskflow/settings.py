@@ -8,6 +8,7 @@ settings.md`` is made from this table, and a test fails when the two disagree.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -136,7 +137,7 @@ class Settings:
         return Path(self.data_dir) if self.data_dir else Path(platformdirs.user_data_dir("taskflow"))
 
     def check_ladder(self) -> None:
-        """Inner limits are shorter than outer ones. Raises ``UsageError`` naming the two settings that disagree (L-2)."""
+        """Inner limits are shorter than outer ones. Raises ``UsageError`` naming the two that disagree (L-2)."""
         ladder = (
             ("ring_grace_s", "lease_s"),
             ("lease_s", "alarm_overdue_s"),
@@ -197,7 +198,7 @@ def _parse(raw: str, kind: type) -> Any:
         raise ValueError(raw)
     if kind in (int, float):
         value = kind(raw)
-        if value < 0:
+        if value < 0 or not math.isfinite(value):
             raise ValueError(raw)
         return value
     return raw

@@ -8,3 +8,12 @@ Of the package it imports ``taskflow.protocol`` and nothing else, so that it can
     outbox    durable callbacks         shipping    log chunks
     shim      keeps one command         job         a child process that runs git: provision, finish
 """
+
+from __future__ import annotations
+
+
+def main(argv: list[str]) -> int:
+    """Run the node agent, see ``taskflow.agent.__main__``. Returns the exit status."""
+    from taskflow.agent.__main__ import main as run
+
+    return run(argv)

@@ -64,8 +64,9 @@ def _commit(git: Git, message: str) -> None:
     if not (git.repo / ".git").exists():
         raise JobFailure("git_failed", "the clone's .git is gone; nothing can be committed", "commit")
     # The command and all its children are dead: a lock that is still there belongs to nobody.
-    for name in ("index.lock", "HEAD.lock"):
-        (git.repo / ".git" / name).unlink(missing_ok=True) if (git.repo / ".git").is_dir() else None
+    if (git.repo / ".git").is_dir():
+        for name in ("index.lock", "HEAD.lock"):
+            (git.repo / ".git" / name).unlink(missing_ok=True)
     if not git.must("status", "--porcelain", "-z", phase="commit").out:
         return
     git.must("add", "--all", phase="commit")
@@ -99,9 +100,11 @@ def _push(git: Git, order: FinishOrder, head: str) -> None:
             git.must(*arguments, phase="push")
             return
         except JobFailure as failure:
+            if failure.code == "timeout":
+                raise
             there = git.ask("ls-remote", "--", url, target, phase="push")
             if there.code == 0 and there.text.split()[:1] == [head]:
                 return  # an earlier attempt arrived, only its answer did not
-            if wait_s is None or failure.code == "timeout":
+            if wait_s is None:
                 raise
             time.sleep(wait_s)

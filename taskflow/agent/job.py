@@ -1,7 +1,8 @@
 """A child process that runs git for the agent: ``python -m taskflow.agent.job PARENT_PID``, the order on stdin.
 
 A process of its own, so that everything it starts ends with the agent (however that ends) and a hanging git can be
-ended without touching anything else. The answer is one JSON object on stdout: ``{"result": ...}`` or ``{"error": ...}``.
+ended without touching anything else. It answers with one JSON object on
+stdout: ``{"result": ...}`` or ``{"error": ...}``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, literal, select, upd
 from taskflow.db.events import append_event, promise
 from taskflow.db.models import AgentSession, Node, Owner, Run, Task, Token, Workspace
 from taskflow.db.runs import get_run, insert_run, record_signal
-from taskflow.db.status import NODE_COMING, NODE_USABLE
+from taskflow.db.status import NODE_USABLE
 from taskflow.engine.outcomes import Effect, Refused
 from taskflow.engine.store import RunRow
 from taskflow.ids import NodeId, RunId, SessionId, TaskId, WorkspaceId
@@ -38,10 +38,10 @@ def _live_workspaces() -> Any:
 
 
 def candidates(tx: Connection, owner_id: str) -> Sequence[Row[Any]]:
-    """Nodes of this owner that are usable or coming, each with ``live_workspaces``."""
+    """Every node of this owner that is not destroyed, each with ``live_workspaces``, oldest first."""
     return tx.execute(
         select(NODES, _live_workspaces().label("live_workspaces"))
-        .where(Node.owner_id == owner_id, Node.status.in_((*NODE_USABLE, *NODE_COMING)))
+        .where(Node.owner_id == owner_id, Node.destroyed_at.is_(None))
         .order_by(Node.id)
     ).all()
 
@@ -219,14 +219,15 @@ def _tell_node(tx: Connection, node_run_id: str, subject: str, now: float) -> It
     return (RunId(node_run_id),)
 
 
-def workspace_effect(workspace_id: str, status: str, *, now: float, **fields: Any) -> Effect:
-    """Change a live workspace's status. A released one stays released."""
+def dispatched_effect(workspace_id: str, *, now: float) -> Effect:
+    """The node acknowledged the workspace. Its callback may have come first: then it stays what that said."""
 
     def effect(tx: Connection) -> None:
+        tx.execute(update(Workspace).where(Workspace.id == workspace_id).values(dispatched_at=now))
         tx.execute(
             update(Workspace)
-            .where(Workspace.id == workspace_id, Workspace.released_at.is_(None))
-            .values(status=status, **fields)
+            .where(Workspace.id == workspace_id, Workspace.status == "reserved")
+            .values(status="dispatched")
         )
 
     return effect

@@ -179,8 +179,14 @@ class Control:
     # --- alarms and signals
 
     def signal(self, run_id: RunId) -> Alarm | None:
-        """Pull the alarm to now. The alarm to publish, or None (a turn is running, or there is no control state)."""
+        """Pull the alarm to now. The alarm to publish, or None while a turn is running: it comes back by itself.
+
+        Without control state (a new run, an emptied store) it is a hint of no generation: who fires it finds nothing
+        and rebuilds the run from its row.
+        """
         raw = self._call("signal", self._run_keys(run_id), [run_id, self._grace])
+        if raw[0] == "missing":
+            return Alarm(run_id, "", 0.0, "rebuild")
         return Alarm(run_id, raw[2], 0.0, raw[3]) if raw[0] == "ring" else None
 
     def ensure(self, rows: Sequence[RunRow]) -> list[Alarm]:
@@ -225,8 +231,14 @@ class Control:
         return float(seconds) + float(micros) / 1e6
 
     def server_run_id(self) -> str:
-        """The random id a Redis server makes at each start: a restart or a failover changes it."""
-        info: dict[str, Any] = self.client.info("server")
+        """The random id a Redis server makes at each start: a restart or a failover changes it.
+
+        '' where INFO is not allowed (a proxy); then only an emptied store is noticed at once, by its incarnation.
+        """
+        try:
+            info: dict[str, Any] = self.client.info("server")
+        except redis.ResponseError:
+            return ""
         return str(info.get("run_id", ""))
 
     def incarnation(self, shard: int) -> str:

@@ -1,0 +1,1 @@
+"""The node side: providers, the node machine, selection, and the client of node agents."""

@@ -1,0 +1,1 @@
+"""The pipelines the product ships."""

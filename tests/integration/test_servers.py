@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
 from tests.conftest import ValkeyDatabase
@@ -157,6 +157,15 @@ def test_empty_database_has_no_table(empty_database_url: str) -> None:
     schema = "sqlite_master" if empty_database_url.startswith("sqlite") else "pg_tables"
     where = "" if schema == "sqlite_master" else " WHERE schemaname = 'public'"
     assert _scalar(empty_database_url, f"SELECT count(*) FROM {schema}{where}") == 0
+
+
+def test_each_test_has_a_schema_of_its_own(engine: Engine) -> None:
+    """The engine fixture holds every table of the models, with no row in them."""
+    from taskflow.db.models import Base
+
+    assert set(inspect(engine).get_table_names()) >= set(Base.metadata.tables)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM tasks")).scalar() == 0
 
 
 _START_AND_WAIT = """

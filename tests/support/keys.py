@@ -16,7 +16,7 @@ def keys_left(client: redis.Redis, prefix: str, *, allowed: Iterable[str] = KEYS
     patterns = tuple(allowed)
     found: list[str] = []
     for raw in client.scan_iter(count=1000):
-        key = raw.decode() if isinstance(raw, bytes) else str(raw)
+        key = _text(raw)
         # No MATCH in the scan: a prefix may hold characters that Redis reads as a pattern.
         if key.startswith(prefix) and not any(fnmatchcase(key, pattern) for pattern in patterns):
             found.append(key)
@@ -26,5 +26,9 @@ def keys_left(client: redis.Redis, prefix: str, *, allowed: Iterable[str] = KEYS
 def assert_no_keys_left(client: redis.Redis, prefix: str, *, allowed: Iterable[str] = KEYS_OF_THE_INSTALLATION) -> None:
     """Every run of ``prefix`` has ended and left nothing. The failure lists the keys with their types."""
     left = keys_left(client, prefix, allowed=allowed)
-    described = [f"{key} ({client.type(key).decode()})" for key in left]
+    described = [f"{key} ({_text(client.type(key))})" for key in left]
     assert not left, f"{len(left)} keys left behind: " + ", ".join(described[:20])
+
+
+def _text(raw: object) -> str:
+    return raw.decode() if isinstance(raw, bytes) else str(raw)

@@ -47,7 +47,11 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> PostgresServer:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -128,7 +132,7 @@ class PostgresServer:
                     row = connection.execute("SHOW data_directory").fetchone()
                     return row is not None and Path(row[0]) == self.directory
             except psycopg.OperationalError:  # not listening yet, or still recovering
-                time.sleep(0.02)
+                time.sleep(0.02)  # the server takes its own time
         return False
 
     def _connect(self, port: int) -> psycopg.Connection[tuple[Any, ...]]:

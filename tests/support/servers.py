@@ -62,7 +62,11 @@ class ValkeyServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> ValkeyServer:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -140,7 +144,7 @@ class ValkeyServer:
                     info: Any = probe.info("server")
                     return int(info["process_id"]) == self._process.pid
                 except redis.RedisError:  # not listening yet, or still reading its append-only file
-                    time.sleep(0.01)
+                    time.sleep(0.01)  # the server takes its own time
         return False
 
     def stop(self, *, sigkill: bool = False) -> None:

@@ -1,0 +1,1 @@
+"""Where servers come from. ``base`` is the port; each provider is a file."""

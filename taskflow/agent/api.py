@@ -1,0 +1,128 @@
+"""The agent's HTTP routes, as ``taskflow.protocol`` names them."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, Response, jsonify, request
+from marshmallow import Schema, ValidationError
+from werkzeug.exceptions import HTTPException
+
+from taskflow import protocol
+from taskflow.agent.problems import Problem
+
+if TYPE_CHECKING:
+    from taskflow.agent.node import Node
+
+log = logging.getLogger(__name__)
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # ids become directory names
+_BODY_BYTES_MAX = 4 * 1024 * 1024
+
+
+def _check_auth(agent_token: str) -> None:
+    if request.path == protocol.AGENT_HEALTH:
+        return
+    given = request.headers.get("Authorization", "")
+    if not hmac.compare_digest(given.encode(), f"Bearer {agent_token}".encode()):
+        raise Problem(401, "unauthorized", "the node's agent token is needed")
+
+
+def _check_ids() -> None:
+    for name, value in (request.view_args or {}).items():
+        if not _ID.fullmatch(str(value)):
+            raise Problem(422, "invalid", "not an id", fields={name: ["letters, digits, '.', '_' and '-' only"]})
+
+
+def _body(schema: type[Schema]) -> dict[str, Any]:
+    data = request.get_json(silent=True)
+    if not isinstance(data, dict):
+        raise Problem(400, "invalid", "the body is not a JSON object")
+    return protocol.load(schema, data)
+
+
+def _fence() -> int:
+    try:
+        return int(request.args["fence"])
+    except (KeyError, ValueError) as error:
+        raise Problem(400, "invalid", "a whole number is needed", fields={"fence": ["missing or wrong"]}) from error
+
+
+def create_app(node: Node, agent_token: str) -> Flask:
+    """The WSGI application. Every route but the health check needs the node's agent token."""
+    app = Flask("taskflow.agent")
+    app.config["MAX_CONTENT_LENGTH"] = _BODY_BYTES_MAX
+
+    @app.before_request
+    def check() -> None:
+        _check_auth(agent_token)
+        _check_ids()
+
+    _add_errors(app)
+    _add_routes(app, node)
+    return app
+
+
+def _add_errors(app: Flask) -> None:
+    def answer(status: int, body: dict[str, Any]) -> tuple[Response, int]:
+        return jsonify(body), status
+
+    @app.errorhandler(Problem)
+    def on_problem(problem: Problem) -> tuple[Response, int]:
+        return answer(problem.status, problem.as_dict())
+
+    @app.errorhandler(ValidationError)
+    def on_invalid(error: ValidationError) -> tuple[Response, int]:
+        fields = error.messages if isinstance(error.messages, dict) else {"_": error.messages}
+        return answer(422, {"code": "invalid", "message": "the body is not valid", "fields": fields})
+
+    @app.errorhandler(HTTPException)
+    def on_http(error: HTTPException) -> tuple[Response, int]:
+        code = error.name.lower().replace(" ", "_")
+        return answer(error.code or 500, {"code": code, "message": error.description or error.name})
+
+    @app.errorhandler(Exception)
+    def on_other(error: Exception) -> tuple[Response, int]:
+        log.error("%s %s", request.method, request.path, exc_info=error)
+        return answer(500, {"code": "internal", "message": "the agent failed; its log says why"})
+
+
+def _add_routes(app: Flask, node: Node) -> None:
+    rule = protocol.flask_rule
+
+    @app.get(rule(protocol.AGENT_HEALTH))
+    def health() -> Response:
+        return jsonify({"status": "alive", "boot_id": node.boot_id})
+
+    @app.get(rule(protocol.AGENT_NODE))
+    def node_state() -> Response:
+        return jsonify(node.beat())
+
+    @app.put(rule(protocol.AGENT_WORKSPACE))
+    def put_workspace(workspace_id: str) -> tuple[Response, int]:
+        state, status = node.workspaces.create(workspace_id, _body(protocol.WorkspaceCreateSchema))
+        return jsonify(state), status
+
+    @app.get(rule(protocol.AGENT_WORKSPACE))
+    def get_workspace(workspace_id: str) -> Response:
+        return jsonify(node.workspaces.state(workspace_id))
+
+    @app.delete(rule(protocol.AGENT_WORKSPACE))
+    def delete_workspace(workspace_id: str) -> Response:
+        return jsonify(node.workspaces.delete(workspace_id, _fence()))
+
+    @app.put(rule(protocol.AGENT_SESSION))
+    def put_session(workspace_id: str, session_id: str) -> Response:
+        payload = _body(protocol.SessionStartSchema)
+        return jsonify(node.workspaces.start_session(workspace_id, session_id, payload))
+
+    @app.get(rule(protocol.AGENT_SESSION))
+    def get_session(workspace_id: str, session_id: str) -> Response:
+        return jsonify(node.workspaces.session_state(workspace_id, session_id))
+
+    @app.post(rule(protocol.AGENT_SESSION_STOP))
+    def stop_session(workspace_id: str, session_id: str) -> Response:
+        return jsonify(node.workspaces.stop_session(workspace_id, session_id))

@@ -1,0 +1,199 @@
+"""The composition root: the only place that wires. One ``App`` per process, made after fork."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import redis
+from sqlalchemy import Connection, insert, select
+
+from taskflow.clock import Clock, SystemClock
+from taskflow.db.migrate import check_current
+from taskflow.db.models import Installation
+from taskflow.db.runs import RunStore
+from taskflow.db.session import Database, make_engine
+from taskflow.engine.alarms import Publisher, Pump, Ringer
+from taskflow.engine.control import Alarm, Control, Pumped
+from taskflow.engine.lease import Renewer
+from taskflow.engine.pipeline import Pipeline
+from taskflow.engine.rescue import Rescue, Watch
+from taskflow.engine.runner import Runner
+from taskflow.errors import InfrastructureError
+from taskflow.nodes.context import StepTools
+from taskflow.nodes.machine import NodeMachine
+from taskflow.nodes.providers.base import Provider
+from taskflow.nodes.providers.local import LocalProvider
+from taskflow.pipelines.agent_task import agent_task_pipeline
+from taskflow.service.core import Service
+from taskflow.settings import Settings
+from taskflow.stack.data_dir import DataDir
+from taskflow.sweeps.drain_outbox import consumers, drain_outbox
+from taskflow.sweeps.expire_warm_nodes import expire_warm_nodes
+from taskflow.sweeps.fail_stuck_tasks import StuckTasks
+from taskflow.sweeps.ledger import SweepFunction, last_success_at, run_sweep
+from taskflow.sweeps.prune import prune
+from taskflow.sweeps.rescue_runs import rescue_runs
+from taskflow.vault import Vault
+
+#: A rescue older than this many intervals is made up for by a worker's pump.
+_RESCUE_LATE_INTERVALS = 3
+
+
+class NullPublisher:
+    """Publishes nothing: for processes without a broker, whose alarms the workers' pumps ring."""
+
+    def publish(self, alarm: Alarm) -> None:
+        """Leave it to the alarm index."""
+
+    def backlog(self) -> int:
+        """Nothing waits here."""
+        return 0
+
+
+@dataclass
+class App:
+    """Everything of one process, wired."""
+
+    settings: Settings
+    database: Database
+    control: Control
+    publisher: Publisher
+    ringer: Ringer
+    store: RunStore
+    runner: Runner
+    rescue: Rescue
+    watch: Watch
+    pump: Pump
+    service: Service
+    pipelines: dict[str, Pipeline]
+    tools: StepTools
+    sweeps: dict[str, SweepFunction]
+
+    def sweep(self, name: str) -> dict[str, Any]:
+        """Run one scheduled job and remember how it went."""
+        return run_sweep(self.database, name, self.sweeps[name], self.service.now)
+
+    def check_installation(self) -> None:
+        """Raise ``InfrastructureError`` when schema or number of shards are not what this process was made for."""
+        check_current(self.database.engine)
+        shards = str(self.settings.shards)
+
+        def work(tx: Connection) -> str:
+            found = tx.execute(select(Installation.value).where(Installation.key == "shards")).scalar()
+            if found is None:
+                tx.execute(insert(Installation).values(key="shards", value=shards))
+                return shards
+            return str(found)
+
+        found = self.database.write(work)
+        if found != shards:
+            raise InfrastructureError(
+                f"this installation has {found} shards, TASKFLOW_SHARDS says {shards}", code="shards",
+                advice=f"set TASKFLOW_SHARDS={found}, or stop every process and run: taskflow db reshard {shards}",
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Let go of connections and threads."""
+        self.pump.stop()
+        self.database.dispose()
+        self.control.client.close()
+
+
+def bootstrap(
+    settings: Settings | None = None,
+    *,
+    publisher: Publisher | None = None,
+    client: redis.Redis | None = None,
+    clock: Clock | None = None,
+    on_hung: Callable[[str], None] | None = None,
+    providers: dict[str, Provider] | None = None,
+) -> App:
+    """Wire an ``App``. What is not given is made from ``settings`` (default: the environment's)."""
+    settings = settings or Settings.from_env()
+    clock = clock or SystemClock()
+    data_dir = DataDir(settings)
+    database = Database(make_engine(settings.database_url or data_dir.database_url), clock)
+    control = Control(
+        client or _redis(settings), prefix=settings.key_prefix, shards=settings.shards, lease_s=settings.lease_s,
+        near_window_s=settings.near_window_s, ring_grace_s=settings.ring_grace_s,
+    )  # fmt: skip
+    publisher = publisher or NullPublisher()
+    ringer = Ringer(control, publisher)
+    vault = Vault(data_dir.secret_key())
+    if providers is None:
+        providers = {"local": LocalProvider(data_dir.root)}
+    tools = StepTools(database, providers, vault, settings)
+    table = (agent_task_pipeline(tools), NodeMachine(tools).pipeline())
+    pipelines = {pipeline.name: pipeline for pipeline in table}
+    store = RunStore(database, {name: pipeline.closing for name, pipeline in pipelines.items()})
+    rescue = Rescue(store, control, ringer, page=settings.rescue_page)
+    watch = Watch(rescue, store, control, clock)
+    service = Service(
+        database=database, control=control, ringer=ringer, vault=vault, pipelines=pipelines, settings=settings,
+        clock=clock,
+    )  # fmt: skip
+    renewer = Renewer(control, clock, on_hung or (lambda step: None))
+    runner = Runner(store, control, ringer, renewer, pipelines, settings, clock)
+    app = App(
+        settings=settings, database=database, control=control, publisher=publisher, ringer=ringer, store=store,
+        runner=runner, rescue=rescue, watch=watch, pump=_no_pump(), service=service, pipelines=pipelines,
+        tools=tools, sweeps={},
+    )  # fmt: skip
+    app.sweeps = _sweeps(app)
+    app.pump = Pump(
+        control, ringer, publisher, interval_s=settings.pump_interval_s, batch=settings.pump_batch,
+        backlog_max=settings.pump_queue_factor * settings.worker_concurrency, on_tick=_on_tick(app, clock),
+    )  # fmt: skip
+    return app
+
+
+def _redis(settings: Settings) -> redis.Redis:
+    if not settings.redis_url:
+        raise InfrastructureError(
+            "no Redis is configured", code="redis",
+            advice="set TASKFLOW_REDIS_URL, or start the embedded one with: taskflow up",
+        )  # fmt: skip
+    return redis.Redis.from_url(
+        settings.redis_url, socket_timeout=5.0, socket_connect_timeout=3.0, socket_keepalive=True,
+        health_check_interval=10,
+    )  # fmt: skip
+
+
+def _no_pump() -> Any:
+    """Stands in for the one moment between making the App and its pump, which refers to it."""
+    return None
+
+
+def _sweeps(app: App) -> dict[str, SweepFunction]:
+    settings, database, now = app.settings, app.database, app.service.now
+    handlers = consumers(database, app.ringer)
+    return {
+        "rescue": partial(rescue_runs, app.rescue, app.control),
+        "stuck_tasks": StuckTasks(database, app.control, app.ringer, settings, app.tools.liveness, now),
+        "outbox": lambda memory: drain_outbox(database, handlers, now, settings.sweep_page),
+        "warm_nodes": lambda memory: expire_warm_nodes(
+            database, app.ringer, now=now(), overdue_s=settings.alarm_overdue_s, limit=settings.sweep_page
+        ),
+        "prune": lambda memory: prune(database, before=now() - settings.prune_after_s, limit=settings.sweep_page),
+    }
+
+
+def _on_tick(app: App, clock: Clock) -> Callable[[list[Pumped]], None]:
+    """What each pump tick also does: watch the incarnation, and stand in for a rescue that is long overdue."""
+    interval_s = app.settings.rescue_interval_s
+    looked = clock.monotonic()
+
+    def on_tick(answers: list[Pumped]) -> None:
+        nonlocal looked
+        app.watch.saw(answers)
+        if clock.monotonic() - looked < interval_s:
+            return
+        looked = clock.monotonic()
+        last = last_success_at(app.database, "rescue")
+        if last is None or app.service.now() - last > _RESCUE_LATE_INTERVALS * interval_s:
+            app.sweep("rescue")
+
+    return on_tick

@@ -1,0 +1,140 @@
+"""The only code that knows Celery: the app, the alarm task, the pump of each worker process, the sweeps.
+
+Connections are made in the process that uses them, never inherited through a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+
+from taskflow import logs
+from taskflow.agent.processes import set_parent_death_signal
+from taskflow.bootstrap import App, bootstrap
+from taskflow.celery_settings import ALARM_QUEUE, beat_schedule, celery_settings
+from taskflow.engine.control import Alarm
+from taskflow.ids import RunId
+from taskflow.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+settings = Settings.from_env()
+app = Celery("taskflow")
+app.config_from_object(celery_settings(settings))
+
+
+class CeleryPublisher:
+    """Publishes alarms as Celery messages with a countdown."""
+
+    def publish(self, alarm: Alarm) -> None:
+        """Send one hint. Not retried: the alarm index is what retries."""
+        ring_alarm.apply_async(
+            (alarm.run_id, alarm.generation),
+            countdown=alarm.countdown_s if alarm.countdown_s > 0 else None,
+            shadow=alarm.name,
+            retry=False,
+        )
+
+    def backlog(self) -> int:
+        """Hints that wait in the alarm queue."""
+        with app.pool.acquire(block=True) as connection:
+            return int(connection.default_channel._size(ALARM_QUEUE))
+
+
+class _Process:
+    """The ``App`` of this process; another one after a fork."""
+
+    def __init__(self) -> None:
+        self._app: App | None = None
+        self._pid = 0
+        self._mutex = threading.Lock()
+
+    def get(self) -> App:
+        """The wired App of this process."""
+        with self._mutex:
+            if self._app is None or self._pid != os.getpid():
+                self._app = bootstrap(settings, publisher=CeleryPublisher(), on_hung=_recycle)
+                self._pid = os.getpid()
+            return self._app
+
+    def close(self) -> None:
+        """Close it, if this process made one."""
+        with self._mutex:
+            if self._app is not None and self._pid == os.getpid():
+                self._app.close()
+            self._app = None
+
+
+process = _Process()
+
+
+def _recycle(step: str) -> None:
+    """A step hangs and its lease is over: this process can only be replaced. The pool starts another one."""
+    log.error("process_recycled", step=step, pid=os.getpid())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="taskflow.alarm", typing=False)  # type: ignore[untyped-decorator]
+def ring_alarm(run_id: str, generation: str = "") -> None:
+    """Fire an alarm: one turn of a run. Carries ids only."""
+    with structlog.contextvars.bound_contextvars(run_id=run_id):
+        process.get().runner.turn(RunId(run_id), str(generation))
+
+
+def _register_sweep(name: str) -> None:
+    @app.task(name=f"taskflow.sweep.{name}")  # type: ignore[untyped-decorator]
+    def sweep() -> None:
+        process.get().sweep(name)
+
+
+for _name in beat_schedule(settings):
+    _register_sweep(_name)
+
+
+def _start_pump() -> None:
+    wired = process.get()
+    wired.check_installation()
+    threading.Thread(target=wired.pump.run_forever, name="pump", daemon=True).start()
+
+
+@signals.worker_process_init.connect  # type: ignore[untyped-decorator]
+def _on_child(**_: Any) -> None:
+    # A worker that was killed must not leave children that go on taking messages.
+    set_parent_death_signal(signal.SIGKILL)
+    _start_pump()
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+def _on_worker_ready(sender: Any = None, **_: Any) -> None:
+    if "prefork" not in type(sender.pool).__module__:
+        _start_pump()
+    _say_ready()
+
+
+@signals.beat_init.connect  # type: ignore[untyped-decorator]
+def _on_beat(**_: Any) -> None:
+    _say_ready()
+
+
+@signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _on_shutdown(**_: Any) -> None:
+    process.close()
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _on_logging(**_: Any) -> None:
+    logs.configure(settings)
+
+
+def _say_ready() -> None:
+    """Tell the supervisor, which waits for this file."""
+    path = os.environ.get("TASKFLOW_READY_FILE")
+    if path:
+        Path(path).touch()

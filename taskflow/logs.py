@@ -1,0 +1,101 @@
+"""Log lines of the control plane: event names with key/values, as text or JSON, on standard error, secrets masked.
+
+``structlog`` loggers and the standard library's (Celery, gunicorn, SQLAlchemy) go through the same renderer, so that a
+log has one shape. Masking is the last word before rendering: it sees tracebacks and foreign messages as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import structlog
+
+from taskflow.settings import Settings
+
+get_logger = structlog.get_logger
+
+MASK = "***"
+_SECRET_KEYS = re.compile(r"(?:^|_)(?:token|password|secret|secret_key|authorization)$", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)", re.IGNORECASE)
+_BEARER = re.compile(r"(?P<head>\bBearer\s+)[\w.~+/=-]+", re.IGNORECASE)
+
+
+def mask_text(text: str) -> str:
+    """``text`` with the passwords of URLs and bearer tokens replaced."""
+    return _BEARER.sub(rf"\g<head>{MASK}", _URL_PASSWORD.sub(rf"\g<head>{MASK}", text))
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return mask_text(value)
+    if isinstance(value, Mapping):
+        return {key: _masked_field(str(key), item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked(item) for item in value]
+    if isinstance(value, BaseException):
+        return mask_text(repr(value))
+    return value
+
+
+def _masked_field(key: str, value: Any) -> Any:
+    return MASK if value and _SECRET_KEYS.search(key) else _masked(value)
+
+
+def mask_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The structlog processor: values of keys that name a secret become ``***``, URL passwords in any text as well."""
+    for key, value in list(event.items()):
+        if not key.startswith("_"):  # structlog's own bookkeeping
+            event[key] = _masked_field(key, value)
+    return event
+
+
+def configure(settings: Settings) -> None:
+    """Set up structlog and the root logger for this process; calling it again replaces what was set up."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    renderer: Any
+    if settings.log_json:
+        renderer = structlog.processors.JSONRenderer(default=str)
+    else:
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,  # else a second configure() would not reach loggers in use
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,  # a text now, so that masking sees it
+            mask_secrets,
+            renderer,
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(_level(settings.log_level))
+
+
+def _level(name: str) -> int:
+    level = logging.getLevelName(name.upper())
+    return level if isinstance(level, int) else logging.INFO

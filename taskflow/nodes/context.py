@@ -1,0 +1,47 @@
+"""What node and task steps need besides their context, put together once by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row
+
+from taskflow.db.session import Database
+from taskflow.errors import TransientError
+from taskflow.nodes.agent_client import AgentClient
+from taskflow.nodes.liveness import Liveness, node_liveness
+from taskflow.nodes.providers.base import Provider
+from taskflow.settings import Settings
+from taskflow.vault import Vault
+
+
+@dataclass(frozen=True)
+class StepTools:
+    """Read access to SQL, the providers, the agents, the vault, the settings."""
+
+    database: Database
+    providers: Mapping[str, Provider]
+    vault: Vault
+    settings: Settings
+
+    def agent(self, node: Row[Any]) -> AgentClient:
+        """The client of a node's agent. Raises ``TransientError`` while its address is not known."""
+        if node.address is None:
+            raise TransientError(f"node {node.id} has not said its address yet", code="agent_unreachable")
+        token = self.vault.derive_token("agent", node.id)
+        return AgentClient(node.address, token, self.settings.agent_request_timeout_s)
+
+    def liveness(self, node: Row[Any], now: float) -> Liveness:
+        """The verdict about a node; asks its agent and its provider only when the heartbeat is stale."""
+        stale_s = self.settings.heartbeat_stale_s
+        age_s = None if node.last_heartbeat_at is None else now - node.last_heartbeat_at
+        if age_s is not None and age_s <= stale_s:
+            return Liveness.LIVE
+        answers = self.agent(node).is_alive() if node.address else None
+        server = self.providers[node.provider].get(node.server_id) if node.server_id else None
+        return node_liveness(
+            heartbeat_age_s=age_s, stale_s=stale_s, agent_answers=answers,
+            server_state=None if server is None else server.state,
+        )  # fmt: skip

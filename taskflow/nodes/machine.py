@@ -1,0 +1,185 @@
+"""The node machine: a node is a run on the same engine, with its own alarms.
+
+::
+
+    order_server -> create_server -> await_agent -> active <-> warm -> drain -> destroy_server
+
+``drain`` and ``destroy_server`` are closing: a cancel of the node's run means "drain it", every failure ends there too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row
+
+from taskflow.db.nodes import WORKSPACE_CHANGED, get_node, node_effect
+from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Snooze
+from taskflow.engine.pipeline import Pipeline, Step, StepContext
+from taskflow.engine.store import RunRow
+from taskflow.errors import PermanentError, StepError, TransientError
+from taskflow.ids import NodeId, OwnerId, RunId
+from taskflow.nodes.context import StepTools
+from taskflow.nodes.liveness import Liveness
+from taskflow.nodes.providers.base import NodeOrder, Provider
+
+NODE_PIPELINE = "node"
+_VERSION = 1
+_DESTROY_POLL_S = 0.5
+_DRAIN_POLL_S = 30.0
+
+
+def new_node_run(run_id: RunId, node_id: NodeId, owner_id: OwnerId | str, now: float) -> RunRow:
+    """The run of a new node, not yet written."""
+    return RunRow(
+        id=run_id, pipeline=NODE_PIPELINE, version=_VERSION, subject_kind="node", subject_id=node_id, number=1,
+        owner_id=owner_id, step="order_server", rev=0, step_entered_at=now,
+    )  # fmt: skip
+
+
+class NodeMachine:
+    """The steps. Each reads the node's row, asks the provider or nobody, and decides."""
+
+    def __init__(self, tools: StepTools) -> None:
+        self._tools = tools
+
+    def pipeline(self) -> Pipeline:
+        """The step table."""
+        settings = self._tools.settings
+        return Pipeline(
+            name=NODE_PIPELINE,
+            version=_VERSION,
+            steps=(
+                Step("order_server", self.order_server),
+                Step(
+                    "create_server", self.create_server, guarded=True,
+                    limit_s=settings.provision_timeout_s, max_attempts=0,
+                ),
+                Step("await_agent", self.await_agent, limit_s=settings.agent_ready_timeout_s),
+                Step("active", self.active),
+                Step("warm", self.warm, limit_s=settings.node_warm_s, expired=self.warm_expired),
+                Step("drain", self.drain, max_attempts=0),
+                Step("destroy_server", self.destroy_server, max_attempts=0),
+            ),
+            closing=frozenset({"drain", "destroy_server"}),
+            on_cancel=self.on_cancel,
+            on_failure=self.on_failure,
+        )  # fmt: skip
+
+    # --- coming up
+
+    def order_server(self, ctx: StepContext) -> Outcome:
+        """The intent and its label are persisted by now; say that the server is being created."""
+        return Advance(ctx.next_step, effects=(self._to(ctx, "creating"),))
+
+    def create_server(self, ctx: StepContext) -> Outcome:
+        """Look the label up, create only what is not there: a crash after the call finds the server here."""
+        node = self._node(ctx)
+        provider = self._provider(node)
+        server = provider.find_by_label(node.label) or provider.create(self._order(node))
+        if server.state == "destroyed":
+            raise PermanentError(f"server {server.server_id} was destroyed meanwhile", code="server_gone")
+        return Advance(ctx.next_step, effects=(self._to(ctx, "awaiting_agent", server_id=server.server_id),))
+
+    def await_agent(self, ctx: StepContext) -> Outcome:
+        """Until the agent says that it is ready; each heartbeat repeats it."""
+        if ctx.take("agent_ready") is not None or self._node(ctx).agent_ready_at is not None:
+            return Advance(ctx.next_step, effects=(self._to(ctx, "active"),))
+        return AwaitSignal("agent_ready", poll_s=self._tools.settings.heartbeat_interval_s)
+
+    # --- in use and idle
+
+    def active(self, ctx: StepContext) -> Outcome:
+        """While workspaces live on it; warm as soon as none does."""
+        node = self._node(ctx)
+        self._take_changes(ctx)
+        self._must_live(node, ctx.now)
+        if node.live_workspaces == 0:
+            warm_until = ctx.now + self._tools.settings.node_warm_s
+            return Advance(
+                "warm",
+                effects=(self._to(ctx, "warm", idle=True, warm_until=warm_until),),
+                otherwise=self._await_change(),
+            )
+        return self._await_change()
+
+    def warm(self, ctx: StepContext) -> Outcome:
+        """Idle and claimable until ``warm_until``; a claim turned the row active in its own transaction."""
+        node = self._node(ctx)
+        self._take_changes(ctx)
+        if node.live_workspaces > 0:
+            return Advance("active")
+        self._must_live(node, ctx.now)
+        return self._await_change()
+
+    def warm_expired(self, ctx: StepContext) -> Outcome:
+        """Nobody claimed it in time: drain, unless a claim comes first (then it is refused and the node goes on)."""
+        return Advance(
+            "drain", effects=(self._to(ctx, "draining", idle=True, warm_until=None),), otherwise=Advance("active"),
+            reason="warm time is over",
+        )  # fmt: skip
+
+    # --- going away
+
+    def drain(self, ctx: StepContext) -> Outcome:
+        """Takes no new workspace; waits for the live ones."""
+        self._take_changes(ctx)
+        if self._node(ctx).live_workspaces == 0:
+            return Advance(ctx.next_step)
+        return AwaitSignal(WORKSPACE_CHANGED, poll_s=_DRAIN_POLL_S)
+
+    def destroy_server(self, ctx: StepContext) -> Outcome:
+        """Until the provider says that it is gone: terminated only after that."""
+        node = self._node(ctx)
+        if not self._provider(node).destroy(node.server_id or node.label):
+            return Snooze(_DESTROY_POLL_S)
+        return Done(effects=(self._to(ctx, "destroyed", destroyed_at=ctx.now, address=None, warm_until=None),))
+
+    def on_cancel(self, ctx: StepContext) -> Outcome:
+        """A cancelled node drains."""
+        return Advance("drain", effects=(self._to(ctx, "draining", warm_until=None),), reason=ctx.run.cancel_reason)
+
+    def on_failure(self, ctx: StepContext, error: StepError) -> Outcome:
+        """A node that failed is destroyed; one whose destruction is refused is left to a human, in status error."""
+        said = error.as_dict()
+        if ctx.run.step in ("drain", "destroy_server"):
+            return Done(error=said, effects=(self._to(ctx, "error", error=said),))
+        return Advance("destroy_server", error=said, effects=(self._to(ctx, "draining", error=said, warm_until=None),))
+
+    # --- shared
+
+    def _to(self, ctx: StepContext, status: str, *, idle: bool = False, **fields: Any) -> Any:
+        return node_effect(ctx.run.subject_id, status, run=ctx.run, now=ctx.now, idle=idle, **fields)
+
+    def _node(self, ctx: StepContext) -> Row[Any]:
+        with self._tools.database.read() as tx:
+            node = get_node(tx, ctx.run.subject_id)
+        if node is None:
+            raise PermanentError(f"there is no node {ctx.run.subject_id}", code="node_missing")
+        return node
+
+    def _provider(self, node: Row[Any]) -> Provider:
+        provider = self._tools.providers.get(node.provider)
+        if provider is None:
+            # Another release, or a configuration without it: not a reason to give up a machine that costs money.
+            raise TransientError(f"provider {node.provider} is not configured here", code="provider_unknown")
+        return provider
+
+    def _order(self, node: Row[Any]) -> NodeOrder:
+        vault = self._tools.vault
+        return NodeOrder(
+            node_id=node.id, label=node.label, slots=node.slots,
+            callback_token=vault.derive_token("node", node.id), agent_token=vault.derive_token("agent", node.id),
+            heartbeat_interval_s=self._tools.settings.heartbeat_interval_s,
+        )  # fmt: skip
+
+    def _must_live(self, node: Row[Any], now: float) -> None:
+        if self._tools.liveness(node, now) is Liveness.DEAD:
+            raise PermanentError(f"node {node.id} is gone: no heartbeat, no answer, no server", code="node_lost")
+
+    def _await_change(self) -> AwaitSignal:
+        return AwaitSignal(WORKSPACE_CHANGED, poll_s=self._tools.settings.heartbeat_stale_s / 2)
+
+    def _take_changes(self, ctx: StepContext) -> None:
+        while ctx.take(WORKSPACE_CHANGED) is not None:
+            pass

@@ -1,0 +1,122 @@
+"""Nodes on this machine: an order is a folder of the data directory, the node host makes it a process.
+
+``nodes/<label>/order.json`` asks for an agent, ``agent.json`` is the agent's answer, ``destroy`` asks for its end and
+``destroyed`` says that it is gone. The folder stays for a while as a tombstone: an order that a paused worker writes
+late is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from taskflow.errors import PermanentError, TransientError
+from taskflow.nodes.providers.base import NodeOrder, Server
+
+NODE_HOST_LOCK = "run/nodehost.lock"
+
+
+class LocalProvider:
+    """See the module. ``data_path`` is the data directory that the node host watches."""
+
+    name = "local"
+
+    def __init__(self, data_path: Path) -> None:
+        self._data_path = data_path
+        self._nodes = data_path / "nodes"
+
+    def find_by_label(self, label: str) -> Server | None:
+        """The order with this label, if one was placed."""
+        return self.get(label)
+
+    def create(self, order: NodeOrder) -> Server:
+        """Place the order. Raises ``PermanentError`` when the label was destroyed before."""
+        folder = self._nodes / order.label
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if (folder / "destroy").exists() or (folder / "destroyed").exists():
+                raise PermanentError(f"node {order.label} was destroyed", code="provider_invalid")
+            if not (folder / "order.json").exists():
+                _write_private(
+                    folder / "order.json",
+                    {
+                        "node_id": order.node_id,
+                        "slots": order.slots,
+                        "callback_token": order.callback_token,
+                        "agent_token": order.agent_token,
+                        "heartbeat_interval_s": order.heartbeat_interval_s,
+                    },
+                )
+        except OSError as error:
+            raise TransientError(f"the order for {order.label} could not be written: {error}") from error
+        return Server(order.label, order.label, "starting")
+
+    def get(self, server_id: str) -> Server | None:
+        """What the folder says. ``stopped``: no agent runs and no node host is there to start one."""
+        folder = self._nodes / server_id
+        if (folder / "destroyed").exists():
+            return Server(server_id, server_id, "destroyed")
+        if not (folder / "order.json").exists():
+            return None
+        if _agent_runs(folder):
+            return Server(server_id, server_id, "running")
+        return Server(server_id, server_id, "starting" if self._node_host_runs() else "stopped")
+
+    def destroy(self, server_id: str) -> bool:
+        """Ask the node host to end the node; True once it says so."""
+        folder = self._nodes / server_id
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not (folder / "order.json").exists() and not (folder / "destroy").exists():
+                (folder / "destroyed").touch()  # never ordered: only the tombstone is left to write
+            if (folder / "destroyed").exists():
+                return True
+            (folder / "destroy").touch()
+        except OSError as error:
+            raise TransientError(f"{server_id} could not be marked: {error}") from error
+        return False
+
+    def inventory(self) -> Iterable[Server]:
+        """All orders that are not destroyed."""
+        if not self._nodes.is_dir():
+            return
+        for folder in sorted(self._nodes.iterdir()):
+            server = self.get(folder.name)
+            if server is not None and server.state != "destroyed":
+                yield server
+
+    def _node_host_runs(self) -> bool:
+        return _is_locked(self._data_path / NODE_HOST_LOCK)
+
+
+def _agent_runs(folder: Path) -> bool:
+    return _is_locked(folder / "agent.lock")
+
+
+def _is_locked(path: Path) -> bool:
+    """Does a living process hold the lock? Proof against reused process ids."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _write_private(path: Path, content: dict[str, object]) -> None:
+    """Whole or not at all, readable by its owner alone."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        json.dump(content, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.rename(path)

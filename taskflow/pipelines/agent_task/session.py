@@ -1,0 +1,140 @@
+"""Running the command: start the session, follow it to its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from taskflow.db.nodes import end_session_effect
+from taskflow.db.tasks import set_fields_effect, transition_effect
+from taskflow.engine.outcomes import Advance, AwaitSignal, Outcome
+from taskflow.engine.pipeline import StepContext
+from taskflow.engine.store import RunRow
+from taskflow.errors import PermanentError, TransientError
+from taskflow.nodes.context import StepTools
+from taskflow.nodes.liveness import Liveness
+from taskflow.pipelines.agent_task.shared import TaskSteps
+
+_LOST_ADVICE = "its work may be incomplete; run it again: taskflow rerun"
+
+
+class Execution(TaskSteps):
+    """agent_session, running."""
+
+    def start(self, ctx: StepContext) -> Outcome:
+        """Start the command. The session id makes a repeat answer what the first said."""
+        task = self._task(ctx)
+        node = self._living_node(ctx)
+        self._tools.agent(node).put_session(
+            ctx.results["workspace_id"],
+            ctx.results["session_id"],
+            {
+                "fence": ctx.run.rev,
+                "command": task.command,
+                "env": task.env,
+                "secrets": self._tools.vault.decrypt(task.secrets_encrypted),
+                "time_limit_s": task.time_limit_s,
+                "log_limit_bytes": self._settings.log_limit_bytes,
+                "commit_message": f"{task.title}\n\ntaskflow task {task.id}, run {ctx.run.number}",
+                "push": task.push,
+            },
+        )
+        return Advance(
+            ctx.next_step, results={"time_limit_s": task.time_limit_s},
+            effects=(transition_effect(task.id, "in_progress", run_id=ctx.run.id, now=ctx.now),),
+        )  # fmt: skip
+
+    def follow(self, ctx: StepContext) -> Outcome:
+        """Until the outcome is reported; in between, is there still anybody to report it?"""
+        signal = ctx.take("session_outcome")
+        if signal is not None:
+            return self._ended(ctx, signal.payload)
+        node = self._living_node(ctx)
+        if self._tools.liveness(node, ctx.now) is Liveness.DEAD:
+            raise PermanentError(f"node {node.id} is gone", code="node_lost", advice=_LOST_ADVICE)
+        return AwaitSignal("session_outcome", poll_s=self._settings.liveness_poll_s)
+
+    def follow_expired(self, ctx: StepContext) -> Outcome:
+        """Past the session's own time limit and no report: ask the node once."""
+        signal = ctx.take("session_outcome")
+        if signal is not None:
+            return self._ended(ctx, signal.payload)
+        try:
+            agent = self._tools.agent(self._living_node(ctx))
+            state = agent.get_session(ctx.results["workspace_id"], ctx.results["session_id"])
+        except TransientError as error:
+            raise PermanentError(
+                f"the session did not report in time, and its node can't be asked: {error.message}",
+                code="session_lost", advice=_LOST_ADVICE,
+            ) from error  # fmt: skip
+        if state is not None and state.get("outcome"):
+            return self._ended(ctx, state["outcome"])
+        raise PermanentError(
+            f"the session did not report within {ctx.now - ctx.run.step_entered_at:.0f} s; its node says "
+            f"{'nothing of it' if state is None else state['status']}",
+            code="session_lost", advice=_LOST_ADVICE,
+        )  # fmt: skip
+
+    def _ended(self, ctx: StepContext, outcome: Mapping[str, Any]) -> Outcome:
+        """The outcome as the task's end. Work that was committed is kept with the task however the command ended."""
+        fields = {
+            "output_branch": outcome.get("output_branch"), "output_commit": outcome.get("commit"),
+            "pushed": outcome.get("pushed"), "changed_files": outcome.get("changed_files"),
+            "exit_code": outcome.get("exit_code"),
+        }  # fmt: skip
+        task_id, run_id = ctx.run.subject_id, ctx.run.id
+        ended = end_session_effect(ctx.results["session_id"], outcome, now=ctx.now)
+        error = failure_of(outcome)
+        if error is None:
+            return Advance(
+                "cleanup",
+                effects=(ended, transition_effect(task_id, "completed", run_id=run_id, now=ctx.now, fields=fields)),
+            )
+        said = error.as_dict()
+        return Advance(
+            "cleanup", error=said, reason=error.message,
+            effects=(
+                ended,
+                set_fields_effect(task_id, run_id=run_id, now=ctx.now, **fields),
+                transition_effect(
+                    task_id, "failed", run_id=run_id, now=ctx.now, reason=error.message, fields={"error": said}
+                ),
+            ),
+        )  # fmt: skip
+
+
+def failure_of(outcome: Mapping[str, Any]) -> PermanentError | None:
+    """Why a session's outcome is a failure of the task, None when it is a success."""
+    kind, code, error = outcome["outcome"], outcome.get("exit_code"), outcome.get("error") or {}
+    if kind == "lost":
+        return PermanentError(
+            error.get("message") or "the session's end was not seen: its machine or supervisor went away",
+            code="session_lost", advice=_LOST_ADVICE,
+        )  # fmt: skip
+    if kind == "timed_out":
+        return PermanentError(
+            "the command was stopped at its time limit",
+            code="command_timed_out",
+            advice="give it a longer --time-limit",
+        )
+    if kind == "stopped":
+        return PermanentError("the command was stopped", code="session_stopped")
+    if code != 0:
+        said = error["message"] if error.get("phase") == "start" else f"the command exited with status {code}"
+        return PermanentError(said, code="command_failed", detail={"exit_code": code})
+    if error:
+        return PermanentError(
+            error.get("message", "its work could not be saved"), code=f"{error.get('phase') or 'output'}_failed",
+            detail={"phase": error.get("phase")},
+        )  # fmt: skip
+    return None
+
+
+def running_limit(tools: StepTools) -> Any:
+    """How long a run may stay in ``running``: its own time limit and a grace for the report, never past the ceiling."""
+
+    def limit(run: RunRow) -> float:
+        limit_s = float(run.results.get("time_limit_s", tools.settings.execution_timeout_s))
+        return min(limit_s + tools.settings.session_grace_s, tools.settings.execution_ceiling_s)
+
+    return limit

@@ -1,0 +1,33 @@
+"""Fixtures of the agent's tests: a control plane and an agent, both real processes or servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.agent.control_plane import FakeControlPlane
+from tests.agent.rig import AgentRig
+
+
+@pytest.fixture
+def control_plane() -> Iterator[FakeControlPlane]:
+    """A control plane that takes everything."""
+    plane = FakeControlPlane()
+    yield plane
+    plane.down()
+
+
+@pytest.fixture
+def rig(tmp_path: Path, control_plane: FakeControlPlane) -> Iterator[AgentRig]:
+    """An agent's directory; the agent is not started yet."""
+    made = AgentRig(tmp_path, control_plane)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def agent(rig: AgentRig) -> AgentRig:
+    """A running agent."""
+    return rig.start()

@@ -1,0 +1,150 @@
+"""Settings: read from the environment, refused with a name when wrong, documented from one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from taskflow.errors import UsageError
+from taskflow.settings import ENV_PREFIX, Settings, table
+from tests.support import settings_docs
+
+
+def _as_env(values: dict[str, float]) -> dict[str, str]:
+    return {ENV_PREFIX + name.upper(): repr(value) for name, value in values.items()}
+
+
+def test_defaults_are_in_order() -> None:
+    """Without any variable the defaults hold and pass the ladder."""
+    assert Settings.from_env({}) == Settings()
+    Settings().check_ladder()
+
+
+def test_variables_are_read_by_their_type() -> None:
+    """Each kind of value is read from its variable; other variables and empty ones are ignored."""
+    read = Settings.from_env(
+        {
+            "TASKFLOW_LEASE_S": "2.5",
+            "TASKFLOW_SHARDS": "8",
+            "TASKFLOW_LOG_JSON": "Yes",
+            "TASKFLOW_KEY_PREFIX": "tf",
+            "TASKFLOW_PORT": "",
+            "LEASE_S": "9",
+            "TASKFLOW_NO_SUCH_SETTING": "1",
+        }
+    )
+    assert read == dataclasses.replace(Settings(), lease_s=2.5, shards=8, log_json=True, key_prefix="tf")
+
+
+@pytest.mark.parametrize("raw", ["1", "true", "YES", " on "])
+def test_flag_is_on(raw: str) -> None:
+    """The spellings of a flag that is on."""
+    assert Settings.from_env({"TASKFLOW_LOG_JSON": raw}).log_json is True
+
+
+@pytest.mark.parametrize("raw", ["0", "false", "NO", " off "])
+def test_flag_is_off(raw: str) -> None:
+    """The spellings of a flag that is off."""
+    assert Settings.from_env({"TASKFLOW_LOG_JSON": raw}).log_json is False
+
+
+@pytest.mark.parametrize(
+    ("variable", "raw", "kind"),
+    [
+        ("TASKFLOW_LEASE_S", "soon", "float"),
+        ("TASKFLOW_LEASE_S", "-1", "float"),
+        ("TASKFLOW_SHARDS", "2.5", "int"),
+        ("TASKFLOW_SHARDS", "-4", "int"),
+        ("TASKFLOW_LOG_JSON", "maybe", "bool"),
+    ],
+)
+def test_wrong_value_names_its_variable(variable: str, raw: str, kind: str) -> None:
+    """The error says which variable, which value and what was expected."""
+    with pytest.raises(UsageError) as caught:
+        Settings.from_env({variable: raw})
+    assert set(caught.value.fields) == {variable}
+    assert variable in caught.value.message
+    assert repr(raw) in caught.value.message
+    assert kind in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "inf",
+        "nan",
+    ],
+)
+def test_duration_is_a_number(raw: str) -> None:
+    """A limit that is no number or has no end is refused: every comparison with it would be silently wrong."""
+    with pytest.raises(UsageError, match="TASKFLOW_LEASE_S"):
+        Settings.from_env({"TASKFLOW_LEASE_S": raw})
+
+
+def test_all_wrong_values_are_named_at_once() -> None:
+    """Two wrong variables are one error that names both."""
+    with pytest.raises(UsageError) as caught:
+        Settings.from_env({"TASKFLOW_LEASE_S": "x", "TASKFLOW_PORT": "y"})
+    assert set(caught.value.fields) == {"TASKFLOW_LEASE_S", "TASKFLOW_PORT"}
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer"),
+    [
+        ("ring_grace_s", "lease_s"),
+        ("lease_s", "alarm_overdue_s"),
+        ("ring_grace_s", "near_window_s"),
+        ("heartbeat_interval_s", "heartbeat_stale_s"),
+        ("agent_request_timeout_s", "dispatch_timeout_s"),
+        ("workspace_bootstrap_s", "workspace_ready_timeout_s"),
+        ("agent_ready_timeout_s", "queued_stuck_s"),
+        ("provision_timeout_s", "queued_stuck_s"),
+        ("dispatch_timeout_s", "delegated_stuck_s"),
+        ("workspace_ready_timeout_s", "delegated_stuck_s"),
+        ("execution_timeout_s", "execution_ceiling_s"),
+    ],
+)
+def test_ladder_names_the_two_that_disagree(inner: str, outer: str) -> None:
+    """An inner limit as long as its outer one is refused, with both variables in the message."""
+    # Inner limits 1, those that are inner to one and outer to another 10, outermost 100: in order, whatever the
+    # defaults are. Then this one pair is made to disagree.
+    limits = {row.name: 1.0 for row in table() if row.type is float}
+    limits |= dict.fromkeys(("lease_s", "dispatch_timeout_s", "workspace_ready_timeout_s"), 10.0)
+    outermost = ("alarm_overdue_s", "near_window_s", "heartbeat_stale_s", "queued_stuck_s", "delegated_stuck_s")
+    limits |= dict.fromkeys((*outermost, "execution_ceiling_s"), 100.0)
+    assert Settings.from_env(_as_env(limits)).lease_s == 10.0
+    limits[inner] = limits[outer] = limits[inner] * 5
+    with pytest.raises(UsageError) as caught:
+        Settings.from_env(_as_env(limits))
+    for name in (inner, outer):
+        assert f"{ENV_PREFIX}{name.upper()}=" in caught.value.message
+    assert set(caught.value.fields) == {ENV_PREFIX + inner.upper()}
+
+
+def test_data_path_is_per_user_by_default(tmp_path: Path) -> None:
+    """An empty data directory means one of the user's own, a set one is taken as it is."""
+    assert Settings(data_dir=str(tmp_path)).data_path == tmp_path
+    assert Settings().data_path.is_absolute()
+    assert Settings().data_path.name == "taskflow"
+
+
+def test_secrets_are_marked() -> None:
+    """What may hold a password or token is marked, so that it is not shown."""
+    secret = {row.name for row in table() if row.secret}
+    assert {"redis_url", "database_url", "token", "secret_key"} <= secret
+
+
+def test_units_match_names() -> None:
+    """A duration ends in _s and is in seconds; nothing else does."""
+    assert [row.name for row in table() if row.name.endswith("_s") != (row.unit == "s")] == []
+
+
+def test_reference_page_is_the_table() -> None:
+    """docs/reference/settings.md holds every setting and is what the generator writes."""
+    page = settings_docs.PAGE.read_text(encoding="utf-8")
+    documented = re.findall(rf"^\| `({ENV_PREFIX}\w+)`", page, flags=re.MULTILINE)
+    assert documented == [row.env for row in table()]
+    assert page == settings_docs.render(), "stale: run python -m tests.support.settings_docs"
