@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from taskflow.clock import Clock, SystemClock
 from taskflow.db.migrate import check_current
@@ -88,7 +89,10 @@ class App:
                 return shards
             return str(found)
 
-        found = self.database.write(work)
+        try:
+            found = self.database.write(work)
+        except IntegrityError:
+            found = self.database.write(work)  # another process of a new installation wrote it first
         if found != shards:
             raise InfrastructureError(
                 f"this installation has {found} shards, TASKFLOW_SHARDS says {shards}", code="shards",

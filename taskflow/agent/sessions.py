@@ -41,6 +41,24 @@ _LOST: dict[str, Any] = {
 }
 
 
+def _hand_over(process: subprocess.Popen[bytes], order: bytes) -> bytes:
+    """Give a new shim its order and return its first words; empty when it ended or said nothing in time."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    watchdog = threading.Timer(_START_LIMIT_S, process.kill)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        with process.stdin, process.stdout:
+            process.stdin.write(order)
+            process.stdin.close()
+            return process.stdout.readline().strip()
+    except BrokenPipeError:
+        return b""
+    finally:
+        watchdog.cancel()
+
+
 class Sessions:
     """The sessions of this node."""
 
@@ -62,6 +80,8 @@ class Sessions:
     def resume(self) -> None:
         """After a start: follow what runs, finish what ended, send what was not sent."""
         for session in self._store.sessions():
+            if self._store.tombstone(session.workspace_id) is not None:
+                continue  # its workspace is being deleted, it with it
             directory = self._places.session(session.workspace_id, session.id)
             if session.status == "starting" and not (directory / "shim.json").exists():
                 # Its creator got no answer and will ask again.
@@ -202,14 +222,9 @@ class Sessions:
             start_new_session=True,
         )
         self._shims[session_id] = process
-        try:
-            out, _ = process.communicate(json.dumps(dataclasses.asdict(order)).encode(), timeout=_START_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
-        if out.strip() not in (b"ok", b"taken"):
-            raise subprocess.SubprocessError(f"it said {out[:100]!r}")
+        said = _hand_over(process, json.dumps(dataclasses.asdict(order)).encode())
+        if said not in (b"ok", b"taken"):
+            raise subprocess.SubprocessError(f"it said {said[:100]!r}")
         log.info("session %s started: %s", session_id, payload["command"][0])
 
     # --- follow

@@ -73,7 +73,7 @@ class Workspaces:
         for workspace in self._store.workspaces("creating"):
             self._prepare(workspace)
         for workspace in self._store.workspaces("deleted"):
-            if self._places.workspace(workspace.id).exists():
+            if self._places.workspace(workspace.id).exists() or self._store.sessions(workspace.id):
                 threading.Thread(target=self._remove, args=(workspace.id,), name="remove", daemon=True).start()
 
     def create(self, workspace_id: str, payload: dict[str, Any]) -> tuple[dict[str, Any], int]:

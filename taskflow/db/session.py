@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError, StatementError
 
 from taskflow.clock import Clock, SystemClock
 from taskflow.errors import InfrastructureError
@@ -72,10 +72,12 @@ class Database:
                 with self._writing.begin() as connection:
                     return work(connection)
             except DBAPIError as error:
-                if isinstance(error, IntegrityError):
+                if isinstance(error, (IntegrityError, DataError)):
                     raise
                 if attempt == _TRIES or not _may_succeed_again(error):
                     raise InfrastructureError(f"the database failed: {error.orig!r}", code="database") from error
+            except StatementError:
+                raise  # a value that no column can hold: the caller's mistake, which waiting does not mend
             except SQLAlchemyError as error:
                 raise InfrastructureError(f"the database failed: {error!r}", code="database") from error
             self._clock.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311

@@ -5,7 +5,7 @@
 | ``{prefix}:{<shard>}:run:<run_id>`` | hash | pipeline, version, step, rev, counters, generation, due, wake |
 | ``{prefix}:{<shard>}:lease:<run_id>`` | string, PX | ``<worker>:<pid>:<random>`` of the turn that owns the run |
 | ``{prefix}:{<shard>}:alarms`` | sorted set | run id by the time at which it must be looked at next |
-| ``{prefix}:{<shard>}:incarnation`` | string | random id, written only by a finished reconcile |
+| ``{prefix}:{<shard>}:incarnation`` | string | random id, made as a reconcile begins, told to SQL as it ends |
 
 The braces are literal: all keys of a script share one hash slot. Only ``pump`` and ``ensure`` build key names, from the
 base they are given. Losing all of it costs nothing but time: see ``rescue``.
@@ -14,6 +14,7 @@ base they are given. Losing all of it costs nothing but time: see ``rescue``.
 from __future__ import annotations
 
 import random
+import secrets
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -246,9 +247,11 @@ class Control:
         value = self.client.get(self.incarnation_key(shard))
         return "" if value is None else _text(value)
 
-    def set_incarnation(self, shard: int, value: str) -> None:
-        """Written only after a reconcile finished."""
-        self.client.set(self.incarnation_key(shard), value)
+    def mark_incarnation(self, shard: int) -> str:
+        """The incarnation of a shard, made if there is none. Made as a reconcile begins, it is gone at its end if the
+        store was emptied meanwhile."""
+        self.client.set(self.incarnation_key(shard), secrets.token_hex(8), nx=True)
+        return self.incarnation(shard)
 
     def known_runs(self, shard: int, batch: int = 500) -> Iterable[list[RunId]]:
         """Ids of all runs that have control state in a shard, in batches (SCAN: may repeat, misses none that stays)."""

@@ -6,7 +6,6 @@ must not need what it is there to cure. ``run_id`` decides, never the status of 
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,11 +66,13 @@ class Rescue:
         return forgotten
 
     def reconcile(self) -> Rescued:
-        """Everything at once: every open run ensured, every leftover deleted, then the incarnation written.
+        """Everything at once: every open run ensured, every leftover deleted, then the incarnation written to SQL.
 
-        The incarnation comes last, in Redis and then in SQL: a crash before that makes the next process do it again.
+        SQL comes last: a crash before that makes the next process do it again. So does a store that is emptied while
+        this runs: the incarnation marked at the start is gone then, and SQL is told one that nobody will see.
         """
         server = self._control.server_run_id()
+        marks = {shard: self._control.mark_incarnation(shard) for shard in range(self._control.shards)}
         looked_at = rebuilt = rung = forgotten = 0
         cursor = ""
         while True:
@@ -83,10 +84,8 @@ class Rescue:
         for shard in range(self._control.shards):
             forgotten += self.sweep_keys(shard)
         now = self._control.now()
-        for shard in range(self._control.shards):
-            incarnation = self._control.incarnation(shard) or secrets.token_hex(8)
-            self._control.set_incarnation(shard, incarnation)
-            self._store.write_incarnation(shard, f"{incarnation}@{server}", now)
+        for shard, mark in marks.items():
+            self._store.write_incarnation(shard, f"{mark}@{server}", now)
         log.info("control_state_reconciled", runs=looked_at, rebuilt=rebuilt, forgotten=forgotten)
         return Rescued(looked_at, rebuilt, rung, forgotten)
 

@@ -109,8 +109,13 @@ class Runner:
         loaded = self._store.load(run_id)
         if loaded is None or loaded[0].finished_at is not None:
             self._control.forget(run_id)
-        else:
-            self._ringer.publish(self._control.ensure([loaded[0]]))
+            return
+        row, signals = loaded
+        self._ringer.publish(self._control.ensure([row]))
+        recorded = row.cancel_requested_at is not None or any(signal.name == row.awaiting for signal in signals)
+        if row.wake_at is not None and recorded:
+            # What it is parked for is there, and the wake-up was lost with the control state.
+            self._ringer.ring([run_id])
 
     # --- load
 
@@ -131,11 +136,25 @@ class Runner:
                 lost=fired.lost if same else 1,
                 name=fired.name, row=row, signals=signals,
             )  # fmt: skip
-            return self._steps(turn)
+            return self._steps(turn) if same else self._adopt(turn)
         except InfrastructureError as error:
             log.warning("store_unusable", run_id=run_id, error=str(error))
             self._hand_over(run_id, token, STORE_RETRY_S * self._rng.uniform(0.5, 1.5))
             return "store_unusable"
+
+    def _adopt(self, turn: _Turn) -> str:
+        """Bring the control state up to the row before the step runs.
+
+        A worker died between apply and commit. Were the old ``rev`` left in place, the counters of every following
+        turn would look like another step's, and a step that kills its worker would never be counted out.
+        """
+        committed = self._commit(turn, "step", 0.0, True)
+        if committed.verdict != "kept":
+            return self._leave(turn, committed)
+        turn.fires = committed.fires
+        if committed.woke and not self._reload(turn):
+            return "finished"
+        return self._steps(turn)
 
     def _steps(self, turn: _Turn) -> str:
         """Step after step while the next one is due and the turn's budget lasts."""
@@ -213,12 +232,7 @@ class Runner:
         except InfrastructureError:
             raise
         except Exception as error:  # a bug in a step: worth a few attempts, never a lost run
-            log.exception("step_raised", run_id=row.id, step=row.step)
-            return TransientError(
-                f"{type(error).__name__}: {error}",
-                code="unexpected",
-                detail={"traceback": traceback.format_exc(limit=-8)},
-            )
+            return _unexpected(row, error)
 
     def _perform(self, turn: _Turn, step: Step, context: StepContext) -> Outcome:
         expired = turn.row.deadline_at is not None and context.now >= turn.row.deadline_at
@@ -241,7 +255,7 @@ class Runner:
             )  # fmt: skip
         if turn.fires > settings.step_max_fires and step.name not in pipeline.closing:
             raise PermanentError(f"{step.name} was started {turn.fires} times without an end", code="step_loops")
-        if len(turn.signals) > settings.inbox_max:
+        if len(turn.signals) > settings.inbox_max and step.name not in pipeline.closing:
             raise PermanentError(f"{len(turn.signals)} signals wait for this run", code="inbox_full")
 
     # --- apply and commit
@@ -257,7 +271,7 @@ class Runner:
                 return self._commit(turn, "retry", retry_s, False)
             outcome = self._give_up(turn, outcome)
         if isinstance(outcome, Snooze):
-            return self._commit(turn, "snooze", outcome.seconds, keep)
+            return self._commit(turn, "snooze", self._before_deadline(turn, outcome.seconds), keep)
         if isinstance(outcome, AwaitSignal) and turn.row.awaiting == outcome.name and not turn.consumed:
             return self._commit(turn, "snooze", self._await_delay(turn, outcome), keep)
         try:
@@ -269,10 +283,14 @@ class Runner:
                 turn, fallback or PermanentError(refused.reason, code="refused"), keep=keep, depth=depth + 1
             )
         except CancelRequested:
-            turn.row = replace(turn.row, cancel_requested_at=self._now(turn))
-            return self._commit(turn, "snooze", 0.0, keep)
+            # Read again: who cancelled and why is in the row.
+            return self._commit(turn, "snooze", 0.0, keep) if self._reload(turn) else None
         except PermanentError as error:
             return self._settle(turn, error, keep=keep, depth=depth + 1)
+        except (Superseded, InfrastructureError):
+            raise
+        except Exception as error:  # a bug in an effect, or a value SQL can't hold: the same as one in the step
+            return self._settle(turn, _unexpected(turn.row, error), keep=keep, depth=depth + 1)
         return self._applied(turn, row, rings, keep)
 
     def _applied(self, turn: _Turn, row: RunRow, rings: tuple[RunId, ...], keep: bool) -> Committed | None:
@@ -309,14 +327,17 @@ class Runner:
             retry_s = backoff_s(
                 attempt, base_s=self._settings.retry_base_s, max_s=self._settings.retry_max_s, rng=self._rng
             )
+        return self._before_deadline(turn, retry_s)
+
+    def _before_deadline(self, turn: _Turn, seconds: float) -> float:
+        """The deadline is not slept past; once it is past, the step's own pace goes on."""
         to_deadline = None if turn.row.deadline_at is None else turn.row.deadline_at - self._now(turn)
-        # The deadline is not slept past; once it is, the step's own backoff goes on.
-        return retry_s if to_deadline is None or to_deadline <= 0 else min(retry_s, to_deadline)
+        return seconds if to_deadline is None or to_deadline <= 0 else min(seconds, to_deadline)
 
     def _record(self, turn: _Turn, error: StepError, retry_s: float | None) -> None:
-        self._store.record_failure(
-            turn.row, Failure(turn.row.step, turn.attempt + 1, error.as_dict(), self._now(turn), retry_s)
-        )
+        # A detail that JSON can't hold is written as text: the record of a failure must not be what fails.
+        said = json.loads(json.dumps(error.as_dict(), default=str))
+        self._store.record_failure(turn.row, Failure(turn.row.step, turn.attempt + 1, said, self._now(turn), retry_s))
 
     def _give_up(self, turn: _Turn, error: StepError) -> Outcome:
         pipeline = self._pipelines[turn.row.pipeline]
@@ -327,6 +348,7 @@ class Runner:
         """The outcome as one write of the row."""
         row, now = turn.row, self._now(turn)
         if isinstance(outcome, Done):
+            self._check_size(row.step, outcome.result)
             return Change(
                 row.step, now, entered=False, deadline_at=row.deadline_at, finished=True, result=outcome.result,
                 error=outcome.error, effects=outcome.effects, consumed=tuple(turn.consumed),
@@ -337,7 +359,7 @@ class Runner:
                 wake_at=now + self._await_delay(turn, outcome), consumed=tuple(turn.consumed),
             )  # fmt: skip
         assert isinstance(outcome, Advance)
-        self._check_size(row, outcome.results)
+        self._check_size(row.step, {**row.results, **outcome.results})
         pipeline = self._pipelines[row.pipeline]
         target = pipeline.step(outcome.step)
         if target is None or target.skip:
@@ -357,17 +379,28 @@ class Runner:
             delay_s = to_deadline if outcome.poll_s is None else min(delay_s, to_deadline)
         return delay_s
 
-    def _check_size(self, row: RunRow, results: Mapping[str, Any]) -> None:
-        size = len(json.dumps({**row.results, **results}, separators=(",", ":")).encode())
+    def _check_size(self, step: str, results: Mapping[str, Any]) -> None:
+        try:
+            size = len(json.dumps(results, separators=(",", ":")).encode())
+        except (TypeError, ValueError) as error:
+            raise PermanentError(f"{step}: its results are not JSON: {error}", code="result_not_json") from error
         if size > self._settings.result_max_bytes:
             raise PermanentError(
-                f"{row.step}: the run's results would be {size} bytes, more than {self._settings.result_max_bytes}",
+                f"{step}: the run's results would be {size} bytes, more than {self._settings.result_max_bytes}",
                 code="result_too_large",
             )
 
     def _now(self, turn: _Turn) -> float:
         """Redis time: what ``fire`` said, plus the monotonic time since."""
         return turn.fired_now + (self._clock.monotonic() - turn.began)
+
+
+def _unexpected(row: RunRow, error: Exception) -> TransientError:
+    """What a bug in a pipeline's code becomes; called while ``error`` is being handled."""
+    log.error("step_raised", run_id=row.id, step=row.step, exc_info=error)
+    return TransientError(
+        f"{type(error).__name__}: {error}", code="unexpected", detail={"traceback": traceback.format_exc(limit=-8)}
+    )
 
 
 def _fail_expired(context: StepContext) -> Outcome:

@@ -69,13 +69,23 @@ class AgentClient:
             raise TransientError("the node agent could not be reached", code="agent_unreachable") from error
         except requests.ReadTimeout as error:
             raise OutcomeUnknown("the node agent did not answer in time", code="agent_timeout") from error
-        except requests.ConnectionError as error:
+        except requests.RequestException as error:
             # Refused, or broken off while it answered: either way the id makes it safe to ask again.
             raise OutcomeUnknown("the connection to the node agent failed", code="agent_unreachable") from error
         if response.ok:
-            answer: dict[str, Any] = response.json()
-            return answer
+            return _answer(response)
         raise _as_error(response)
+
+
+def _answer(response: requests.Response) -> dict[str, Any]:
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        # Something else listens there now, or a proxy answers for it.
+        raise OutcomeUnknown("what answered is not a node agent", code="agent_unreachable")
+    return answer
 
 
 def _as_error(response: requests.Response) -> Exception:

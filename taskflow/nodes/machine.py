@@ -107,13 +107,16 @@ class NodeMachine:
         """Idle and claimable until ``warm_until``; a claim turned the row active in its own transaction."""
         node = self._node(ctx)
         self._take_changes(ctx)
-        if node.live_workspaces > 0:
+        if node.live_workspaces > 0 or node.status == "active":
+            # Also when it was claimed and given back before this look: its idle time begins anew.
             return Advance("active")
         self._must_live(node, ctx.now)
         return self._await_change()
 
     def warm_expired(self, ctx: StepContext) -> Outcome:
         """Nobody claimed it in time: drain, unless a claim comes first (then it is refused and the node goes on)."""
+        if self._node(ctx).status == "active":
+            return Advance("active")
         return Advance(
             "drain", effects=(self._to(ctx, "draining", idle=True, warm_until=None),), otherwise=Advance("active"),
             reason="warm time is over",
@@ -122,10 +125,13 @@ class NodeMachine:
     # --- going away
 
     def drain(self, ctx: StepContext) -> Outcome:
-        """Takes no new workspace; waits for the live ones."""
+        """Takes no new workspace; waits for the live ones, unless the node died: theirs are lost with it."""
+        node = self._node(ctx)
         self._take_changes(ctx)
-        if self._node(ctx).live_workspaces == 0:
+        if node.live_workspaces == 0:
             return Advance(ctx.next_step)
+        if self._tools.liveness(node, ctx.now) is Liveness.DEAD:
+            return Advance(ctx.next_step, reason="the node is gone")
         return AwaitSignal(WORKSPACE_CHANGED, poll_s=_DRAIN_POLL_S)
 
     def destroy_server(self, ctx: StepContext) -> Outcome:

@@ -117,8 +117,10 @@ class Explain:
         step = pipeline.step(run.step) if pipeline else None
         if run.deadline_at is None or step is None:
             return "it goes on when this is done"
+        if pipeline is not None and run.step in pipeline.closing:
+            return "then it gives up: the run ends, and the workspace may still be on the node"
         if step.expired is not None:
-            return "then the node is asked once, and if it does not help, the step ends"
+            return "then the node is asked once; if that does not help, the step fails, and cleanup begins"
         return "then the step fails, and cleanup begins"
 
     def _control_state(self, run: RunRow, now: float) -> dict[str, Any]:

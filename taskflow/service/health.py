@@ -58,8 +58,12 @@ class Health:
 
     def _redis_settings(self) -> list[dict[str, str]]:
         client = self._control.client
-        memory: dict[str, Any] = client.info("memory")
-        persistence: dict[str, Any] = client.info("persistence")
+        try:
+            memory: dict[str, Any] = client.info("memory")
+            persistence: dict[str, Any] = client.info("persistence")
+        except redis.RedisError as error:
+            says = f"INFO is refused ({error}): see to it that maxmemory-policy is noeviction"
+            return [{"check": "redis settings", "state": "warning", "says": says}]
         policy, aof = memory.get("maxmemory_policy", "noeviction"), persistence.get("aof_enabled", 0)
         return [
             {

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from taskflow.db import tasks as task_rows
 from taskflow.db.events import append_event, events_after
 from taskflow.db.models import AgentSession, LogChunk
-from taskflow.db.runs import get_run, insert_run, payload_hash, request_cancel
+from taskflow.db.runs import get_run, insert_run, request_cancel
 from taskflow.db.session import Database
 from taskflow.db.status import STATUSES, TERMINAL
 from taskflow.db.tasks import transition
@@ -68,7 +68,7 @@ class Tasks:
         With an ``idempotency_key`` seen before: the task it made and False; ``Conflict`` when the content was another.
         """
         self._check(spec)
-        request_hash = payload_hash(spec)
+        request_hash = self._vault.fingerprint(spec)
         try:
             task, run, made = self._database.write(
                 lambda tx: self._submit(tx, caller, spec, idempotency_key, request_hash)
@@ -295,6 +295,8 @@ def _encode_cursor(row: Row[Any]) -> str:
 def _decode_cursor(cursor: str) -> tuple[float, str]:
     try:
         at, task_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        return float(at), str(task_id)
+        if not (isinstance(task_id, str) and task_id.isascii() and task_id.isprintable()):
+            raise ValueError("no id of ours")  # NUL, for one, is an error of some databases
+        return float(at), task_id
     except (ValueError, TypeError, binascii.Error) as error:
         raise UsageError("the cursor is not one of ours", fields={"cursor": "malformed"}) from error

@@ -40,7 +40,7 @@ def nodehost_argv() -> list[str]:
 
 
 def worker_argv(settings: Settings, unique: str = "1") -> list[str]:
-    """A Celery worker. ``unique`` tells apart the workers of one host, and one worker's lives."""
+    """A Celery worker. ``unique`` tells apart the workers of one host."""
     return [
         sys.executable, *_CELERY, "worker", "-Q", "alarm,sweep",
         "--concurrency", str(settings.worker_concurrency), "--loglevel", settings.log_level,

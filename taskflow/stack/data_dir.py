@@ -96,7 +96,7 @@ class DataDir:
         return self.root / "secret.key"
 
     def secret_key(self) -> str:
-        """``settings.secret_key``, or the installation's own, which is made on first use. Raises InfrastructureError."""
+        """``settings.secret_key``, or the installation's own, made on first use. Raises ``InfrastructureError``."""
         if self._settings.secret_key:
             return self._settings.secret_key
         end = time.monotonic() + 5.0

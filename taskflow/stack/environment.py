@@ -1,4 +1,4 @@
-"""The environment that the stack's processes are started with: the settings in force, where they live, their lifeline."""
+"""The environment of the stack's processes: the settings in force, where they live, their lifeline."""
 
 from __future__ import annotations
 

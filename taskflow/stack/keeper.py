@@ -18,7 +18,7 @@ EventKind = Literal["starting", "ready", "done", "died", "not_ready", "crash_loo
 
 @dataclass(frozen=True)
 class StackEvent:
-    """Something that happened to a process. ``detail`` says why, for people; ``pause_s`` is the wait before a restart."""
+    """Something that happened to a process. ``detail`` says why, for people; ``pause_s``: wait before a restart."""
 
     kind: EventKind
     process: str
@@ -41,7 +41,7 @@ class ProcessStatus:
 
 
 class Backoff:
-    """The pause before a restart: doubling from ``first_s`` to ``longest_s``, from the start again after a calm time."""
+    """The pause before a restart: doubling from ``first_s`` to ``longest_s``; a calm time resets it."""
 
     def __init__(self, *, first_s: float = 0.2, longest_s: float = 5.0, calm_s: float = 30.0) -> None:
         self._first_s, self._longest_s, self._calm_s = first_s, longest_s, calm_s

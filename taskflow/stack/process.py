@@ -136,6 +136,8 @@ class SupervisedProcess:
 
     def stop(self, hasten: threading.Event | None = None) -> None:
         """End it by its stop signals, then kill its group. ``hasten``: when set, kill at once."""
+        if self._popen is None:
+            return
         hasten = hasten or threading.Event()
         for sig, wait_s in self.spec.stop_signals:
             if self.poll() is not None or hasten.is_set():
@@ -200,16 +202,16 @@ def describe_exit(code: int | None) -> str:
 def group_members(group: int) -> list[int]:
     """Living processes of a process group; zombies are not among them."""
     found = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
             continue
         try:
-            text = Path("/proc", entry, "stat").read_text(encoding="utf-8", errors="replace")
+            text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
         state, _parent, its_group = text.rpartition(")")[2].split()[:3]
         if int(its_group) == group and state not in ("Z", "X"):
-            found.append(int(entry))
+            found.append(int(entry.name))
     return found
 
 

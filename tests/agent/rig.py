@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import IO, Any
 import requests
 
 from taskflow import protocol
+from taskflow.agent.processes import kill_tree
 from tests.agent.control_plane import FakeControlPlane
 from tests.support.waiting import wait_until
 
@@ -21,6 +21,9 @@ AGENT_TOKEN = "agent-token-for-tests"
 NODE_TOKEN = "node-callback-token"
 WORKSPACE_TOKEN = "workspace-callback-token"
 NODE_ID = "node-1"
+# Leftovers are found by these ids: two test processes at once must not share them.
+WS = f"ws-{os.getpid()}-1"
+SESSION = f"session-{os.getpid()}-1"
 
 
 def git(repo: Path, *arguments: str) -> str:
@@ -125,10 +128,7 @@ class AgentRig:
         if self.process is not None and self.process.poll() is None:
             self.kill()
         for pid in self.leftovers():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            kill_tree(pid, grace_s=0.0)
 
     def leftovers(self) -> list[int]:
         """Processes that were started under this rig and still run."""
@@ -159,7 +159,7 @@ class AgentRig:
         """The session's route."""
         return protocol.route(protocol.AGENT_SESSION, workspace_id=workspace_id, session_id=session_id)
 
-    def create(self, workspace_id: str = "ws-1", **changes: Any) -> requests.Response:
+    def create(self, workspace_id: str = WS, **changes: Any) -> requests.Response:
         """PUT a workspace."""
         body = {
             "fence": 1,
@@ -176,17 +176,17 @@ class AgentRig:
         }
         return self.call("PUT", self.workspace_path(workspace_id), body)
 
-    def workspace(self, workspace_id: str = "ws-1") -> dict[str, Any]:
+    def workspace(self, workspace_id: str = WS) -> dict[str, Any]:
         """The workspace's state."""
         found: dict[str, Any] = self.call("GET", self.workspace_path(workspace_id)).json()
         return found
 
-    def wait_workspace(self, workspace_id: str = "ws-1") -> dict[str, Any]:
+    def wait_workspace(self, workspace_id: str = WS) -> dict[str, Any]:
         """Wait until the workspace is ready or failed."""
         wait_until(lambda: self.workspace(workspace_id)["status"] != "creating", "the workspace is provisioned")
         return self.workspace(workspace_id)
 
-    def ready(self, workspace_id: str = "ws-1", **changes: Any) -> dict[str, Any]:
+    def ready(self, workspace_id: str = WS, **changes: Any) -> dict[str, Any]:
         """Create a workspace and wait until it is ready."""
         assert self.create(workspace_id, **changes).status_code == 202
         state = self.wait_workspace(workspace_id)
@@ -194,7 +194,7 @@ class AgentRig:
         return state
 
     def session(
-        self, *command: str, workspace_id: str = "ws-1", session_id: str = "session-1", **changes: Any
+        self, *command: str, workspace_id: str = WS, session_id: str = SESSION, **changes: Any
     ) -> requests.Response:
         """PUT a session."""
         body = {
@@ -210,24 +210,29 @@ class AgentRig:
         }
         return self.call("PUT", self.session_path(workspace_id, session_id), body)
 
-    def session_state(self, workspace_id: str = "ws-1", session_id: str = "session-1") -> dict[str, Any]:
+    def begin(self, *command: str, **changes: Any) -> None:
+        """Start a session, which must succeed."""
+        answer = self.session(*command, **changes)
+        assert answer.status_code == 200, answer.text
+
+    def session_state(self, workspace_id: str = WS, session_id: str = SESSION) -> dict[str, Any]:
         """The session's state."""
         found: dict[str, Any] = self.call("GET", self.session_path(workspace_id, session_id)).json()
         return found
 
-    def session_dir(self, workspace_id: str = "ws-1", session_id: str = "session-1") -> Path:
+    def session_dir(self, workspace_id: str = WS, session_id: str = SESSION) -> Path:
         """The shim's directory."""
         return self.root / "workspaces" / workspace_id / "sessions" / session_id
 
-    def stop(self, workspace_id: str = "ws-1", session_id: str = "session-1") -> requests.Response:
+    def stop(self, workspace_id: str = WS, session_id: str = SESSION) -> requests.Response:
         """POST stop."""
         return self.call("POST", self.session_path(workspace_id, session_id) + "/stop", {})
 
-    def delete(self, workspace_id: str = "ws-1", fence: int = 1) -> requests.Response:
+    def delete(self, workspace_id: str = WS, fence: int = 1) -> requests.Response:
         """DELETE the workspace."""
         return self.call("DELETE", self.workspace_path(workspace_id), params={"fence": fence})
 
-    def outcome(self, session_id: str = "session-1", *, timeout_s: float = 30.0) -> dict[str, Any]:
+    def outcome(self, session_id: str = SESSION, *, timeout_s: float = 30.0) -> dict[str, Any]:
         """Wait for the session's outcome callback."""
         callbacks = wait_until(
             lambda: self.control_plane.received(f"/sessions/{session_id}/outcome"),
@@ -240,9 +245,9 @@ class AgentRig:
         """Run a session to its end; its outcome."""
         answer = self.session(*command, **changes)
         assert answer.status_code == 200, answer.text
-        return self.outcome(changes.get("session_id", "session-1"))
+        return self.outcome(changes.get("session_id", SESSION))
 
-    def wait_output(self, text: bytes, session_id: str = "session-1") -> None:
+    def wait_output(self, text: bytes, session_id: str = SESSION) -> None:
         """Wait until the session has written ``text``."""
         output = self.session_dir(session_id=session_id) / "output.log"
         wait_until(lambda: output.exists() and text in output.read_bytes(), f"{text!r} in the output")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.agent.rig import AgentRig
+from tests.agent.rig import SESSION, WS, AgentRig
 from tests.support.waiting import wait_until
 
 
@@ -16,9 +16,9 @@ def test_creating_a_workspace_twice_answers_the_same(agent: AgentRig) -> None:
     again = agent.create(fence=5, callback_token="newer")
     assert again.status_code == 200
     assert again.json() == first
-    assert len(agent.control_plane.received("/workspaces/ws-1/outcome")) == 1
+    assert len(agent.control_plane.received(f"/workspaces/{WS}/outcome")) == 1
     agent.run("true", fence=5)
-    outcome = agent.control_plane.received("/sessions/session-1/outcome")[0]
+    outcome = agent.control_plane.received(f"/sessions/{SESSION}/outcome")[0]
     assert outcome.token == "newer"
 
 
@@ -41,7 +41,7 @@ def test_a_lower_fence_is_refused_everywhere(agent: AgentRig) -> None:
 def test_a_deleted_workspace_cannot_be_created_again(agent: AgentRig) -> None:
     """A tombstone outlives the workspace, its repeat and an agent restart; an unknown id gets one too."""
     agent.ready()
-    directory = agent.root / "workspaces" / "ws-1"
+    directory = agent.root / "workspaces" / WS
     for _ in range(2):
         answer = agent.delete(fence=3)
         assert (answer.status_code, answer.json()["status"]) == (200, "deleted")
@@ -50,7 +50,7 @@ def test_a_deleted_workspace_cannot_be_created_again(agent: AgentRig) -> None:
     assert agent.delete("never-seen", fence=2).json()["code"] == "fenced"
     agent.kill()
     agent.start()
-    for workspace_id in ("ws-1", "never-seen"):
+    for workspace_id in (WS, "never-seen"):
         answer = agent.create(workspace_id, fence=9)
         assert (answer.status_code, answer.json()["code"]) == (410, "gone")
         assert agent.session("true", workspace_id=workspace_id, fence=9).status_code == 410
@@ -60,11 +60,11 @@ def test_a_deleted_workspace_cannot_be_created_again(agent: AgentRig) -> None:
 
 def test_no_more_workspaces_than_slots(agent: AgentRig) -> None:
     """The third workspace on two slots is refused with 503 ``capacity``; a deletion makes room."""
-    agent.ready("ws-1")
+    agent.ready(WS)
     agent.ready("ws-2")
     refused = agent.create("ws-3")
     assert (refused.status_code, refused.json()["code"]) == (503, "capacity")
-    agent.delete("ws-1")
+    agent.delete(WS)
     assert agent.create("ws-3").status_code == 202
 
 
@@ -77,7 +77,7 @@ def test_starting_a_session_twice_runs_it_once(agent: AgentRig) -> None:
     assert again.json() == agent.session_state()
     other = agent.session(*command, secrets={"KEY": "another-key"}, fence=2)
     assert (other.status_code, other.json()["code"]) == (409, "conflict")
-    assert (agent.root / "workspaces/ws-1/repo/count").read_text() == "run\n"
+    assert (agent.root / f"workspaces/{WS}/repo/count").read_text() == "run\n"
 
 
 def test_a_session_needs_a_ready_workspace(agent: AgentRig) -> None:
@@ -86,13 +86,13 @@ def test_a_session_needs_a_ready_workspace(agent: AgentRig) -> None:
     early = agent.session("true")
     assert (early.status_code, early.json()["code"]) == (409, "not_ready")
     assert agent.session("true", workspace_id="no-such").status_code == 404
-    assert agent.call("GET", agent.session_path("ws-1", "no-such")).status_code == 404
+    assert agent.call("GET", agent.session_path(WS, "no-such")).status_code == 404
 
 
 def test_one_session_at_a_time_in_a_workspace(agent: AgentRig) -> None:
     """A second session waits for the first to end: 409 ``busy``, then it runs."""
     agent.ready()
-    agent.session("sleep", "60")
+    agent.begin("sleep", "60")
     busy = agent.session("true", session_id="session-2")
     assert (busy.status_code, busy.json()["code"]) == (409, "busy")
     agent.stop()
@@ -103,7 +103,7 @@ def test_one_session_at_a_time_in_a_workspace(agent: AgentRig) -> None:
 def test_every_route_but_health_needs_the_agent_token(agent: AgentRig) -> None:
     """Without the token, or with another, nothing is told and nothing is done."""
     agent.ready()
-    workspace, session = agent.workspace_path("ws-1"), agent.session_path("ws-1", "s")
+    workspace, session = agent.workspace_path(WS), agent.session_path(WS, "s")
     routes = [
         ("GET", "/v1/node"),
         ("PUT", workspace),
@@ -154,21 +154,21 @@ def test_wrong_requests_are_answered_with_a_code(
 def test_a_workspace_the_control_plane_ended_is_not_told_of_any_more(agent: AgentRig) -> None:
     """After a 410 nothing more is sent for that workspace, and the session's outcome can still be asked for."""
     agent.ready()
-    wait_until(lambda: agent.control_plane.received("/workspaces/ws-1/outcome"), "the ready callback")
-    agent.control_plane.fault = lambda callback: 410 if "/workspaces/ws-1/" in callback.path else None
-    agent.session("sh", "-c", "echo one; sleep 1; echo two")
+    wait_until(lambda: agent.control_plane.received(f"/workspaces/{WS}/outcome"), "the ready callback")
+    agent.control_plane.fault = lambda callback: 410 if f"/workspaces/{WS}/" in callback.path else None
+    agent.begin("sh", "-c", "echo one; sleep 1; echo two")
     wait_until(lambda: agent.session_state()["status"] == "ended", "the session ends")
     beats = len(agent.control_plane.received("/heartbeat"))
     wait_until(lambda: len(agent.control_plane.received("/heartbeat")) > beats + 2, "three more heartbeats")
     assert len(agent.control_plane.received("/logs")) == 1
-    assert not agent.control_plane.received("/sessions/session-1/outcome")
+    assert not agent.control_plane.received(f"/sessions/{SESSION}/outcome")
     assert agent.session_state()["outcome"]["outcome"] == "exited"
 
 
 def test_a_node_that_is_gone_ends_with_its_sessions(agent: AgentRig) -> None:
     """410 on a heartbeat ends the sessions and then the agent."""
     agent.ready()
-    agent.session("sleep", "1000")
+    agent.begin("sleep", "1000")
     agent.control_plane.fault = lambda callback: 410 if "/nodes/" in callback.path else None
     process = agent.process
     assert process is not None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.agent.rig import AgentRig, git
+from taskflow.agent.store import Store
+from tests.agent.rig import SESSION, WS, AgentRig, git
 from tests.support.waiting import wait_until
 
 
@@ -19,7 +22,7 @@ def test_a_failed_clone_carries_gits_own_message(agent: AgentRig) -> None:
     assert state["error"]["phase"] == "clone"
     assert "/does/not/exist" in state["error"]["message"]
     assert "does not exist" in state["error"]["message"]
-    told = wait_until(lambda: agent.control_plane.received("/workspaces/ws-1/outcome"), "the outcome")[0].body
+    told = wait_until(lambda: agent.control_plane.received(f"/workspaces/{WS}/outcome"), "the outcome")[0].body
     assert told == {"status": "failed", "base_commit": None, "error": state["error"]}
 
 
@@ -36,7 +39,7 @@ def test_a_failed_clone_carries_gits_own_message(agent: AgentRig) -> None:
     ],
 )
 def test_a_workspace_that_cannot_be_prepared_says_why(
-    agent: AgentRig, changes: dict[str, object], phase: str, words: str
+    agent: AgentRig, changes: dict[str, Any], phase: str, words: str
 ) -> None:
     """Branch, setup command, limit and forbidden transport: each failure names its phase and cause."""
     agent.create(**changes)
@@ -44,7 +47,7 @@ def test_a_workspace_that_cannot_be_prepared_says_why(
     assert state["status"] == "failed"
     assert state["error"]["phase"] == phase
     assert words in state["error"]["message"]
-    wait_until(lambda: not marked(agent, "ws-1"), "nothing of the setup is left")
+    wait_until(lambda: not marked(agent, WS), "nothing of the setup is left")
 
 
 def marked(agent: AgentRig, workspace_id: str) -> list[int]:
@@ -91,7 +94,7 @@ def test_a_command_that_cannot_start_ends_with_127(agent: AgentRig) -> None:
     assert (outcome["outcome"], outcome["exit_code"]) == ("exited", 127)
     assert outcome["error"]["phase"] == "start"
     assert "no-such-program" in outcome["error"]["message"]
-    assert b"no-such-program" in agent.control_plane.output("session-1")
+    assert b"no-such-program" in agent.control_plane.output(SESSION)
 
 
 def test_the_time_limit_ends_the_command_and_keeps_its_work(agent: AgentRig) -> None:
@@ -108,7 +111,7 @@ def test_the_time_limit_ends_the_command_and_keeps_its_work(agent: AgentRig) -> 
 def test_a_command_that_ignores_sigterm_is_killed_after_the_grace(agent: AgentRig) -> None:
     """SIGTERM ignored: SIGKILL follows, and the outcome is the same."""
     agent.ready()
-    agent.session("sh", "-c", "trap '' TERM; echo trapped; while :; do sleep 0.1; done")
+    agent.begin("sh", "-c", "trap '' TERM; echo trapped; while :; do sleep 0.1; done")
     agent.wait_output(b"trapped")
     assert agent.stop().status_code == 200
     assert agent.outcome()["outcome"] == "stopped"
@@ -117,29 +120,26 @@ def test_a_command_that_ignores_sigterm_is_killed_after_the_grace(agent: AgentRi
 def test_stop_ends_the_session_without_a_commit(agent: AgentRig) -> None:
     """A stopped session reports ``stopped``, commits nothing, and can be stopped again."""
     agent.ready()
-    agent.session("sh", "-c", "echo partial > x; echo started; sleep 100")
+    agent.begin("sh", "-c", "echo partial > x; echo started; sleep 100")
     agent.wait_output(b"started")
     assert agent.stop().status_code == 200
     outcome = agent.outcome()
     assert (outcome["outcome"], outcome["commit"], outcome["pushed"]) == ("stopped", None, False)
     assert agent.stop().json()["status"] == "ended"
-    assert agent.control_plane.output("session-1") == b"started\n"
+    assert agent.control_plane.output(SESSION) == b"started\n"
 
 
 def test_a_killed_shim_is_a_lost_session(agent: AgentRig) -> None:
     """Without its shim nobody knows how the command ended: lost, and the command does not go on unseen."""
     agent.ready()
-    agent.session("sh", "-c", "echo $$; exec sleep 100")
+    agent.begin("sh", "-c", "echo $$; exec sleep 100")
     agent.wait_output(b"\n")
-    shims = [
-        pid for pid in marked(agent, "ws-1") if b"taskflow.agent.shim" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    command_lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in marked(agent, WS)}
+    shims = [pid for pid, words in command_lines.items() if b"taskflow.agent.shim" in words]
     assert len(shims) == 1
-    import os
-
     os.kill(shims[0], 9)
     assert agent.outcome()["outcome"] == "lost"
-    wait_until(lambda: not marked(agent, "ws-1"), "the command is gone")
+    wait_until(lambda: not marked(agent, WS), "the command is gone")
 
 
 def test_a_refused_push_keeps_the_commit_and_says_why(agent: AgentRig) -> None:
@@ -153,6 +153,25 @@ def test_a_refused_push_keeps_the_commit_and_says_why(agent: AgentRig) -> None:
     assert outcome["pushed"] is False
     assert outcome["error"]["phase"] == "push"
     assert "the origin says no" in outcome["error"]["message"]
+
+
+def test_a_push_that_fails_at_first_is_repeated(agent: AgentRig, tmp_path: Path) -> None:
+    """An origin that refuses twice and then takes it: pushed, and no error is left."""
+    agent.ready()
+    hook = agent.origin / ".git/hooks/update"
+    hook.write_text(f"#!/bin/sh\necho x >> {tmp_path}/tries\n[ $(wc -l < {tmp_path}/tries) = 3 ]\n")
+    hook.chmod(0o755)
+    outcome = agent.run("sh", "-c", "echo hi > x")
+    assert (outcome["pushed"], outcome["error"]) == (True, None)
+    assert (tmp_path / "tries").read_text() == "x\nx\nx\n"
+
+
+def test_changed_files_keep_their_names_and_are_bounded(agent: AgentRig) -> None:
+    """Spaces, umlauts and newlines arrive unquoted; a flood of files is cut at a thousand."""
+    agent.ready()
+    outcome = agent.run("sh", "-c", 'echo > "a ä"; echo > "b\nc"; mkdir z; for i in $(seq 1200); do : > z/$i; done')
+    assert outcome["changed_files"][:2] == ["a ä", "b\nc"]
+    assert len(outcome["changed_files"]) == 1000
 
 
 def test_the_origins_own_branch_is_never_pushed_to(agent: AgentRig) -> None:
@@ -206,10 +225,14 @@ def test_a_clone_without_its_git_directory_is_a_commit_error(agent: AgentRig) ->
 def test_everything_a_session_started_is_gone_after_delete(agent: AgentRig) -> None:
     """setsid, double fork and a cleared environment don't help: delete leaves no process and no file."""
     agent.ready()
-    agent.session(
+    # A length of their own tells these sleeps from those of other test processes.
+    lengths = [f"{number}.{os.getpid()}" for number in (1001, 1002, 1003, 1004)]
+    agent.begin(
         "sh",
         "-c",
-        "setsid sh -c 'sleep 1001 & sleep 1002' & (setsid env -i sleep 1003 &) ; echo on; sleep 1004",
+        'setsid sh -c "sleep $1 & sleep $2" & (setsid env -i sleep $3 &) ; echo on; sleep $4',
+        "sh",
+        *lengths,
     )
     agent.wait_output(b"on")
 
@@ -220,15 +243,15 @@ def test_everything_a_session_started_is_gone_after_delete(agent: AgentRig) -> N
                 words = path.read_bytes().split(b"\0")
             except OSError:
                 continue
-            if words[0] == b"sleep" and words[1] in (b"1001", b"1002", b"1003", b"1004"):
+            if words[0] == b"sleep" and words[1].decode() in lengths:
                 found.append(path.parent.name)
         return found
 
     wait_until(lambda: len(sleepers()) == 4, "all four sleep")
     assert agent.delete(fence=2).status_code == 200
     assert sleepers() == []
-    assert not (agent.root / "workspaces/ws-1").exists()
-    wait_until(lambda: not marked(agent, "ws-1"), "no process of the workspace")
+    assert not (agent.root / f"workspaces/{WS}").exists()
+    wait_until(lambda: not marked(agent, WS), "no process of the workspace")
 
 
 def test_what_a_command_leaves_running_ends_with_its_session(agent: AgentRig) -> None:
@@ -236,17 +259,34 @@ def test_what_a_command_leaves_running_ends_with_its_session(agent: AgentRig) ->
     agent.ready()
     outcome = agent.run("sh", "-c", "setsid sleep 100 & echo done")
     assert outcome["exit_code"] == 0
-    assert agent.control_plane.output("session-1") == b"done\n"
-    wait_until(lambda: not marked(agent, "ws-1"), "nothing runs on")
+    assert agent.control_plane.output(SESSION) == b"done\n"
+    wait_until(lambda: not marked(agent, WS), "nothing runs on")
 
 
 def test_delete_during_provisioning_ends_it(agent: AgentRig) -> None:
     """A workspace that is being prepared is deleted at once, with the setup command that ran."""
     agent.create(setup_command=["sh", "-c", "setsid sleep 100 & sleep 100"])
-    wait_until(lambda: len(marked(agent, "ws-1")) >= 3, "the setup runs")
+    wait_until(lambda: len(marked(agent, WS)) >= 3, "the setup runs")
     assert agent.delete(fence=2).json()["status"] == "deleted"
-    wait_until(lambda: not marked(agent, "ws-1"), "the setup is gone")
-    assert not agent.control_plane.received("/workspaces/ws-1/outcome")
+    wait_until(lambda: not marked(agent, WS), "the setup is gone")
+    assert not agent.control_plane.received(f"/workspaces/{WS}/outcome")
+
+
+def test_a_deletion_that_was_cut_short_is_ended_by_the_next_agent(agent: AgentRig) -> None:
+    """Killed after the tombstone and before the removal: the next agent ends session and files and reports nothing."""
+    agent.ready()
+    agent.begin("sh", "-c", "echo on; sleep 1000")
+    agent.wait_output(b"on")
+    agent.kill()
+    store = Store(agent.root / "agent.db")
+    store.bury(WS, 2)
+    store.close()
+    agent.start()
+    wait_until(lambda: not (agent.root / "workspaces" / WS).exists(), "the directory is removed")
+    wait_until(lambda: not marked(agent, WS), "the session is gone")
+    beats = len(agent.control_plane.received("/heartbeat"))
+    wait_until(lambda: len(agent.control_plane.received("/heartbeat")) > beats + 1, "two more heartbeats")
+    assert not agent.control_plane.received(f"/sessions/{SESSION}/outcome")
 
 
 def test_a_read_only_tree_is_deleted(agent: AgentRig) -> None:
@@ -254,4 +294,4 @@ def test_a_read_only_tree_is_deleted(agent: AgentRig) -> None:
     agent.ready()
     agent.run("sh", "-c", "mkdir -p d/e; touch d/e/f; chmod 500 d/e d", push=False)
     assert agent.delete(fence=2).status_code == 200
-    assert not (agent.root / "workspaces/ws-1").exists()
+    assert not (agent.root / f"workspaces/{WS}").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from taskflow import protocol
 from tests.agent.control_plane import FakeControlPlane
-from tests.agent.rig import NODE_TOKEN, WORKSPACE_TOKEN, AgentRig, git
+from tests.agent.rig import NODE_TOKEN, SESSION, WORKSPACE_TOKEN, WS, AgentRig, git
 from tests.support.waiting import wait_until
 
 
@@ -31,7 +31,7 @@ def test_a_change_is_committed_and_pushed_to_the_output_branch(agent: AgentRig) 
         "refs/heads/main",
         "refs/heads/taskflow/task-1-1",
     ]
-    assert agent.control_plane.output("session-1") == b"said\n"
+    assert agent.control_plane.output(SESSION) == b"said\n"
     assert outcome["log_chunks"] == len(agent.control_plane.received("/logs"))
     assert agent.session_state()["outcome"] == outcome
 
@@ -44,14 +44,14 @@ def test_callbacks_carry_the_token_of_what_they_tell_of(agent: AgentRig, control
     for callback in control_plane.callbacks:
         wanted = NODE_TOKEN if "/callbacks/nodes/" in callback.path else WORKSPACE_TOKEN
         assert callback.token == wanted, callback.path
-    outcomes = control_plane.received("/workspaces/ws-1/outcome")
+    outcomes = control_plane.received(f"/workspaces/{WS}/outcome")
     assert [callback.body["status"] for callback in outcomes] == ["ready"]
 
 
 def test_heartbeats_follow_ready_and_show_the_session(agent: AgentRig, control_plane: FakeControlPlane) -> None:
     """Ready comes first; a heartbeat obeys its schema and shows the running session with its output's age."""
     agent.ready()
-    agent.session("sh", "-c", "echo working; sleep 60")
+    agent.begin("sh", "-c", "echo working; sleep 60")
     agent.wait_output(b"working")
 
     def shown() -> list[dict[str, object]]:
@@ -63,7 +63,7 @@ def test_heartbeats_follow_ready_and_show_the_session(agent: AgentRig, control_p
         ]
 
     seen = wait_until(shown, "a heartbeat with the session")[0]
-    assert seen["session_id"] == "session-1"
+    assert seen["session_id"] == SESSION
     assert seen["status"] == "running"
     assert isinstance(seen["output_age_s"], float)
     node_calls = [call.path.rpartition("/")[2] for call in control_plane.callbacks if "/nodes/" in call.path]
@@ -110,7 +110,7 @@ def test_the_setup_command_runs_with_its_environment(agent: AgentRig, tmp_path: 
         env={"COLOUR": "red"},
     )
     agent.run("cat", "made", "README")
-    assert agent.control_plane.output("session-1") == b"red ws-1\nhello\n"
+    assert agent.control_plane.output(SESSION) == f"red {WS}\nhello\n".encode()
 
 
 def test_the_asked_branch_is_cloned(agent: AgentRig) -> None:
@@ -126,11 +126,11 @@ def test_a_session_sees_only_the_allowed_environment(agent: AgentRig) -> None:
     """The stack's own variables don't reach a session; its task's and the marks do."""
     agent.ready()
     agent.run("env", env={"GIVEN": "yes"})
-    lines = agent.control_plane.output("session-1").decode().split("\n")
+    lines = agent.control_plane.output(SESSION).decode().split("\n")
     assert "GIVEN=yes" in lines
     assert "TASKFLOW_TASK_ID=task-1" in lines
     assert "TASKFLOW_RUN_NUMBER=1" in lines
-    assert "TASKFLOW_SESSION_ID=session-1" in lines
+    assert f"TASKFLOW_SESSION_ID={SESSION}" in lines
     assert f"TASKFLOW_DATA_DIR={agent.data_dir}" in lines
     assert not [line for line in lines if line.startswith(("TASKFLOW_SECRET_KEY", "PYTHONPATH"))]
 

@@ -11,7 +11,7 @@ import pytest
 from taskflow import protocol
 from taskflow.agent.masking import Masker
 from tests.agent.control_plane import Callback
-from tests.agent.rig import AgentRig
+from tests.agent.rig import SESSION, AgentRig
 from tests.support.waiting import wait_until
 
 
@@ -24,14 +24,14 @@ def test_secrets_are_masked_wherever_the_reads_are_cut(agent: AgentRig) -> None:
         'a=${TOKEN%??????}; printf "x%s" "$a"; sleep 0.5; printf "%sy\\n" "${TOKEN#$a}"; echo "$TOKEN" >&2; echo ab',
         secrets={"TOKEN": "sesame-open-1234", "SHORT": "ab"},
     )
-    assert agent.control_plane.output("session-1") == b"x***y\n***\nab\n"
+    assert agent.control_plane.output(SESSION) == b"x***y\n***\nab\n"
 
 
 def test_secrets_are_neither_on_disk_nor_in_a_command_line(agent: AgentRig) -> None:
     """While the session runs and after, no file under the root, no argv, and no log holds the value."""
     agent.ready()
     secret = "very-secret-value-4711"
-    agent.session(
+    agent.begin(
         "sh", "-c", 'echo "$KEY"; echo on; sleep 1; test "$KEY" = very-secret-v"alue-4711"', secrets={"KEY": secret}
     )
     agent.wait_output(b"on")
@@ -57,7 +57,7 @@ def test_the_output_is_cut_at_its_limit_with_a_marker(agent: AgentRig) -> None:
     agent.ready()
     outcome = agent.run("sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' a; exit 4", log_limit_bytes=200_000)
     assert (outcome["exit_code"], outcome["log_truncated"]) == (4, True)
-    output = agent.control_plane.output("session-1")
+    output = agent.control_plane.output(SESSION)
     assert output[:200_000] == b"a" * 200_000
     assert output[200_000:] == b"\n[taskflow: output cut at 200000 bytes]\n"
     assert all(
@@ -77,13 +77,13 @@ def test_lost_answers_cost_neither_gap_nor_duplicate(agent: AgentRig) -> None:
         return {0: 0, 1: 500}.get(next(counter) % 4)
 
     agent.control_plane.fault = fault
-    agent.session(
+    agent.begin(
         "sh",
         "-c",
         "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); [ $((i%500)) = 0 ] && sleep 0.4; done; true",
     )
     outcome = agent.outcome(timeout_s=60)
-    assert agent.control_plane.output("session-1") == b"".join(f"line {i}\n".encode() for i in range(2000))
+    assert agent.control_plane.output(SESSION) == b"".join(f"line {i}\n".encode() for i in range(2000))
     assert agent.control_plane.changed_chunks == []
     paths = [call.path for call in agent.control_plane.callbacks if "/sessions/" in call.path]
     assert paths[-1].endswith("/outcome")
@@ -93,13 +93,14 @@ def test_lost_answers_cost_neither_gap_nor_duplicate(agent: AgentRig) -> None:
 def test_a_control_plane_that_forgot_chunks_gets_them_again(agent: AgentRig) -> None:
     """``next`` below what was sent: the sender goes back, with the same bytes."""
     agent.ready()
-    agent.session("sh", "-c", "for i in 1 2 3 4 5 6; do echo $i; sleep 0.4; done")
+    agent.begin("sh", "-c", "for i in 1 2 3 4 5 6; do echo $i; sleep 0.4; done")
     logs = wait_until(
         lambda: next((chunks for chunks in agent.control_plane.chunks.values() if len(chunks) >= 3), None), "3 chunks"
     )
+    assert logs is not None
     logs.clear()
     agent.outcome()
-    assert agent.control_plane.output("session-1") == b"1\n2\n3\n4\n5\n6\n"
+    assert agent.control_plane.output(SESSION) == b"1\n2\n3\n4\n5\n6\n"
 
 
 def test_refused_logs_do_not_hold_the_outcome_back(agent: AgentRig) -> None:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from tests.agent.control_plane import FakeControlPlane
-from tests.agent.rig import AgentRig, git
+from tests.agent.rig import SESSION, WS, AgentRig, git
 from tests.support.waiting import wait_until
 
 _SLOW = "echo begun; until [ -e ../../../../go ]; do sleep 0.05; done; echo over; echo hi > hello.txt"
@@ -22,7 +22,7 @@ def release(agent: AgentRig) -> None:
 def test_an_agent_killed_during_a_session_reports_it_once(agent: AgentRig) -> None:
     """SIGKILL of the agent, the command ends meanwhile, a new agent: one outcome, one commit, the whole log."""
     agent.ready()
-    agent.session("sh", "-c", _SLOW)
+    agent.begin("sh", "-c", _SLOW)
     agent.wait_output(b"begun")
     agent.kill()
     release(agent)
@@ -32,17 +32,17 @@ def test_an_agent_killed_during_a_session_reports_it_once(agent: AgentRig) -> No
     outcome = agent.outcome()
     assert (outcome["outcome"], outcome["exit_code"], outcome["pushed"]) == ("exited", 0, True)
     assert git(agent.origin, "rev-list", "--count", "main..taskflow/task-1-1") == "1"
-    assert agent.control_plane.output("session-1") == b"begun\nover\n"
+    assert agent.control_plane.output(SESSION) == b"begun\nover\n"
     beats = len(agent.control_plane.received("/heartbeat"))
     wait_until(lambda: len(agent.control_plane.received("/heartbeat")) > beats + 1, "two more heartbeats")
-    assert len(agent.control_plane.received("/sessions/session-1/outcome")) == 1
+    assert len(agent.control_plane.received(f"/sessions/{SESSION}/outcome")) == 1
     assert agent.control_plane.changed_chunks == []
 
 
 def test_a_restarted_agent_follows_a_running_session(agent: AgentRig) -> None:
     """The session goes on under its shim; the new agent, on the same port, takes it up and can stop it."""
     agent.ready()
-    agent.session("sh", "-c", "echo begun; sleep 1000")
+    agent.begin("sh", "-c", "echo begun; sleep 1000")
     agent.wait_output(b"begun")
     port = agent.address_file()["port"]
     agent.kill()
@@ -56,7 +56,7 @@ def test_a_restarted_agent_follows_a_running_session(agent: AgentRig) -> None:
 def test_an_agent_killed_again_and_again_makes_one_commit(agent: AgentRig) -> None:
     """Killed at several moments around the end of a session, the work is committed and reported once."""
     agent.ready()
-    agent.session("sh", "-c", _SLOW)
+    agent.begin("sh", "-c", _SLOW)
     agent.wait_output(b"begun")
     release(agent)
     for _ in range(4):
@@ -64,7 +64,7 @@ def test_an_agent_killed_again_and_again_makes_one_commit(agent: AgentRig) -> No
         agent.start()
     agent.outcome()
     assert git(agent.origin, "rev-list", "--count", "main..taskflow/task-1-1") == "1"
-    assert {call.body["commit"] for call in agent.control_plane.received("/sessions/session-1/outcome")} == {
+    assert {call.body["commit"] for call in agent.control_plane.received(f"/sessions/{SESSION}/outcome")} == {
         git(agent.origin, "rev-parse", "taskflow/task-1-1")
     }
 
@@ -72,7 +72,7 @@ def test_an_agent_killed_again_and_again_makes_one_commit(agent: AgentRig) -> No
 def test_sigterm_ends_the_agent_and_leaves_the_session(agent: AgentRig) -> None:
     """A deploy of the agent costs no session."""
     agent.ready()
-    agent.session("sh", "-c", _SLOW)
+    agent.begin("sh", "-c", _SLOW)
     agent.wait_output(b"begun")
     assert agent.process is not None
     agent.process.send_signal(signal.SIGTERM)
@@ -83,8 +83,9 @@ def test_sigterm_ends_the_agent_and_leaves_the_session(agent: AgentRig) -> None:
 
 
 def test_provisioning_starts_over_after_a_restart(agent: AgentRig, tmp_path: Path) -> None:
-    """Killed in the middle of provisioning: its children die with it, the next agent begins from an empty directory."""
-    once = f"echo x >> {tmp_path}/setups; test -e half && exit 9; touch half; [ $(wc -l < {tmp_path}/setups) = 2 ] || sleep 100"
+    """Killed while provisioning: its children die with it, the next agent begins from an empty directory."""
+    log = tmp_path / "setups"
+    once = f"echo x >> {log}; test -e half && exit 9; touch half; [ $(wc -l < {log}) = 2 ] || sleep 100"
     agent.create(setup_command=["sh", "-c", once])
     wait_until((tmp_path / "setups").exists, "the setup runs")
     agent.kill()
@@ -92,15 +93,15 @@ def test_provisioning_starts_over_after_a_restart(agent: AgentRig, tmp_path: Pat
     agent.start()
     assert agent.wait_workspace()["status"] == "ready"
     assert (tmp_path / "setups").read_text() == "x\nx\n"
-    wait_until(lambda: agent.control_plane.received("/workspaces/ws-1/outcome"), "the outcome")
+    wait_until(lambda: agent.control_plane.received(f"/workspaces/{WS}/outcome"), "the outcome")
 
 
 def test_outcomes_survive_a_control_plane_that_is_down(agent: AgentRig, control_plane: FakeControlPlane) -> None:
     """Control plane down over the end of a session and a restart of the agent: all is delivered, in order."""
     agent.ready()
-    wait_until(lambda: control_plane.received("/workspaces/ws-1/outcome"), "the ready callback")
+    wait_until(lambda: control_plane.received(f"/workspaces/{WS}/outcome"), "the ready callback")
     control_plane.down()
-    agent.session("sh", "-c", "echo hi > x; echo said")
+    agent.begin("sh", "-c", "echo hi > x; echo said")
     wait_until(lambda: agent.session_state()["status"] == "ended", "the session ends")
     assert agent.session_state()["outcome"]["exit_code"] == 0, "the outcome can be asked for meanwhile"
     agent.kill()
@@ -108,26 +109,26 @@ def test_outcomes_survive_a_control_plane_that_is_down(agent: AgentRig, control_
     control_plane.up()
     outcome = agent.outcome()
     assert outcome["exit_code"] == 0
-    assert control_plane.output("session-1") == b"said\n"
+    assert control_plane.output(SESSION) == b"said\n"
 
 
 def test_the_workspace_outcome_comes_before_the_sessions(agent: AgentRig, control_plane: FakeControlPlane) -> None:
     """Order is kept for each workspace, also when the first message needs several attempts."""
     failures = iter([500, 0, 503])
-    control_plane.fault = lambda call: next(failures, None) if call.path.endswith("ws-1/outcome") else None
+    control_plane.fault = lambda call: next(failures, None) if call.path.endswith(f"{WS}/outcome") else None
     agent.ready()
     agent.run("true")
     paths = [call.path for call in control_plane.callbacks if call.path.endswith("/outcome")]
-    assert paths == ["/callbacks/workspaces/ws-1/outcome"] * 4 + [
-        "/callbacks/workspaces/ws-1/sessions/session-1/outcome"
+    assert paths == [f"/callbacks/workspaces/{WS}/outcome"] * 4 + [
+        f"/callbacks/workspaces/{WS}/sessions/{SESSION}/outcome"
     ]
 
 
 def test_without_its_supervisor_everything_ends(rig: AgentRig) -> None:
-    """The lifeline is let go: agent, shim, command and provisioning end; the next agent reports the session as lost."""
+    """Agent, shim, command and provisioning end with the lifeline; the next agent reports the session as lost."""
     agent = rig.start(*rig.hold_lifeline())
     agent.ready()
-    agent.session("sh", "-c", "trap '' TERM; setsid env -i sleep 1000 & echo begun; while :; do sleep 0.1; done")
+    agent.begin("sh", "-c", "trap '' TERM; setsid env -i sleep 1000 & echo begun; while :; do sleep 0.1; done")
     agent.wait_output(b"begun")
     agent.create("ws-2", setup_command=["sleep", "1000"])
     agent.release_lifeline()
@@ -142,7 +143,7 @@ def test_the_lifeline_also_ends_a_session_whose_agent_is_dead(rig: AgentRig) -> 
     """Agent killed first, then the supervisor: the shim alone sees to it that nothing is left."""
     agent = rig.start(*rig.hold_lifeline())
     agent.ready()
-    agent.session("sh", "-c", "echo begun; sleep 1000")
+    agent.begin("sh", "-c", "echo begun; sleep 1000")
     agent.wait_output(b"begun")
     agent.kill()
     assert agent.leftovers()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import Row
+
 from taskflow.db.nodes import end_session_effect
 from taskflow.db.tasks import set_fields_effect, transition_effect
 from taskflow.engine.outcomes import Advance, AwaitSignal, Outcome
 from taskflow.engine.pipeline import StepContext
 from taskflow.engine.store import RunRow
-from taskflow.errors import PermanentError, TransientError
+from taskflow.errors import InfrastructureError, PermanentError, TransientError
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.liveness import Liveness
 from taskflow.pipelines.agent_task.shared import TaskSteps
@@ -32,7 +34,7 @@ class Execution(TaskSteps):
                 "fence": ctx.run.rev,
                 "command": task.command,
                 "env": task.env,
-                "secrets": self._tools.vault.decrypt(task.secrets_encrypted),
+                "secrets": self._secrets(task),
                 "time_limit_s": task.time_limit_s,
                 "log_limit_bytes": self._settings.log_limit_bytes,
                 "commit_message": f"{task.title}\n\ntaskflow task {task.id}, run {ctx.run.number}",
@@ -43,6 +45,13 @@ class Execution(TaskSteps):
             ctx.next_step, results={"time_limit_s": task.time_limit_s},
             effects=(transition_effect(task.id, "in_progress", run_id=ctx.run.id, now=ctx.now),),
         )  # fmt: skip
+
+    def _secrets(self, task: Row[Any]) -> dict[str, str]:
+        try:
+            return self._tools.vault.decrypt(task.secrets_encrypted)
+        except InfrastructureError as error:
+            # As a fault of the store it would be tried again, unrecorded, until the step's limit hid the cause.
+            raise PermanentError(error.message, code=error.code, advice=error.advice) from error
 
     def follow(self, ctx: StepContext) -> Outcome:
         """Until the outcome is reported; in between, is there still anybody to report it?"""

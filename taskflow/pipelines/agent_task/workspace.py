@@ -8,7 +8,7 @@ from typing import Any
 from taskflow.db.nodes import dispatched_effect, start_session_effect
 from taskflow.engine.outcomes import Advance, AwaitSignal, Outcome
 from taskflow.engine.pipeline import StepContext
-from taskflow.errors import PermanentError
+from taskflow.errors import PermanentError, TransientError
 from taskflow.ids import session_id_of
 from taskflow.pipelines.agent_task.shared import TaskSteps
 
@@ -51,10 +51,14 @@ class Preparation(TaskSteps):
         signal = ctx.take("workspace_outcome")
         if signal is not None:
             return self._answered(ctx, signal.payload)
-        state = self._tools.agent(self._living_node(ctx)).get_workspace(ctx.results["workspace_id"])
-        if state is not None and state["status"] in ("ready", "failed"):
-            return self._answered(ctx, state)
-        found = "does not know the workspace" if state is None else f"says that it is {state['status']}"
+        try:
+            state = self._tools.agent(self._living_node(ctx)).get_workspace(ctx.results["workspace_id"])
+        except TransientError as error:
+            found = f"can't be asked: {error.message}"
+        else:
+            if state is not None and state["status"] in ("ready", "failed"):
+                return self._answered(ctx, state)
+            found = "does not know the workspace" if state is None else f"says that it is {state['status']}"
         raise PermanentError(
             f"no ready callback within {ctx.now - ctx.run.step_entered_at:.0f} s; the node {found}",
             code="step_timeout",

@@ -1,0 +1,259 @@
+"""The HTTP client of the command line: one method per route, timeouts, and retries where a repeat does no harm."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import random
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import quote, urlsplit
+
+import requests
+from requests.auth import AuthBase
+from urllib3.exceptions import NewConnectionError
+
+from taskflow.cli.problems import FAILED, NO_SERVER, NOT_FOUND, USAGE, CommandError, NoServer
+from taskflow.clock import Clock, SystemClock
+
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 15.0
+#: How long a command waits for a server that does not answer; a web process that restarts is back sooner.
+PATIENCE_S = 5.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
+_AWAY = (429, 502, 503, 504)
+LOG_PAGE = 50
+
+#: ``always``: a repeat changes nothing. ``unsent``: only when the request can't have reached the server.
+Repeat = Literal["always", "unsent"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server and the token for it."""
+
+    url: str
+    token: str = dataclasses.field(repr=False)
+
+    @property
+    def is_loopback(self) -> bool:
+        """True when it is on this machine."""
+        host = urlsplit(self.url).hostname or ""
+        try:
+            return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+
+class _Bearer(AuthBase):
+    """Sets the header itself: as a plain header, an entry of a .netrc would replace it."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class Api:
+    """The server at ``target``. Raises ``NoServer`` when nobody answers within ``patience_s`` seconds, and
+    ``CommandError`` with the server's own words when it refuses.
+
+    ``relocate``: where the server is now, when it may have moved (a stack that was started again).
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        patience_s: float | None = None,
+        clock: Clock | None = None,
+        relocate: Callable[[], Target | None] | None = None,
+    ) -> None:
+        self.target = target
+        self.patience_s = PATIENCE_S if patience_s is None else patience_s
+        self._clock = clock or SystemClock()
+        self._relocate = relocate
+        self._session = requests.Session()
+        # Proxies are for what lies outside of this machine.
+        self._session.trust_env = not target.is_loopback
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._session.close()
+
+    def look_again(self) -> bool:
+        """Find out where the server is now; True when it moved or its token changed."""
+        found = self._relocate() if self._relocate else None
+        if found is None or found == self.target:
+            return False
+        self.target = found
+        return True
+
+    # --- tasks
+
+    def submit(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Submit a task. The key makes a repeat answer with the same task."""
+        return self._call(
+            "submitting the task", "POST", "/api/tasks", body=spec, headers={"Idempotency-Key": uuid.uuid4().hex}
+        )
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        """A task."""
+        return self._call("looking for the task", "GET", _task(task_id))
+
+    def tasks(self, *, statuses: tuple[str, ...] = (), limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+        """A page of tasks: ``{"tasks", "next_cursor"}``."""
+        query: dict[str, Any] = {"limit": limit}
+        if statuses:
+            query["status"] = ",".join(statuses)
+        if cursor:
+            query["cursor"] = cursor
+        return self._call("listing tasks", "GET", "/api/tasks", query=query)
+
+    def run_draft(self, task_id: str) -> dict[str, Any]:
+        """Start a draft."""
+        return self._call("starting the draft", "POST", f"{_task(task_id)}/run", body={}, repeat="unsent")
+
+    def cancel(self, task_id: str, reason: str | None = None) -> dict[str, Any]:
+        """Ask for cancellation."""
+        return self._call("cancelling the task", "POST", f"{_task(task_id)}/cancel", body={"reason": reason})
+
+    def rerun(self, task_id: str) -> dict[str, Any]:
+        """Run a failed or cancelled task again."""
+        return self._call("running the task again", "POST", f"{_task(task_id)}/rerun", body={}, repeat="unsent")
+
+    def events(self, task_id: str, after: int = 0) -> dict[str, Any]:
+        """Events with a ``seq`` greater than ``after``: ``{"events", "next"}``."""
+        return self._call("reading events", "GET", f"{_task(task_id)}/events", query={"after": after})
+
+    def logs(self, task_id: str, after: int = 0, run_id: str | None = None) -> dict[str, Any]:
+        """Log chunks with a number greater than ``after``: ``{"chunks", "next", "ended"}``; data is base64."""
+        query: dict[str, Any] = {"after": after, "limit": LOG_PAGE}
+        if run_id:
+            query["run_id"] = run_id
+        return self._call("reading the log", "GET", f"{_task(task_id)}/logs", query=query)
+
+    def why(self, task_id: str) -> dict[str, Any]:
+        """What the task waits for."""
+        return self._call("asking what the task waits for", "GET", f"{_task(task_id)}/why")
+
+    # --- nodes
+
+    def nodes(self, *, destroyed: bool = False) -> list[dict[str, Any]]:
+        """The nodes, newest first."""
+        query = {"destroyed": "true"} if destroyed else None
+        found: list[dict[str, Any]] = self._call("listing nodes", "GET", "/api/nodes", query=query)["nodes"]
+        return found
+
+    def destroy_node(self, node_id: str, reason: str | None = None) -> dict[str, Any]:
+        """Ask a node to drain and go."""
+        path = f"/api/nodes/{quote(node_id, safe='')}/destroy"
+        return self._call("destroying the node", "POST", path, body={"reason": reason})
+
+    # --- how
+
+    def _call(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        repeat: Repeat = "always",
+    ) -> dict[str, Any]:
+        end = self._clock.monotonic() + self.patience_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return self._once(what, method, path, body, query, headers)
+            except NoServer as error:
+                again = repeat == "always" or error.detail.get("unsent", False)
+                if not again or self._clock.monotonic() + pause_s > end:
+                    raise
+            # Jittered: many commands may wait for the same server.
+            self._clock.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret is made of it
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    def _once(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
+    ) -> dict[str, Any]:
+        url = self.target.url.rstrip("/") + path
+        where = f"{method} {url}"
+        try:
+            answer = self._session.request(
+                method, url, json=body, params=query, headers={"Accept": "application/json", **(headers or {})},
+                auth=_Bearer(self.target.token), timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), allow_redirects=False,
+            )  # fmt: skip
+        except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
+            raise CommandError(
+                "TASKFLOW_URL is wrong", f"{self.target.url!r} is no http:// or https:// address", exit_code=USAGE
+            ) from None
+        except requests.RequestException as error:
+            raise NoServer(
+                what, _why(error), where=where, detail={"unsent": _unsent(error)},
+                advice="is the server running? start one with: taskflow up",
+            ) from error  # fmt: skip
+        return _checked(what, where, answer)
+
+
+def _task(task_id: str) -> str:
+    return f"/api/tasks/{quote(task_id, safe='')}"
+
+
+def _checked(what: str, where: str, answer: requests.Response) -> dict[str, Any]:
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if answer.ok and isinstance(found, dict) and answer.status_code < 300:
+        return found
+    said = found.get("error") if isinstance(found, dict) else None
+    said = said if isinstance(said, dict) else {}
+    status = answer.status_code
+    why = str(said.get("message") or f"it answered {status} {answer.reason}, which is no answer of taskflow")
+    kwargs: dict[str, Any] = {
+        "where": where, "status": status, "code": said.get("code"), "fields": said.get("fields"),
+        "advice": said.get("advice") or _advice(status, said.get("request_id")), "detail": said.get("detail"),
+    }  # fmt: skip
+    if status in _AWAY:
+        raise NoServer(what, why, **kwargs)
+    raise CommandError(what, why, exit_code=_EXIT_OF_STATUS.get(status, FAILED), **kwargs)
+
+
+_EXIT_OF_STATUS = {400: USAGE, 404: NOT_FOUND, 413: USAGE, 415: USAGE, 422: USAGE, 502: NO_SERVER}
+
+
+def _advice(status: int, request_id: object) -> str | None:
+    if status == 401:
+        return "set TASKFLOW_TOKEN to a token of this server; one is made there with: taskflow token create"
+    return f"the server's log has it under request {request_id}" if request_id and status >= 500 else None
+
+
+def _unsent(error: requests.RequestException) -> bool:
+    """True when the connection was never made, so that the server can't have seen the request."""
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return True
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, NewConnectionError)
+
+
+def _why(error: requests.RequestException) -> str:
+    if isinstance(error, requests.exceptions.Timeout):
+        return "no answer in time"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the TLS connection failed; is the certificate valid?"
+    if _unsent(error):
+        return "nobody listens there"
+    return "the connection broke"

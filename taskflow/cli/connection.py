@@ -1,0 +1,84 @@
+"""Which server a command talks to: the one of the environment, else the stack that serves the data directory."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from taskflow.cli.client import Api, Target
+from taskflow.cli.problems import NoServer, no_stack
+from taskflow.clock import Clock, SystemClock
+from taskflow.errors import UsageError
+from taskflow.settings import Settings
+from taskflow.stack.data_dir import DataDir, StackInfo
+
+#: A stack that is starting has everything ready within this; one that is stopping is gone.
+CHANGING_S = 60.0
+
+
+def find(settings: Settings) -> Target | None:
+    """Where the server is, None when there is none. Raises ``UsageError`` when there is a URL but no token for it."""
+    info = serving(settings)
+    if settings.url:
+        same = info is not None and info.url == settings.url.rstrip("/")
+        token = settings.token or (info.token if info is not None and same else "")
+        if not token:
+            raise UsageError(
+                "TASKFLOW_URL is set, but no token for it",
+                advice="set TASKFLOW_TOKEN; one is made on the server with: taskflow token create",
+                fields={"TASKFLOW_TOKEN": "is empty"},
+            )
+        return Target(settings.url.rstrip("/"), token)
+    return None if info is None else Target(info.url, settings.token or info.token)
+
+
+def connect(settings: Settings) -> Api:
+    """The client of the server. Raises ``NoServer`` when there is none."""
+    target = find(settings)
+    if target is None:
+        raise no_stack(settings.data_path)
+    return Api(target, relocate=lambda: find(settings))
+
+
+def serving(settings: Settings) -> StackInfo | None:
+    """The stack that serves the data directory, if one does and is ready. Makes no directory."""
+    if not settings.data_path.expanduser().is_dir():
+        return None
+    return DataDir(settings).read_stack_info()
+
+
+def wait_while_changing(settings: Settings, clock: Clock | None = None) -> Target | None:
+    """The server, waited for while a stack of the data directory is starting or stopping; None when none is left.
+
+    Raises ``NoServer`` when that takes longer than ``CHANGING_S``.
+    """
+    clock = clock or SystemClock()
+    end = clock.monotonic() + CHANGING_S
+    while True:
+        target = find(settings)
+        if target is not None:
+            return target
+        if not settings.data_path.expanduser().is_dir() or not DataDir(settings).is_serving():
+            return None
+        if clock.monotonic() > end:
+            raise NoServer(
+                "no server",
+                f"the stack there is neither up nor gone after {CHANGING_S:g} s",
+                where=str(settings.data_path),
+                advice="look at its terminal, or at the logs directory there",
+            )
+        clock.sleep(0.1)
+
+
+def stores(settings: Settings) -> Settings | None:
+    """``settings`` with the stores of the installation: those of the environment, else the serving stack's.
+
+    None when neither names a Redis.
+    """
+    if settings.redis_url:
+        return settings
+    info = serving(settings)
+    if info is None:
+        return None
+    return dataclasses.replace(
+        settings, redis_url=info.redis_url, database_url=settings.database_url or info.database_url
+    )

@@ -1,0 +1,196 @@
+"""Following a task: its events and output as they come, over restarts of the server, until nothing of it goes on."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from taskflow.cli import render
+from taskflow.cli.client import Api
+from taskflow.cli.problems import CommandError, NoServer
+from taskflow.cli.render import LogLines, Progress
+from taskflow.clock import Clock, SystemClock
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
+#: How long a server may be away before following gives up; the task itself does not mind.
+LOST_MAX_S = 120.0
+#: The task is looked at this often even when no event says that it ended (events are pruned one day).
+_LOOK_S = 3.0
+_QUIET_S = 2.0
+_NEW_TOKEN_S = 3.0
+
+Sleep = Callable[[float], None]
+
+
+class Follower:
+    """Follows one run of ``task``. What was seen is remembered by number, so nothing is shown twice or left out.
+
+    ``on_tick`` is called before each look. ``sleep`` may return early when something is to be done.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        task: Mapping[str, Any],
+        progress: Progress,
+        *,
+        on_tick: Callable[[], None] | None = None,
+        sleep: Sleep | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._api = api
+        self._task_id = str(task["id"])
+        self._run_id = task.get("run_id")
+        self._progress = progress
+        self._on_tick = on_tick
+        self._clock = clock or SystemClock()
+        self._sleep = sleep or self._clock.sleep
+        self._seq = 0
+        self._chunk = 0
+        self._step = task.get("step")
+        self._entered = self._clock.monotonic()
+        self._output = False
+        self._looked_at = 0.0
+        self._finished_seen = False
+        self._lost_at: float | None = None
+        self._told_lost = False
+        self.lines = LogLines()
+
+    @property
+    def tail(self) -> list[str]:
+        """The last lines of output that were seen."""
+        return list(self.lines.tail)
+
+    def run(self) -> dict[str, Any]:
+        """Follow to the end; the task as it is then. Raises ``NoServer`` when the server stays away."""
+        patience_s, self._api.patience_s = self._api.patience_s, 0.0  # retrying is done here, where it is seen
+        try:
+            return self._follow()
+        finally:
+            self._progress.provisional("")
+            self._api.patience_s = patience_s
+
+    def _follow(self) -> dict[str, Any]:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            if self._on_tick:
+                self._on_tick()
+            try:
+                news = self._read_events()
+                news = self._read_log() or news
+                task = self._ended_task()
+                self._lost_at = None
+            except CommandError as error:
+                self._lost(error)
+                news, task = False, None
+            if task is not None:
+                return task
+            self._show_step()
+            pause_s = FIRST_PAUSE_S if news else min(pause_s * 1.3, LONGEST_PAUSE_S)
+            self._sleep(pause_s)
+
+    def _read_events(self) -> bool:
+        found = self._api.events(self._task_id, self._seq)
+        if self._told_lost:
+            self._told_lost = False
+            self._progress.line("  the server answers again")
+        for event in found["events"]:
+            if event.get("run_id") in (None, self._run_id):
+                self._take(event)
+            # Only now: if reading the log broke off, this event comes again.
+            self._seq = max(self._seq, int(event["seq"]))
+        return bool(found["events"])
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        kind = event.get("kind")
+        self._progress.provisional("")
+        if kind == "step_entered":
+            # What the command wrote belongs above the line that says it is over.
+            if (event.get("data") or {}).get("from") == "running":
+                self._drain_log()
+            self._step, self._entered = event.get("step"), self._clock.monotonic()
+            self._output = self._output or event.get("step") in ("agent_session", "running")
+        line = render.event_line(event)
+        if line:
+            self._progress.line(line)
+        if kind == "run_finished":
+            self._finished_seen = True
+
+    def _drain_log(self) -> None:
+        while self._read_log():
+            pass
+        self._show(self.lines.feed(b"", final=True))
+
+    def _read_log(self) -> bool:
+        if not self._output:
+            return False
+        found = self._api.logs(self._task_id, self._chunk, self._run_id)
+        for chunk in found["chunks"]:
+            if int(chunk["number"]) <= self._chunk:
+                continue
+            self._chunk = int(chunk["number"])
+            self._show(self.lines.feed(base64.b64decode(chunk["data"])))
+        return bool(found["chunks"])
+
+    def _show(self, lines: list[str]) -> None:
+        for line in lines:
+            self._progress.line(render.LOG_PREFIX + line)
+
+    def _ended_task(self) -> dict[str, Any] | None:
+        """The task once nothing of it goes on any more and all of its output was shown."""
+        now = self._clock.monotonic()
+        if not self._finished_seen and now - self._looked_at < _LOOK_S:
+            return None
+        task = self._api.task(self._task_id)
+        self._looked_at = now
+        if task.get("run_id") != self._run_id:  # it was run again meanwhile: ours is history
+            return task
+        if not task.get("finished"):
+            return None
+        while self._read_events():
+            pass
+        self._drain_log()
+        return task
+
+    def _show_step(self) -> None:
+        if self._step and self._lost_at is None:
+            waited_s = self._clock.monotonic() - self._entered
+            self._progress.provisional(f"  {render.clean(self._step).ljust(22)} ... {waited_s:.0f} s")
+
+    def _lost(self, error: CommandError) -> None:
+        """Bear with a server that is away, and with one that came back elsewhere; raise anything else."""
+        if self._api.look_again():
+            return
+        if not isinstance(error, NoServer) and error.status not in (401, 500):
+            raise error
+        now = self._clock.monotonic()
+        if self._lost_at is None:
+            self._lost_at = now
+        # A stack that starts again voids its token shortly before it says the new one.
+        if now - self._lost_at > (_NEW_TOKEN_S if error.status == 401 else LOST_MAX_S):
+            raise error
+        if not self._told_lost and now - self._lost_at >= _QUIET_S:
+            self._told_lost = True
+            self._progress.provisional("")
+            self._progress.line(f"  the server does not answer ({error.why}); trying again")
+
+
+def write_log(
+    api: Api, task_id: str, write: Callable[[Mapping[str, Any]], None], *, follow: bool, sleep: Sleep | None = None
+) -> None:
+    """Give each chunk of the task's output to ``write``, in order; with ``follow`` until the command is over."""
+    sleep = sleep or SystemClock().sleep
+    after, pause_s = 0, FIRST_PAUSE_S
+    while True:
+        found = api.logs(task_id, after)
+        for chunk in found["chunks"]:
+            write(chunk)
+        after = max(after, int(found["next"]))
+        if found["chunks"]:
+            pause_s = FIRST_PAUSE_S
+            continue
+        if found["ended"] or not follow:
+            return
+        sleep(pause_s)
+        pause_s = min(pause_s * 1.3, LONGEST_PAUSE_S)

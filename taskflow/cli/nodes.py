@@ -1,0 +1,55 @@
+"""The commands about nodes."""
+
+from __future__ import annotations
+
+import click
+
+from taskflow.cli import connection, render
+from taskflow.cli.problems import OK
+from taskflow.cli.tasks import json_option
+from taskflow.settings import Settings
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def nodes(context: click.Context) -> int:
+    """The machines on which tasks run. Without a subcommand: list them."""
+    if context.invoked_subcommand is None:
+        return _list(with_destroyed=False, as_json=False)
+    return OK
+
+
+@nodes.command("list")
+@click.option("--all", "with_destroyed", is_flag=True, help="Destroyed ones as well.")
+@json_option
+def list_nodes(with_destroyed: bool, as_json: bool) -> int:
+    """List nodes, newest first."""
+    return _list(with_destroyed=with_destroyed, as_json=as_json)
+
+
+@nodes.command()
+@click.argument("node_id", metavar="ID")
+@click.option("--reason", metavar="TEXT", help="Why; shown in its history.")
+@json_option
+def destroy(node_id: str, reason: str | None, as_json: bool) -> int:
+    """Ask a node to drain and go: it takes nothing new, waits for what is live, then its server is destroyed."""
+    node = connection.connect(Settings.from_env()).destroy_node(node_id, reason)
+    click.echo(render.to_json(node) if as_json else f"{node['id']}: destroy requested; it is {node['status']}")
+    return OK
+
+
+def _list(*, with_destroyed: bool, as_json: bool) -> int:
+    found = connection.connect(Settings.from_env()).nodes(destroyed=with_destroyed)
+    if as_json:
+        click.echo(render.to_json({"nodes": found}))
+        return OK
+    rows = [
+        (
+            node["id"], node["provider"], node["status"], f"{node['live_workspaces']}/{node['slots']}",
+            render.duration(node["heartbeat_age_s"]), node["load1"], (node["error"] or {}).get("message"),
+        )
+        for node in found
+    ]  # fmt: skip
+    headers = ("ID", "PROVIDER", "STATUS", "WORKSPACES", "HEARTBEAT", "LOAD", "ERROR")
+    click.echo(render.table(headers, rows) if rows else "no nodes")
+    return OK

@@ -1,0 +1,228 @@
+"""The commands of who operates an installation: the stack, its database, its tokens, its health."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskflow import logs
+from taskflow.cli import connection, embedded, render
+from taskflow.cli.problems import FAILED, OK, no_stack
+from taskflow.cli.render import Progress
+from taskflow.cli.tasks import json_option
+from taskflow.settings import Settings, table
+from taskflow.stack.data_dir import DataDir, StackInfo
+
+if TYPE_CHECKING:
+    from taskflow.bootstrap import App
+
+#: Nobody connects to it: where only the database is asked, the Redis client is never used.
+_UNUSED_REDIS = "redis://127.0.0.1:1/0"
+
+
+@click.command()
+@click.option("--no-flower", is_flag=True, help="Without the Flower dashboard.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object once everything is ready.")
+def up(no_flower: bool, as_json: bool) -> int:
+    """Start the stack on the data directory and serve until Ctrl-C.
+
+    Without TASKFLOW_REDIS_URL and TASKFLOW_DATABASE_URL: an embedded server and SQLite, both in the data directory.
+    """
+    settings = Settings.from_env()
+    embedded.configure_logs(settings)
+    progress = Progress(err=as_json)
+    supervisor = embedded.make_supervisor(settings, progress, with_flower=not no_flower)
+    stack_file = supervisor.data_dir.stack_file
+
+    def ready(info: StackInfo) -> None:
+        lines = embedded.serving_lines(info, supervisor.settings, stack_file)
+        if as_json:
+            click.echo(render.to_json(_public(info, supervisor.data_dir)))
+        else:
+            progress.line("\n".join(["", *lines]))
+
+    progress.line(f"starting the stack in {supervisor.data_dir.root}")
+    try:
+        supervisor.run_forever(ready)
+    finally:
+        progress.provisional("")
+    progress.line("stopped")
+    return OK
+
+
+def _public(info: StackInfo, data_dir: DataDir) -> dict[str, Any]:
+    return {
+        "url": info.url,
+        "flower_url": info.flower_url or None,
+        "flower_user": info.flower_user or None,
+        "data_dir": str(data_dir.root),
+        "stack_file": str(data_dir.stack_file),
+        "pid": info.supervisor_pid,
+    }
+
+
+@click.group()
+def db() -> None:
+    """The database."""
+
+
+@db.command()
+@json_option
+def upgrade(as_json: bool) -> int:
+    """Bring the schema up to date. Safe to repeat."""
+    settings = Settings.from_env()
+    embedded.configure_logs(settings)
+    from taskflow.db import migrate
+    from taskflow.db.session import make_engine
+
+    engine = make_engine(settings.database_url or DataDir(settings).database_url)
+    try:
+        revision = migrate.upgrade(engine)
+    finally:
+        engine.dispose()
+    click.echo(render.to_json({"revision": revision}) if as_json else f"the schema is at {revision}")
+    return OK
+
+
+@click.group()
+def token() -> None:
+    """API tokens. These commands work on the database itself: they are for who operates it."""
+
+
+@token.command("create")
+@click.option("--name", required=True, metavar="NAME", help="What it is for.")
+@click.option("--owner", default="default", show_default=True, metavar="NAME", help="Whose tasks it acts for.")
+@click.option("--expires", "expires_s", type=float, metavar="S", help="Seconds it is valid. Default: until revoked.")
+@json_option
+def create_token(name: str, owner: str, expires_s: float | None, as_json: bool) -> int:
+    """Make a token. It is shown this once."""
+    with _database_app() as app:
+        made = app.service.accounts.create_token(owner=owner, name=name, expires_s=expires_s)
+    click.echo(render.to_json(made) if as_json else made["token"])
+    return OK
+
+
+@token.command("list")
+@json_option
+def list_tokens(as_json: bool) -> int:
+    """List tokens, without the tokens themselves."""
+    with _database_app() as app:
+        found = app.service.accounts.list_tokens()
+    if as_json:
+        click.echo(render.to_json({"tokens": found}))
+        return OK
+    rows = [(t["id"], t["name"], t["owner"], t["created_at"], t["expires_at"], t["revoked_at"]) for t in found]
+    headers = ("ID", "NAME", "OWNER", "CREATED", "EXPIRES", "REVOKED")
+    click.echo(render.table(headers, rows) if rows else "no tokens")
+    return OK
+
+
+@token.command("revoke")
+@click.argument("token_id", metavar="ID")
+@json_option
+def revoke_token(token_id: str, as_json: bool) -> int:
+    """Revoke a token, from now on and for good."""
+    with _database_app() as app:
+        app.service.accounts.revoke_token(token_id)
+    click.echo(render.to_json({"id": token_id, "revoked": True}) if as_json else f"{token_id}: revoked")
+    return OK
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> int:
+    """Say what could be lost, doubled or delayed here, and what to do. Ends with 1 when something is broken."""
+    settings = Settings.from_env()
+    embedded.configure_logs(settings)
+    found_stores = connection.stores(settings)
+    if found_stores is None:
+        raise no_stack(settings.data_path)
+    from taskflow.bootstrap import bootstrap
+
+    app = bootstrap(found_stores)
+    try:
+        found = app.service.health.doctor()
+    finally:
+        app.close()
+    if as_json:
+        click.echo(render.to_json({"checks": found}))
+    else:
+        rows = [(one["state"], one["check"], logs.mask_text(one["says"])) for one in found]
+        click.echo(render.table(("STATE", "CHECK", "SAYS"), rows))
+    return FAILED if any(one["state"] == "error" for one in found) else OK
+
+
+@click.command("settings")
+@json_option
+def show_settings(as_json: bool) -> int:
+    """Show every setting, its value and where it came from. Secrets are hidden."""
+    settings = Settings.from_env()
+    rows = []
+    for row in table():
+        value = getattr(settings, row.name)
+        source = "environment" if os.environ.get(row.env) else "default"
+        shown = "(hidden)" if row.secret and value else value
+        rows.append({"variable": row.env, "value": shown, "unit": row.unit, "source": source, "help": row.help})
+    if as_json:
+        click.echo(render.to_json({"settings": rows, "data_dir": str(settings.data_path)}))
+        return OK
+    lines = [(r["variable"], _shown(r["value"]), r["unit"], r["source"], r["help"]) for r in rows]
+    click.echo(render.table(("VARIABLE", "VALUE", "UNIT", "FROM", "HELP"), lines))
+    return OK
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED)
+def agent(argv: tuple[str, ...]) -> None:
+    """Run the node agent; what follows goes to it (taskflow agent --help)."""
+    from taskflow import agent as node_agent
+
+    status = node_agent.main(list(argv))
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not an ordinary exit: threads of the agent may hang in a request, and its state is on disk.
+    os._exit(status)
+
+
+@click.command()
+def nodehost() -> int:
+    """Run the agents of this machine's local nodes. The stack starts it."""
+    settings = Settings.from_env()
+    logs.configure(settings)
+    from taskflow.stack import nodehost as host
+
+    return host.main(settings)
+
+
+@contextmanager
+def _database_app() -> Iterator[App]:
+    """The wired application for commands that need the database alone. Raises when its schema is not this release's."""
+    settings = Settings.from_env()
+    embedded.configure_logs(settings)
+    from taskflow.bootstrap import bootstrap
+    from taskflow.db.migrate import check_current
+
+    found = connection.stores(settings) or dataclasses.replace(settings, redis_url=_UNUSED_REDIS)
+    app = bootstrap(found)
+    try:
+        check_current(app.database.engine)
+        yield app
+    finally:
+        app.close()
+
+
+def _shown(value: object) -> str:
+    if value == "":
+        return "(empty)"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,264 @@
+"""How things look on the command line: texts of tasks, events, nodes, and the lines of a progress."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import shlex
+import shutil
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+from taskflow.cli.repository import merge_command
+
+LOG_PREFIX = "  | "
+TAIL_LINES = 10
+_FILES_SHOWN = 20
+_STEP_WIDTH = 22
+_LINE_MAX = 8192
+#: Sequences that steer a terminal: OSC and similar strings, CSI, two-byte escapes; then what is left of the controls.
+_ESCAPES = re.compile(r"\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]", re.DOTALL)
+_SURROGATES = re.compile("[\ud800-\udfff]")  # parts of names that are not UTF-8; no stream takes them
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x80-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: object) -> str:
+    """``text`` as one line that can't steer a terminal: it may come from a command or a repository."""
+    return _SURROGATES.sub("\ufffd", _CONTROLS.sub("", _ESCAPES.sub("", str(text))))
+
+
+def to_json(data: Any) -> str:
+    """``data`` as JSON for other programs."""
+    return json.dumps(data, indent=2)
+
+
+def duration(seconds: float | None) -> str:
+    """A duration for people."""
+    if seconds is None:
+        return "-"
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def seconds_between(start: str | None, end: str | None) -> float | None:
+    """Seconds from one ISO 8601 time of the API to another; None when one is missing."""
+    if not start or not end:
+        return None
+    begun, ended = (datetime.fromisoformat(text.replace("Z", "+00:00")) for text in (start, end))
+    return max(0.0, (ended - begun).total_seconds())
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """An aligned table; the last column is as wide as it likes."""
+    cells = [[clean("-" if cell is None else cell) for cell in row] for row in rows]
+    lines = [list(headers), *cells]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
+    return "\n".join("  ".join(cell.ljust(widths[i]) for i, cell in enumerate(line)).rstrip() for line in lines)
+
+
+def pairs(rows: Iterable[tuple[str, object]], indent: str = "  ") -> str:
+    """Names and values, one a line; what is None or empty is left out."""
+    kept = [(name, value) for name, value in rows if value not in (None, "", [], {})]
+    width = max((len(name) for name, _ in kept), default=0)
+    return "\n".join(f"{indent}{name.ljust(width)}  {clean(value)}" for name, value in kept)
+
+
+class Progress:
+    """Lines of something that goes on. On a terminal the last one may be provisional; elsewhere no control codes."""
+
+    def __init__(self, *, err: bool = False) -> None:
+        self._err = err
+        self._terminal = (sys.stderr if err else sys.stdout).isatty()
+        self._provisional = ""
+        self._lock = threading.Lock()  # the supervisor's thread reports too
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        with self._lock:
+            self._write("\r\x1b[K" + text + "\n" if self._provisional else text + "\n")
+            if self._provisional:
+                self._write(self._provisional)
+
+    def provisional(self, text: str) -> None:
+        """Show what goes on at the moment, on a terminal only; the empty text removes it."""
+        if not self._terminal:
+            return
+        with self._lock:
+            if text != self._provisional:
+                self._write(("\r\x1b[K" if self._provisional else "") + text[: max(20, _columns() - 1)])
+                self._provisional = text[: max(20, _columns() - 1)]
+
+    def warn(self, text: str) -> None:
+        """Print a warning on standard error."""
+        with self._lock:
+            if self._provisional:
+                self._write("\r\x1b[K")
+            click.echo(f"warning: {text}", err=True)
+            if self._provisional:
+                self._write(self._provisional)
+
+    def _write(self, text: str) -> None:
+        click.echo(text, nl=False, err=self._err)
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
+
+
+class LogLines:
+    """Turns chunks of output into whole lines, and remembers the last of them."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def feed(self, data: bytes, *, final: bool = False) -> list[str]:
+        """The lines that ``data`` completes; with ``final`` also an unfinished one."""
+        *whole, self._rest = (self._rest + self._decoder.decode(data, final)).replace("\r\n", "\n").split("\n")
+        if self._rest and (final or len(self._rest) > _LINE_MAX):
+            whole.append(self._rest)
+            self._rest = ""
+        # What a carriage return overwrote (progress bars) is not shown.
+        lines = [clean(line.rstrip("\r").rsplit("\r", 1)[-1]) for line in whole]
+        self.tail.extend(lines)
+        return lines
+
+
+def step_line(step: str, seconds: float | None) -> str:
+    """A step that is over."""
+    return f"  {clean(step).ljust(_STEP_WIDTH)} {duration(seconds)}"
+
+
+def event_line(event: Mapping[str, Any]) -> str | None:
+    """An event of a task as a line; None when it says nothing to people."""
+    kind, data = event.get("kind"), event.get("data") or {}
+    if kind in ("step_entered", "run_finished"):
+        line = step_line(data.get("from", "?"), data.get("duration_s"))
+        error = data.get("error") if kind == "run_finished" else None
+        return f"{line}  {clean(error['message'])}" if error else line
+    if kind == "status_changed":
+        return f"  -> {clean(data.get('to'))}"
+    if kind == "step_failed":
+        retry = data.get("retry_in_s")
+        again = f", again in {duration(retry)}" if isinstance(retry, (int, float)) else ""
+        return (
+            f"  {clean(event.get('step'))}: attempt {data.get('attempt')} failed: {clean(data.get('message'))}{again}"
+        )
+    if kind == "cancel_requested":
+        return f"  cancel requested by {clean(event.get('actor'))}"
+    if kind == "late_result":
+        return "  a result came after the session was taken for lost; it is kept as late_result"
+    return None
+
+
+def result_block(task: Mapping[str, Any], tail: Sequence[str] = ()) -> str:
+    """How a task ended: status, output, error with advice, end of the log, merge command."""
+    result, error = task.get("result") or {}, task.get("error") or {}
+    took = duration(seconds_between(task.get("created_at"), task.get("completed_at")))
+    lines = [f"{clean(task['status'])}   {task['id']}   run {task.get('run_number')}   {took}"]
+    merge = merge_command(task)
+    branch = result.get("output_branch")
+    if branch:
+        branch += " (pushed)" if result.get("pushed") else " (not pushed)"
+    elif task["status"] == "completed":
+        branch = "none: the command changed nothing"
+    lines.append(
+        pairs(
+            [
+                ("error", error.get("message")),
+                ("at step", error.get("step")),
+                ("advice", error.get("advice")),
+                ("exit status", result.get("exit_code") if task["status"] != "completed" else None),
+                ("output branch", branch),
+                ("commit", result.get("commit")),
+                ("changed files", _files(result.get("changed_files") or [])),
+                ("merge it", merge),
+            ]
+        )
+    )
+    if tail:
+        lines.append("  log tail")
+        lines.extend(f"    {line}" for line in tail)
+    return "\n".join(line for line in lines if line)
+
+
+def _files(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_FILES_SHOWN])
+    return shown + (f" and {len(names) - _FILES_SHOWN} more" if len(names) > _FILES_SHOWN else "")
+
+
+def task_details(task: Mapping[str, Any]) -> str:
+    """Everything about a task that people ask for."""
+    result, late = task.get("result") or {}, task.get("late_result") or {}
+    ended = task["status"] in ("completed", "failed", "cancelled")
+    about = pairs(
+        [
+            ("title", task.get("title")),
+            ("status", _status(task)),
+            ("step", task.get("step")),
+            ("run", task.get("run_number")),
+            ("repository", task.get("repository")),
+            ("branch", task.get("branch")),
+            ("command", shlex.join(task.get("command") or [])),
+            ("setup", shlex.join(task.get("setup_command") or [])),
+            ("environment", ", ".join(task.get("env") or {})),
+            ("secrets", "yes, not shown" if task.get("has_secrets") else None),
+            ("labels", ", ".join(f"{k}={v}" for k, v in (task.get("labels") or {}).items())),
+            ("node", task.get("node_id")),
+            ("created", task.get("created_at")),
+            ("started", task.get("started_at")),
+            ("ended", task.get("completed_at")),
+            ("late result", " ".join(str(late[k]) for k in ("outcome", "output_branch", "commit") if late.get(k))),
+        ]
+    )
+    block = result_block(task) if ended or result.get("commit") else f"{task['status']}   {task['id']}"
+    return f"{block}\n\n{about}"
+
+
+def _status(task: Mapping[str, Any]) -> str:
+    notes = []
+    if task.get("cancel_requested"):
+        notes.append("cancel requested")
+    if task["status"] in ("completed", "failed", "cancelled") and not task.get("finished"):
+        notes.append("cleaning up")
+    return f"{task['status']} ({', '.join(notes)})" if notes else str(task["status"])
+
+
+def why_text(found: Mapping[str, Any]) -> str:
+    """What a task waits for: the sentence, then the facts."""
+    error, node = found.get("last_error") or {}, found.get("node") or {}
+    facts = pairs(
+        [
+            ("status", found.get("status")),
+            ("step", found.get("step")),
+            ("awaiting", found.get("awaiting")),
+            ("since", found.get("since")),
+            ("until", found.get("until")),
+            ("then", found.get("then")),
+            ("runner", found.get("runner")),
+            ("next look in", duration(found["next_look_in_s"]) if found.get("next_look_in_s") is not None else None),
+            ("attempt", found.get("attempt")),
+            ("last error", f"{error.get('message')} (attempt {error.get('attempt')})" if error else None),
+            ("node", f"{node.get('id')} {node.get('status')} {node.get('address') or ''}" if node else None),
+        ]
+    )
+    return f"{clean(found.get('summary'))}\n{facts}"
+
+
+def to_json_line(data: Any) -> str:
+    """``data`` as JSON in one line."""
+    return json.dumps(data)

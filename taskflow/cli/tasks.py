@@ -1,0 +1,196 @@
+"""The commands about tasks."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from taskflow.cli import connection, embedded, render
+from taskflow.cli.client import Api
+from taskflow.cli.follow import Follower, write_log
+from taskflow.cli.problems import EXIT_CODES, FAILED, OK
+from taskflow.cli.render import Progress
+from taskflow.cli.repository import merge_command
+from taskflow.cli.running import Run, warn_about
+from taskflow.cli.spec import build, task_options
+from taskflow.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_STATUSES = ("draft", "ready", "queued", "delegated", "in_progress", "completed", "failed", "cancelled")
+#: What follows the first word that is no option belongs to the user's command, dashes and all.
+_COMMAND_LAST = {"allow_interspersed_args": False}
+
+
+@click.command(context_settings=_COMMAND_LAST, epilog=EXIT_CODES)
+@task_options
+@json_option
+def run(as_json: bool, **options: Any) -> int:
+    """Run COMMAND in a clone of a repository and see it through.
+
+    Uses the stack that serves the data directory (or TASKFLOW_URL); when there is none, starts one for as long as the
+    task takes. Ends with the task's outcome. The first Ctrl-C cancels the task and waits for the cleanup, a second one
+    leaves it as it is.
+    """
+    settings = Settings.from_env()
+    embedded.configure_logs(settings)
+    return Run(settings, build(options), as_json=as_json).call()
+
+
+@click.command(context_settings=_COMMAND_LAST, epilog=EXIT_CODES)
+@task_options
+@click.option("--draft", is_flag=True, help="Don't start it; taskflow run-draft does.")
+@click.option("-f", "--follow", is_flag=True, help="See it through.")
+@json_option
+def submit(as_json: bool, draft: bool, follow: bool, **options: Any) -> int:
+    """Submit a task and print its id."""
+    if draft and follow:
+        raise click.BadParameter("a draft is not under way", param_hint="'--follow'")
+    submission = build(options, start=not draft)
+    api = connection.connect(Settings.from_env())
+    warn_about(submission, api.target, Progress())
+    task = api.submit(submission.spec)
+    if follow:
+        if not as_json:
+            click.echo(task["id"])
+        return _follow(api, task, as_json)
+    click.echo(render.to_json(task) if as_json else task["id"])
+    return OK
+
+
+@click.command("run-draft")
+@click.argument("task_id", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="See it through.")
+@json_option
+def run_draft(task_id: str, follow: bool, as_json: bool) -> int:
+    """Start a draft."""
+    api = connection.connect(Settings.from_env())
+    return _started(api, api.run_draft(task_id), follow, as_json)
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="See it through.")
+@json_option
+def rerun(task_id: str, follow: bool, as_json: bool) -> int:
+    """Run a failed or cancelled task again, from the start."""
+    api = connection.connect(Settings.from_env())
+    return _started(api, api.rerun(task_id), follow, as_json)
+
+
+@click.command("list")
+@click.option("--status", "statuses", multiple=True, type=click.Choice(_STATUSES), help="Only these. Repeatable.")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many.")
+@click.option("--all", "all_pages", is_flag=True, help="All of them.")
+@json_option
+def list_tasks(statuses: tuple[str, ...], limit: int, all_pages: bool, as_json: bool) -> int:
+    """List tasks, newest first."""
+    api = connection.connect(Settings.from_env())
+    page = api.tasks(statuses=statuses, limit=200 if all_pages else limit)
+    tasks, cursor = list(page["tasks"]), page["next_cursor"]
+    while all_pages and cursor:
+        page = api.tasks(statuses=statuses, limit=200, cursor=cursor)
+        tasks += page["tasks"]
+        cursor = page["next_cursor"]
+    if as_json:
+        click.echo(render.to_json({"tasks": tasks, "next_cursor": cursor}))
+        return OK
+    rows = [(t["id"], t["status"], t["step"], t["run_number"], _second(t["created_at"]), t["title"]) for t in tasks]
+    click.echo(render.table(("ID", "STATUS", "STEP", "RUN", "CREATED", "TITLE"), rows) if rows else "no tasks")
+    if cursor:
+        click.echo("there are more: --all", err=True)
+    return OK
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="See it through; ends with its outcome.")
+@json_option
+def show(task_id: str, follow: bool, as_json: bool) -> int:
+    """Show a task."""
+    api = connection.connect(Settings.from_env())
+    task = api.task(task_id)
+    if follow and task["status"] != "draft":
+        return _follow(api, task, as_json)
+    click.echo(_as_json(task) if as_json else render.task_details(task))
+    return OK
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Until the command is over.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: number, data (base64).")
+def logs(task_id: str, follow: bool, as_json: bool) -> int:
+    """Write the output of a task's command, byte for byte."""
+    api = connection.connect(Settings.from_env())
+    api.task(task_id)
+    out = sys.stdout.buffer
+
+    def write(chunk: Mapping[str, Any]) -> None:
+        if as_json:
+            click.echo(render.to_json_line({"number": chunk["number"], "data": chunk["data"]}))
+        else:
+            out.write(base64.b64decode(chunk["data"]))
+            out.flush()
+
+    write_log(api, task_id, write, follow=follow)
+    return OK
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@click.option("--reason", metavar="TEXT", help="Why; shown in its history.")
+@json_option
+def cancel(task_id: str, reason: str | None, as_json: bool) -> int:
+    """Ask for the cancellation of a task: what runs is stopped, what exists is cleaned up."""
+    task = connection.connect(Settings.from_env()).cancel(task_id, reason)
+    said = "cancelled" if task["status"] == "cancelled" else f"cancel requested; it is {task['status']}"
+    click.echo(_as_json(task) if as_json else f"{task['id']}: {said}")
+    return OK
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@json_option
+def why(task_id: str, as_json: bool) -> int:
+    """Say what a task waits for, since when, until when, and what happens then."""
+    found = connection.connect(Settings.from_env()).why(task_id)
+    click.echo(render.to_json(found) if as_json else render.why_text(found))
+    return OK
+
+
+def _started(api: Api, task: dict[str, Any], follow: bool, as_json: bool) -> int:
+    if follow:
+        return _follow(api, task, as_json)
+    click.echo(_as_json(task) if as_json else f"{task['id']}: run {task['run_number']} is {task['status']}")
+    return OK
+
+
+def _follow(api: Api, task: dict[str, Any], as_json: bool) -> int:
+    """See a task through without owning it: Ctrl-C ends the following, not the task."""
+    progress = Progress(err=as_json)
+    follower = Follower(api, task, progress)
+    try:
+        task = follower.run()
+    except KeyboardInterrupt:
+        click.echo(f"{task['id']} goes on; look at it with: taskflow show -f {task['id']}", err=True)
+        raise
+    if as_json:
+        click.echo(_as_json(task))
+    else:
+        progress.line("")
+        progress.line(render.result_block(task, follower.tail))
+    return OK if task["status"] == "completed" else FAILED
+
+
+def _as_json(task: Mapping[str, Any]) -> str:
+    return render.to_json({**task, "merge_command": merge_command(task)})
+
+
+def _second(at: str | None) -> str | None:
+    return None if at is None else f"{at[:19]}Z".replace("T", " ")

@@ -1,0 +1,205 @@
+"""Talking to the server: finding it, repeating what may be repeated, saying what went wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from taskflow.cli import client, connection
+from taskflow.cli.client import Api, Target
+from taskflow.cli.problems import CommandError, NoServer
+from taskflow.clock import ManualClock
+from taskflow.settings import Settings
+from taskflow.stack.data_dir import DataDir, StackInfo
+from taskflow.stack.file_lock import FileLock
+from tests.cli.conftest import Invoke
+from tests.cli.fake_server import TOKEN, FakeServer, error
+
+
+def make_info(url: str, token: str) -> StackInfo:
+    """How to reach a stack."""
+    return StackInfo(
+        url=url, token=token, redis_url="redis://:pw@127.0.0.1:1/0", database_url="sqlite:////nowhere.db",
+        flower_url="", flower_user="", flower_password="", supervisor_pid=1, started_at=0.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def stack(server: FakeServer, tmp_path: Path) -> Iterator[DataDir]:
+    """The data directory, served by the scripted server."""
+    data_dir = DataDir(Settings(data_dir=str(tmp_path / "data")))
+    lock = FileLock(data_dir.supervisor_lock)
+    assert lock.acquire()
+    data_dir.write_stack_info(make_info(server.url, server.token))
+    yield data_dir
+    lock.release()
+
+
+@pytest.fixture
+def api(server: FakeServer) -> Api:
+    """A client with a clock that moves by itself."""
+    return Api(Target(server.url, server.token), clock=ManualClock())
+
+
+SPEC = {"repository": "/srv/repo", "command": ["true"]}
+
+
+def test_a_repeated_submission_carries_the_same_key(server: FakeServer, api: Api) -> None:
+    """An answer that got lost leads to the same request again, with the same Idempotency-Key: one task, not two."""
+    server.drop = 2
+    assert api.submit(SPEC)["id"] == "task-1"
+    keys = [request.headers["Idempotency-Key"] for request in server.asked("POST", "/api/tasks")]
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+    api.submit(SPEC)
+    assert server.requests[-1].headers["Idempotency-Key"] != keys[0]
+
+
+def test_what_must_not_happen_twice_is_not_repeated(server: FakeServer, api: Api) -> None:
+    """A rerun whose answer got lost is reported instead of sent again; one that was never sent is repeated."""
+    server.drop = 1
+    with pytest.raises(NoServer):
+        api.rerun("task-1")
+    assert len(server.requests) == 1
+    server.stop()
+    waits: list[float] = []
+
+    class Clock(ManualClock):
+        def sleep(self, seconds: float) -> None:  # virtual: the server comes back meanwhile
+            waits.append(seconds)
+            server.start()
+
+    api = Api(Target(server.url, server.token), clock=Clock())
+    assert api.rerun("task-1")["id"] == "task-1"
+    assert len(waits) == 1
+
+
+def test_a_busy_server_is_asked_again(server: FakeServer, api: Api) -> None:
+    """503 is the server's word for "later"; in the end it is exit code 3."""
+    server.refuse[("GET", "/task-1")] = (503, error("redis", "a store is not usable now", advice="wait"))
+    with pytest.raises(NoServer) as caught:
+        api.task("task-1")
+    assert len(server.requests) > 3
+    assert (caught.value.exit_code, caught.value.advice) == (3, "wait")
+
+
+def test_answers_that_are_not_of_taskflow_are_reported(server: FakeServer, api: Api) -> None:
+    """A redirect is not followed (it would carry the token elsewhere), and says so."""
+    server.refuse[("GET", "/task-1")] = (302, {})
+    with pytest.raises(CommandError, match="302"):
+        api.task("task-1")
+    assert server.asked("GET", "/elsewhere") == []
+
+
+def test_no_server_is_exit_code_3(invoke: Invoke) -> None:
+    """Without a stack and without a URL: what to do, in two lines."""
+    done = invoke("list")
+    assert done.exit_code == 3
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 2
+    assert "taskflow up" in done.stderr
+
+
+def test_a_server_that_is_away_is_exit_code_3(
+    connected: FakeServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody at TASKFLOW_URL: the address is named, the token is not."""
+    monkeypatch.setattr(client, "PATIENCE_S", 0.0)
+    connected.stop()
+    done = invoke("show", "task-1")
+    assert done.exit_code == 3
+    assert connected.url in done.stderr
+    assert "nobody listens there" in done.stderr
+    assert TOKEN not in done.output
+
+
+def test_an_unknown_id_is_exit_code_4(connected: FakeServer, invoke: Invoke) -> None:
+    """Each command about a task says that there is no such one."""
+    for command in ("show", "logs", "why", "cancel", "rerun", "run-draft"):
+        done = invoke(command, "task-unknown")
+        assert (command, done.exit_code) == (command, 4)
+        assert "no such task" in done.stderr
+
+
+def test_a_wrong_token_is_explained(connected: FakeServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """401 says which variable to set and does not repeat the token."""
+    monkeypatch.setenv("TASKFLOW_TOKEN", "tf_wrong-token")
+    done = invoke("list")
+    assert done.exit_code == 1
+    assert "TASKFLOW_TOKEN" in done.stderr
+    assert "tf_wrong-token" not in done.output
+
+
+def test_a_url_without_a_token_is_a_usage_error(
+    connected: FakeServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The missing half is named."""
+    monkeypatch.delenv("TASKFLOW_TOKEN")
+    done = invoke("list")
+    assert done.exit_code == 2
+    assert "TASKFLOW_TOKEN" in done.stderr
+
+
+def test_a_url_that_is_none_is_a_usage_error(
+    connected: FakeServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No scheme, no server."""
+    monkeypatch.setenv("TASKFLOW_URL", "localhost:8750")
+    assert invoke("list").exit_code == 2
+
+
+def test_the_stack_of_the_data_directory_is_used(stack: DataDir, invoke: Invoke) -> None:
+    """Its address and token come from its file; no variable is needed."""
+    done = invoke("show", "task-1", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["id"] == "task-1"
+    assert TOKEN not in done.output
+
+
+def test_looking_for_a_server_makes_no_directory(invoke: Invoke, tmp_path: Path) -> None:
+    """A command that finds nothing leaves nothing."""
+    invoke("list")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_stack_that_moved_is_found_again(stack: DataDir, server: FakeServer, tmp_path: Path) -> None:
+    """After a new start of the stack, its new address and token are taken up."""
+    api = connection.connect(Settings(data_dir=str(tmp_path / "data")))
+    assert not api.look_again()
+    server.token = "another"
+    stack.write_stack_info(make_info(server.url, "another"))
+    assert api.look_again()
+    assert api.task("task-1")["id"] == "task-1"
+
+
+def test_a_stack_that_is_starting_is_waited_for(stack: DataDir, tmp_path: Path) -> None:
+    """Locked but without its file: neither used nor replaced, until it is there or gone, or too long about it."""
+    settings = Settings(data_dir=str(tmp_path / "data"))
+    stack.clear_stack_info()
+    info = make_info("http://127.0.0.1:1", "t")
+
+    class Clock(ManualClock):
+        def sleep(self, seconds: float) -> None:  # virtual
+            self.advance(seconds)
+            if self.now() > 1_700_000_003:
+                stack.write_stack_info(info)
+
+    assert connection.wait_while_changing(settings, Clock()) == Target(info.url, "t")
+    stack.clear_stack_info()
+    with pytest.raises(NoServer):
+        connection.wait_while_changing(settings, ManualClock())
+
+
+def test_stores_are_those_of_the_environment_or_the_stack(stack: DataDir, tmp_path: Path) -> None:
+    """A Redis that is named wins; else the serving stack says where its stores are."""
+    settings = Settings(data_dir=str(tmp_path / "data"))
+    found = connection.stores(settings)
+    assert found is not None
+    assert (found.redis_url, found.database_url) == ("redis://:pw@127.0.0.1:1/0", "sqlite:////nowhere.db")
+    named = dataclasses.replace(settings, redis_url="redis://real/0")
+    assert connection.stores(named) is named
+    assert connection.stores(Settings(data_dir=str(tmp_path / "nowhere"))) is None

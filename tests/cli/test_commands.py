@@ -1,0 +1,131 @@
+"""The other commands on tasks and nodes, against the real HTTP API, and what their output looks like."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+from structlog.testing import capture_logs
+from werkzeug.serving import make_server
+
+from tests.cli.conftest import Invoke
+from tests.cli.fake_server import FakeServer, make_node
+from tests.web.conftest import control, database, world  # noqa: F401  fixtures
+from tests.web.world import World
+
+
+@pytest.fixture
+def api(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:  # noqa: F811
+    """The real application behind a real socket, which the environment names."""
+    server = make_server("127.0.0.1", 0, world.client.application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    monkeypatch.setenv("TASKFLOW_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("TASKFLOW_TOKEN", world.token)
+    with capture_logs():  # its log lines are not the command's output
+        yield world
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_task_is_submitted_listed_shown_and_cancelled(api: World, invoke: Invoke) -> None:
+    """One task through the commands; none of them prints the token."""
+    submitted = invoke("submit", "--repo", "/srv/none", "--title", "a title", "--label", "k=v", "--", "make", "x y")
+    task_id = submitted.stdout.strip()
+    assert submitted.exit_code == 0, submitted.output
+    listed, shown, why = invoke("list"), invoke("show", task_id), invoke("why", task_id)
+    assert task_id in listed.stdout
+    assert "a title" in listed.stdout
+    assert "make 'x y'" in shown.stdout
+    assert "k=v" in shown.stdout
+    assert why.stdout.splitlines()[0].startswith("a node is being chosen")
+    assert "node_selection" in why.stdout
+    cancelled = invoke("cancel", task_id, "--reason", "enough")
+    assert cancelled.stdout == f"{task_id}: cancel requested; it is queued\n"
+    assert not any(api.token in one.output for one in (submitted, listed, shown, why, cancelled))
+
+
+@pytest.mark.parametrize("argv", [["list"], ["show"], ["why"], ["cancel"], ["nodes", "list"]])
+def test_json_is_json(api: World, invoke: Invoke, argv: list[str]) -> None:
+    """With ``--json`` the output is one document."""
+    task_id = api.submit()["id"]
+    ids = [task_id] if argv[0] in ("show", "why", "cancel") else []
+    done = invoke(*argv, *ids, "--json")
+    assert done.exit_code == 0, done.output
+    assert isinstance(json.loads(done.stdout), dict)
+
+
+def test_a_draft_waits_for_its_start(api: World, invoke: Invoke) -> None:
+    """``--draft`` makes one, ``why`` says what it waits for, ``run-draft`` starts it, once."""
+    task_id = invoke("submit", "--draft", "--repo", "/srv/none", "--", "true").stdout.strip()
+    assert f"taskflow run-draft {task_id}" in invoke("why", task_id).stdout
+    assert "draft" in invoke("show", "-f", task_id).stdout  # nothing to follow: it does not hang
+    assert invoke("run-draft", task_id).stdout == f"{task_id}: run 1 is queued\n"
+    assert invoke("run-draft", task_id).exit_code == 1
+
+
+def test_a_failed_task_is_run_again(api: World, invoke: Invoke) -> None:
+    """``rerun`` says which run it is; of a task that goes on it says why not."""
+    task = api.submit()
+    refused = invoke("rerun", task["id"])
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("error: running the task again (POST ")
+    api.end(task, "failed", {"code": "x", "message": "it broke"})
+    assert "it broke" in invoke("show", task["id"]).stdout
+    assert invoke("rerun", task["id"]).stdout == f"{task['id']}: run 2 is queued\n"
+
+
+def test_a_task_that_ended_can_not_be_cancelled(api: World, invoke: Invoke) -> None:
+    """The status that stands in the way is named."""
+    task = api.submit()
+    api.end(task, "failed")
+    done = invoke("cancel", task["id"])
+    assert done.exit_code == 1
+    assert "failed already" in done.stderr
+
+
+def test_unknown_ids_are_exit_code_4(api: World, invoke: Invoke) -> None:
+    """Tasks and nodes that do not exist, or that belong to somebody else."""
+    assert invoke("show", "task-none").exit_code == 4
+    assert invoke("nodes", "destroy", "node-none").exit_code == 4
+    assert invoke("show", "../../healthz").exit_code == 4  # an id is never a path
+
+
+def test_the_servers_field_errors_are_shown_by_option(api: World, invoke: Invoke) -> None:
+    """A branch that git would refuse is refused under ``--branch``."""
+    done = invoke("submit", "--repo", "/srv/none", "--branch", "a..b", "--", "true")
+    assert done.exit_code == 2
+    assert "  --branch: " in done.stderr
+
+
+def test_lists_are_cut_and_filtered(api: World, invoke: Invoke) -> None:
+    """``--limit`` says that there is more, ``--all`` shows it, ``--status`` filters, and an unknown one is refused."""
+    ids = [api.submit()["id"] for _ in range(3)]
+    cut = invoke("list", "--limit", "2")
+    assert "--all" in cut.stderr
+    assert len(json.loads(invoke("list", "--limit", "2", "--json").stdout)["tasks"]) == 2
+    assert {task["id"] for task in json.loads(invoke("list", "--all", "--json").stdout)["tasks"]} == set(ids)
+    assert invoke("list", "--status", "failed").stdout == "no tasks\n"
+    assert invoke("list", "--status", "nonsense").exit_code == 2
+
+
+def test_nodes_are_listed_and_destroyed(connected: FakeServer, invoke: Invoke) -> None:
+    """A table of nodes, also without a subcommand; ``destroy`` asks for one of them."""
+    connected.nodes = [make_node("node-1")]
+    for argv in (["nodes"], ["nodes", "list"]):
+        out = invoke(*argv).stdout
+        assert "node-1" in out
+        assert "0/4" in out
+    assert "destroy requested" in invoke("nodes", "destroy", "node-1", "--reason", "old").stdout
+    assert connected.asked("POST", "/destroy")[0].body == {"reason": "old"}
+
+
+def test_what_others_wrote_can_not_steer_the_terminal(connected: FakeServer, invoke: Invoke) -> None:
+    """Titles, messages and names of files come from anywhere."""
+    connected.task.update(title="\x1b]0;owned\x07t\nitle", status="failed", error={"message": "\x1b[2Jbad"})
+    for argv in (["list"], ["show", "task-1"]):
+        assert "\x1b" not in invoke(*argv).stdout
+    assert len(invoke("list").stdout.splitlines()) == 2

@@ -1,0 +1,223 @@
+"""Following a task: everything once and in order, over restarts of the server, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from taskflow.cli import follow
+from taskflow.cli.client import Api, Target
+from taskflow.cli.follow import Follower
+from taskflow.cli.problems import NoServer
+from taskflow.cli.render import LogLines, Progress, clean
+from taskflow.clock import ManualClock
+from tests.cli.conftest import Invoke
+from tests.cli.fake_server import FakeServer, error
+
+
+class Recording(Progress):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        """Keep it."""
+        self.lines.append(text)
+
+
+class Script:
+    """Does the next thing each time the follower waits; time moves by 1 s."""
+
+    def __init__(self, *acts: Callable[[], object]) -> None:
+        self.acts = list(acts)
+        self.clock = ManualClock()
+
+    def __call__(self, _seconds: float) -> None:
+        self.clock.advance(1.0)
+        if self.acts:
+            self.acts.pop(0)()
+
+
+def make_follower(server: FakeServer, script: Script, progress: Progress) -> Follower:
+    """A follower of the server's task that waits by the script."""
+    api = Api(Target(server.url, server.token), clock=script.clock)
+    return Follower(api, server.task, progress, sleep=script, clock=script.clock)
+
+
+def test_steps_output_and_statuses_come_in_order(server: FakeServer) -> None:
+    """Steps with their durations, statuses, the output above the line that says the command is over."""
+    progress = Recording()
+    script = Script(
+        server.walk_to_running,
+        lambda: server.chunks.append(b"one\ntw"),
+        lambda: server.chunks.append(b"o\nthree"),
+        lambda: server.end("completed"),
+    )
+    task = make_follower(server, script, progress).run()
+    assert task["status"] == "completed"
+    assert progress.lines == [
+        "  -> queued",
+        "  node_selection         20 ms",
+        "  workspace_ready        1.2 s",
+        "  -> in_progress",
+        "  agent_session          0.1 s",
+        "  | one",
+        "  | two",
+        "  | three",
+        "  running                3.0 s",
+        "  -> completed",
+        "  cleanup                50 ms",
+    ]
+
+
+def test_following_goes_on_after_the_server_was_away(server: FakeServer) -> None:
+    """A web process that restarts costs a pause: what was seen is not shown again, what came meanwhile is shown."""
+    progress = Recording()
+
+    def while_away() -> None:
+        server.chunks.append(b"two\n")
+        server.start()
+
+    script = Script(
+        server.walk_to_running,
+        lambda: server.chunks.append(b"one\n"),
+        lambda: None,
+        server.stop,
+        lambda: None,
+        lambda: None,
+        lambda: None,
+        while_away,
+        lambda: server.end("completed"),
+    )
+    make_follower(server, script, progress).run()
+    assert [line for line in progress.lines if line.startswith("  | ")] == ["  | one", "  | two"]
+    assert len([line for line in progress.lines if "workspace_ready" in line]) == 1
+    assert any("does not answer" in line for line in progress.lines)
+    assert any("answers again" in line for line in progress.lines)
+    after = [int(request.query["after"]) for request in server.asked("GET", "/logs")]
+    assert after == sorted(after)
+
+
+def test_an_event_whose_answer_broke_off_is_shown_once(server: FakeServer) -> None:
+    """When reading the output fails in the middle of an event, the event comes again and is shown once."""
+    progress = Recording()
+    server.walk_to_running()
+    server.chunks.append(b"last words")
+
+    def break_off() -> None:
+        server.end("completed")
+        server.refuse[("GET", "/logs")] = (503, error("away", "not now"))
+
+    script = Script(break_off, lambda: None, server.refuse.clear)
+    make_follower(server, script, progress).run()
+    assert progress.lines.count("  running                3.0 s") == 1
+    assert progress.lines.index("  | last words") < progress.lines.index("  running                3.0 s")
+
+
+def test_a_server_that_stays_away_ends_the_following(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Following gives up after its limit; the error is exit code 3."""
+    monkeypatch.setattr(follow, "LOST_MAX_S", 20.0)
+    script = Script(server.stop)
+    with pytest.raises(NoServer):
+        make_follower(server, script, Recording()).run()
+    assert script.clock.now() - ManualClock().now() >= 20.0
+
+
+def test_cleanup_is_waited_for(server: FakeServer) -> None:
+    """A terminal status is not the end: what exists is still being cleaned up."""
+    progress = Recording()
+    server.walk_to_running()
+    server.event("status_changed", **{"from": "in_progress", "to": "failed"})
+    server.task.update(status="failed", finished=False)
+    asked: list[int] = []
+    script = Script(*[lambda: asked.append(1)] * 8, lambda: server.end("failed"))
+    task = make_follower(server, script, progress).run()
+    assert len(asked) == 8
+    assert task["finished"]
+
+
+def test_an_earlier_run_is_not_shown(server: FakeServer) -> None:
+    """Following a rerun shows the rerun only."""
+    server.event("step_entered", "cleanup", **{"from": "old_step", "duration_s": 1.0})
+    server.events[0]["run_id"] = "run-0"
+    server.walk_to_running()
+    server.end("completed")
+    progress = Recording()
+    make_follower(server, Script(), progress).run()
+    assert not any("old_step" in line for line in progress.lines)
+
+
+def test_failed_attempts_are_told(server: FakeServer) -> None:
+    """Each failed attempt is a line with its reason and when the next one is."""
+    server.event("step_failed", "workspace_ready", attempt=1, message="no route", retry_in_s=2.0)
+    server.end("failed")
+    progress = Recording()
+    make_follower(server, Script(), progress).run()
+    assert "  workspace_ready: attempt 1 failed: no route, again in 2.0 s" in progress.lines
+
+
+def test_output_can_not_steer_the_terminal() -> None:
+    """Escape sequences and control characters of a command are not passed on; letters of any kind are."""
+    lines = LogLines()
+    snowman = "☃".encode()
+    assert lines.feed(b"\x1b[31mred\x1b[0m \x1b]0;title\x07x\x00\n10%\r100%\r\n" + snowman[:1]) == ["red x", "100%"]
+    assert lines.feed(snowman[1:] + b"\xff\nrest") == ["☃�"]
+    assert lines.feed(b"", final=True) == ["rest"]
+    assert clean("caf\udce9 \u202e") == "caf\ufffd "
+    assert list(lines.tail) == ["red x", "100%", "☃�", "rest"]
+
+
+# --- the commands around it
+
+
+def test_show_follow_ends_with_the_outcome(connected: FakeServer, invoke: Invoke) -> None:
+    """``show -f`` exits 0 for completed and 1 for failed, with the error, its advice and the end of the log."""
+    connected.walk_to_running()
+    connected.chunks.append(b"boom\n")
+    problem = {"code": "command_failed", "message": "the command exited with status 3", "advice": "look at the log"}
+    connected.end("failed", error=problem, result={"exit_code": 3})
+    done = invoke("show", "-f", "task-1")
+    assert done.exit_code == 1
+    for said in ("the command exited with status 3", "look at the log", "exit status  3", "    boom"):
+        assert said in done.stdout
+    connected.task.update(status="completed")
+    assert invoke("show", "-f", "task-1").exit_code == 0
+
+
+def test_piped_progress_has_no_control_codes(connected: FakeServer, invoke: Invoke) -> None:
+    """What a pipe gets is plain lines."""
+    connected.walk_to_running()
+    connected.end("completed")
+    done = invoke("show", "-f", "task-1")
+    assert "\x1b" not in done.output
+    assert "\r" not in done.output
+
+
+def test_json_of_a_followed_task_is_one_document(connected: FakeServer, invoke: Invoke) -> None:
+    """With ``--json`` standard output is the task, the progress goes to standard error."""
+    connected.walk_to_running()
+    connected.end("completed", result={"output_branch": "b", "commit": "c", "pushed": True})
+    done = invoke("show", "-f", "--json", "task-1")
+    assert json.loads(done.stdout)["merge_command"] == "git -C /srv/repo merge b"
+    assert "workspace_ready" in done.stderr
+
+
+def test_logs_are_byte_for_byte(connected: FakeServer, invoke: Invoke) -> None:
+    """``logs`` adds and removes nothing; with ``-f`` it goes on until the command is over."""
+    connected.chunks += [b"\x1b[31ma\xff", b"\x00b"]
+    assert invoke("logs", "task-1").stdout_bytes == b"\x1b[31ma\xff\x00b"
+
+    def more(_request: object) -> None:
+        if len(connected.asked("GET", "/logs")) == 3:
+            connected.chunks.append(b"c")
+            connected.ended = True
+
+    connected.requests.clear()
+    connected.on_request = more
+    assert invoke("logs", "-f", "task-1").stdout_bytes == b"\x1b[31ma\xff\x00bc"
+    lines = invoke("logs", "--json", "task-1").stdout.splitlines()
+    assert [json.loads(line)["number"] for line in lines] == [1, 2, 3]

@@ -1,0 +1,215 @@
+"""The commands of who operates an installation: tokens, schema, doctor, settings, agent, the stack's own words."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from taskflow import agent as node_agent
+from taskflow.bootstrap import bootstrap
+from taskflow.cli import embedded, main
+from taskflow.cli.problems import report
+from taskflow.cli.render import Progress
+from taskflow.db.migrate import upgrade
+from taskflow.db.session import make_engine
+from taskflow.errors import InfrastructureError
+from taskflow.settings import Settings, table
+from taskflow.stack.data_dir import DataDir
+from taskflow.stack.keeper import StackEvent
+from tests.cli.conftest import Invoke
+from tests.cli.fake_server import FakeServer
+from tests.cli.test_client import make_info
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file as ``taskflow db upgrade`` leaves it."""
+    path = tmp_path_factory.mktemp("migrated") / "taskflow.db"
+    engine = make_engine(f"sqlite:///{path}")
+    upgrade(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def database(tmp_path: Path, migrated: Path) -> Path:
+    """The data directory with a database of this release."""
+    data = tmp_path / "data"
+    data.mkdir()
+    return Path(shutil.copyfile(migrated, data / "taskflow.db"))
+
+
+def test_a_token_is_made_listed_and_revoked(database: Path, invoke: Invoke) -> None:
+    """The token is printed once, alone, so that a script can take it; lists never show it."""
+    made = invoke("token", "create", "--name", "laptop", "--owner", "ada")
+    assert made.exit_code == 0, made.output
+    token = made.stdout.strip()
+    rows = json.loads(invoke("token", "list", "--json").stdout)["tokens"]
+    assert [(row["name"], row["owner"], row["revoked_at"]) for row in rows] == [("laptop", "ada", None)]
+    assert token not in invoke("token", "list").stdout
+    assert invoke("token", "revoke", rows[0]["id"]).exit_code == 0
+    assert invoke("token", "revoke", rows[0]["id"]).exit_code == 4
+
+
+def test_the_embedded_stack_keeps_one_live_token(database: Path, invoke: Invoke) -> None:
+    """Each start makes a token and revokes the former one; tokens that people made are left alone."""
+    kept = invoke("token", "create", "--name", "mine").stdout.strip()
+    settings = Settings(data_dir=str(database.parent), redis_url="redis://127.0.0.1:1/0")
+    first, second = (embedded.make_token(settings, shared=False) for _ in range(2))
+    app = bootstrap(settings)
+    try:
+        assert app.service.accounts.authenticate(second, "api")
+        assert app.service.accounts.authenticate(kept, "api")
+        with pytest.raises(Exception, match="not valid"):
+            app.service.accounts.authenticate(first, "api")
+        # On a database that several machines share, a start revokes the token of its own place only.
+        shared = embedded.make_token(settings, shared=True)
+        embedded.make_token(settings, shared=False)
+        assert app.service.accounts.authenticate(shared, "api")
+    finally:
+        app.close()
+
+
+def test_an_old_schema_is_refused_with_the_remedy(invoke: Invoke) -> None:
+    """Without migrations, ``token`` says what to run; after ``db upgrade``, which may be repeated, it works."""
+    refused = invoke("token", "list")
+    assert refused.exit_code == 1
+    assert "taskflow db upgrade" in refused.stderr
+    assert invoke("db", "upgrade").exit_code == 0
+    assert json.loads(invoke("db", "upgrade", "--json").stdout)["revision"]
+    assert invoke("token", "list").stdout == "no tokens\n"
+
+
+def test_doctor_names_what_is_broken(database: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that does not answer is an error row and exit code 1; its password is not shown."""
+    assert invoke("doctor").exit_code == 3
+    monkeypatch.setenv("TASKFLOW_REDIS_URL", "redis://:pa55word@127.0.0.1:1/0")
+    done = invoke("doctor", "--json")
+    assert done.exit_code == 1
+    states = {row["check"]: row["state"] for row in json.loads(done.stdout)["checks"]}
+    assert states == {"database": "ok", "migrations": "ok", "redis": "error"}
+    assert "pa55word" not in done.output + invoke("doctor").output
+
+
+def test_settings_say_where_values_come_from(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row of the table is there, with its source; the values of secrets are not."""
+    monkeypatch.setenv("TASKFLOW_SECRET_KEY", "sesame")
+    monkeypatch.setenv("TASKFLOW_PORT", "9000")
+    done = invoke("settings", "--json")
+    rows = {row["variable"]: row for row in json.loads(done.stdout)["settings"]}
+    assert list(rows) == [row.env for row in table()]
+    assert (rows["TASKFLOW_PORT"]["value"], rows["TASKFLOW_PORT"]["source"]) == (9000, "environment")
+    assert rows["TASKFLOW_FLOWER_PORT"]["source"] == "default"
+    text = invoke("settings").stdout
+    assert "TASKFLOW_SECRET_KEY" in text
+    assert "sesame" not in done.output + text
+
+
+def test_a_wrong_setting_is_named(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 2 and the variable's name."""
+    monkeypatch.setenv("TASKFLOW_PORT", "eighty")
+    done = invoke("list")
+    assert done.exit_code == 2
+    assert "TASKFLOW_PORT" in done.stderr
+
+
+def test_up_names_the_busy_port(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is started: which port, and which variable changes it."""
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        monkeypatch.setenv("TASKFLOW_PORT", str(port))
+        done = invoke("up", "--no-flower")
+    assert done.exit_code == 1
+    assert f"port {port}" in done.stderr
+    assert "TASKFLOW_PORT" in done.stderr
+
+
+def test_up_says_where_things_are_and_no_secret(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, server: FakeServer, tmp_path: Path
+) -> None:
+    """The processes, the addresses, where Flower's password lies, the data directory; in JSON too."""
+    info = make_info(server.url, server.token)
+    info = type(info)(
+        **{**vars(info), "flower_url": "http://127.0.0.1:2", "flower_user": "u", "flower_password": "pw!"}
+    )
+
+    class Supervisor:
+        settings = Settings(data_dir=str(tmp_path / "data"))
+        data_dir = DataDir(settings)
+
+        def run_forever(self, on_ready: Callable[[object], None]) -> None:
+            on_ready(info)
+
+    monkeypatch.setattr(embedded, "make_supervisor", lambda *args, **kwargs: Supervisor())
+    done = invoke("up")
+    assert done.exit_code == 0, done.output
+    for said in (server.url, "http://127.0.0.1:2", "stack.json", str(tmp_path / "data"), "Ctrl-C stops"):
+        assert said in done.stdout
+    as_json = invoke("up", "--json")
+    assert json.loads(as_json.stdout)["url"] == server.url
+    for output in (done.output, as_json.output):
+        assert "pw!" not in output
+        assert server.token not in output
+
+
+def test_processes_are_told_with_their_durations(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ready: name, how long it took, process id. Died: why, and when it is started again."""
+    times = iter([0.0, 1.5, 2.0])
+    tell = embedded.process_lines(Progress(), lambda: next(times))
+    tell(StackEvent("starting", "web", 77))
+    tell(StackEvent("ready", "web", 77))
+    tell(StackEvent("died", "web", None, "SIGKILL", 0.2))
+    said = capsys.readouterr()
+    assert said.out.split() == ["web", "1.5", "s", "pid", "77"]
+    assert said.err == "warning: web: died: SIGKILL; started again in 0.2 s\n"
+
+
+def test_the_agent_gets_its_arguments(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything after ``agent`` is the node agent's, ``--help`` included, and its status is the exit code."""
+    seen: list[list[str]] = []
+    codes: list[int] = []
+
+    def run(argv: list[str]) -> int:
+        seen.append(argv)
+        return 7
+
+    monkeypatch.setattr(node_agent, "main", run)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    invoke("agent", "--root", "/x", "--help")
+    assert (seen, codes) == ([["--root", "/x", "--help"]], [7])
+
+
+def test_help_documents_the_exit_codes(invoke: Invoke) -> None:
+    """The top help lists every command and what the exit codes mean; ``--version`` says the version."""
+    done = invoke("--help")
+    for said in ("run-draft", "nodehost", "no server", "130"):
+        assert said in done.stdout
+    assert invoke("--version").stdout.startswith("taskflow, version 0.")
+    assert invoke("no-such-command").exit_code == 2
+
+
+def test_main_returns_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    """The console script's function returns the code, for ``sys.exit``."""
+    assert main(["list"]) == 3
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().err.startswith("error: no server (")
+
+
+def test_errors_have_one_shape(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, the advice below, no traceback, no password of a URL, whatever was raised; DEBUG shows the traceback."""
+    assert report(InfrastructureError("redis://:pw@host is away", advice="start it")) == 1
+    assert capsys.readouterr().err == "error: redis://:***@host is away\n  start it\n"
+    assert report(ValueError("odd")) == 1
+    assert capsys.readouterr().err.splitlines()[0] == "error: odd (ValueError)"
+    assert report(KeyboardInterrupt()) == 130
+    monkeypatch.setenv("TASKFLOW_LOG_LEVEL", "DEBUG")
+    report(ValueError("odd"))
+    assert "ValueError: odd" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+"""What is written: durations, tables, and lines on a terminal that has a provisional last one."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from taskflow.cli import render
+from taskflow.cli.render import Progress
+from tests.cli.fake_server import make_task
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0.0, "0 ms"), (0.0204, "20 ms"), (1.24, "1.2 s"), (59.9, "59.9 s"), (61, "1 min 1 s"),
+     (3600, "1 h 0 min"), (7380, "2 h 3 min")],
+)  # fmt: skip
+def test_durations_are_for_people(seconds: float | None, text: str) -> None:
+    """Two digits that matter, in the unit that fits."""
+    assert render.duration(seconds) == text
+
+
+def test_tables_are_aligned() -> None:
+    """Columns as wide as their widest cell, nothing after the last one, None as a dash."""
+    assert render.table(("A", "B"), [("long", None), ("x", "y")]) == "A     B\nlong  -\nx     y"
+
+
+def test_a_terminal_shows_what_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The provisional line is overwritten by lines that stay, comes back below them, and leaves nothing."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    progress = Progress()
+    progress.provisional("going")
+    progress.provisional("going")
+    progress.line("done")
+    progress.provisional("")
+    assert capsys.readouterr().out == "going\r\x1b[Kdone\ngoing\r\x1b[K"
+
+
+def test_a_pipe_shows_lines_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing provisional, no control codes."""
+    progress = Progress()
+    progress.provisional("going")
+    progress.line("done")
+    assert capsys.readouterr().out == "done\n"
+
+
+def test_the_result_says_what_there_is_to_take() -> None:
+    """Pushed, not pushed, or nothing changed; a long list of files is cut and counted."""
+    result = {"output_branch": "b", "commit": "c", "pushed": False, "changed_files": [f"f{n}" for n in range(25)]}
+    kept = render.result_block(make_task(status="completed", result=result))
+    assert "b (not pushed)" in kept
+    assert "f19 and 5 more" in kept
+    assert "merge" not in kept
+    nothing = render.result_block(make_task(status="completed"))
+    assert "the command changed nothing" in nothing
+    assert "changed nothing" not in render.result_block(make_task(status="failed"))

@@ -1,0 +1,209 @@
+"""The scheduled jobs: decisions as a table, isolation of bad rows, and what pruning keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+import structlog
+from sqlalchemy import func, insert, select, update
+
+from taskflow.db.events import promise
+from taskflow.db.models import ErrorRow, IdempotencyKey, OutboxRow, Run, SignalRow, Sweep, Task
+from taskflow.db.tasks import remember_idempotency
+from taskflow.engine.alarms import Ringer
+from taskflow.engine.control import Control
+from taskflow.nodes.liveness import Liveness
+from taskflow.settings import Settings
+from taskflow.sweeps.drain_outbox import drain_outbox
+from taskflow.sweeps.fail_stuck_tasks import Decision, Facts, StuckTasks, decide
+from taskflow.sweeps.ledger import Memory, last_success_at, run_sweep
+from taskflow.sweeps.prune import prune
+from tests.db.conftest import OWNER, World
+from tests.support.engine import Hints
+
+S = Settings()
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[Any]]:
+    """What was logged, kept instead of printed."""
+    with structlog.testing.capture_logs() as found:
+        yield found
+
+
+#: status, step -> seconds after which a task is past its limit (in_progress: of the running time).
+LIMITS = {
+    ("queued", "node_selection"): S.queued_stuck_s,
+    ("delegated", "workspace_ready"): S.delegated_stuck_s,
+    ("in_progress", "running"): 100.0 + 2 * S.session_grace_s,
+    ("queued", "waiting_for_capacity"): S.admission_wait_s + S.alarm_overdue_s,
+}
+CEILING_S = S.execution_ceiling_s + S.session_grace_s
+
+
+@pytest.mark.parametrize(("where", "alive", "repaired", "past", "liveness", "ceiling"), list(
+    itertools.product(LIMITS, (True, False), (None, 3, 4), (True, False), Liveness, (True, False))
+))  # fmt: skip
+def test_the_decision_about_a_stuck_task(
+    where: tuple[str, str], alive: bool, repaired: int | None, past: bool, liveness: Liveness, ceiling: bool
+) -> None:
+    """Ceiling first, then a live runner is skipped, then repair, and only then the limit with its verdict."""
+    status, step = where
+    age_s = LIMITS[where] + (1 if past else -1)
+    running = ceiling or status == "in_progress"
+    facts = Facts(
+        status=status, step=step, rev=4, now=1_000_000.0, step_entered_at=1_000_000.0 - age_s,
+        started_at=1_000_000.0 - (CEILING_S + 1 if ceiling else age_s) if running else None, runner_alive=alive,
+        repaired_at_rev=repaired, liveness=liveness, time_limit_s=100.0,
+    )  # fmt: skip
+    found = decide(facts, S)
+    if ceiling:
+        assert found is Decision.FAIL_AT_CEILING
+    elif alive:
+        assert found is Decision.RUNNER_ALIVE
+    elif repaired != 4:
+        assert found is Decision.REPAIR
+    elif not past:
+        waits = step == "waiting_for_capacity"
+        assert found is (Decision.WAITS_FOR_CAPACITY if waits else Decision.WITHIN_LIMIT)
+    elif status == "in_progress" and liveness is not Liveness.DEAD:
+        assert found is Decision.INCONCLUSIVE
+    else:
+        assert found is Decision.FAIL
+
+
+def _sweep(world: World, client: redis.Redis, settings: Settings) -> StuckTasks:
+    s = settings
+    control = Control(
+        client, prefix=s.key_prefix, shards=s.shards, lease_s=s.lease_s, near_window_s=s.near_window_s,
+        ring_grace_s=s.ring_grace_s,
+    )  # fmt: skip
+    return StuckTasks(
+        world.database, control, Ringer(control, Hints()), s, lambda node, now: Liveness.DEAD, lambda: 100_000.0
+    )
+
+
+def test_stuck_tasks_of_every_page_are_repaired_then_failed(
+    world: World, fake_redis: redis.Redis, settings: Settings
+) -> None:
+    """More tasks than a page: each is repaired in the first round and failed in the second, with its cleanup ensured."""
+    for n in range(5):
+        world.run(f"run-{n}", world.task(f"task-{n}", run_id=f"run-{n}"), step="node_selection")
+    sweep = _sweep(world, fake_redis, dataclasses.replace(settings, sweep_page=2))
+    memory = Memory()
+    decided: list[str] = []
+    for _ in range(2):
+        for _ in range(3):
+            done = sweep(memory)
+            assert done["errors"] == 0
+            decided += [kind.value for kind in Decision for _ in range(done.get(kind.value, 0))]
+        fake_redis.flushall()
+    assert decided == ["repair"] * 5 + ["fail"] * 5
+    with world.database.read() as tx:
+        assert tx.execute(select(Task.status).distinct()).scalars().all() == ["failed"]
+        assert tx.execute(select(Run.step).distinct()).scalars().all() == ["cleanup"]
+    sweep(memory)
+    assert set(memory.state["repaired"]) == {f"run-{n}" for n in range(5)}
+    world.write(lambda tx: tx.execute(update(Run).values(finished_at=2.0)))
+    sweep(memory)
+    assert memory.state["repaired"] == {}
+
+
+def test_a_live_runner_is_left_alone_however_old(world: World, fake_redis: redis.Redis, settings: Settings) -> None:
+    """Control state at the row's rev and an alarm that is not overdue: skipped."""
+    row = world.run("run-1", world.task("task-1", run_id="run-1"), step="node_selection")
+    sweep = _sweep(world, fake_redis, settings)
+    sweep.control.ensure([row])
+    memory = Memory(state={"repaired": {"run-1": 0}})
+    assert sweep(memory)["runner_alive"] == 1
+    fake_redis.hset(sweep.control.run_key("run-1"), "rev", 9)
+    assert sweep(memory)["fail"] == 1
+
+
+def test_a_bad_outbox_row_strands_no_other(world: World) -> None:
+    """It is tried again with growing delay; a row is done only after its consumer returned."""
+    now = [100.0]
+    given: list[Any] = []
+
+    def consumer(payload: Any) -> None:
+        with world.database.read() as tx:
+            assert tx.execute(select(OutboxRow.done_at).where(OutboxRow.kind == "good")).scalars().first() is None
+        given.append(payload["n"])
+
+    for kind in ("unknown", "good"):
+        world.write(partial(promise, kind=kind, payload={"n": kind}, at=100.0))
+    handlers = {"good": consumer}
+    assert drain_outbox(world.database, handlers, lambda: now[0], 10) == {"handled": 1, "errors": 1}
+    assert drain_outbox(world.database, handlers, lambda: now[0], 10) == {"handled": 0, "errors": 0}
+    delays = []
+    for _ in range(4):
+        with world.database.read() as tx:
+            row = tx.execute(select(OutboxRow.next_at, OutboxRow.done_at).where(OutboxRow.kind == "unknown")).one()
+        assert row.done_at is None
+        delays.append(row.next_at - now[0])
+        now[0] = row.next_at
+        assert drain_outbox(world.database, handlers, lambda: now[0], 10)["errors"] == 1
+    assert delays == [5.0, 10.0, 20.0, 40.0] and given == ["good"]
+
+
+def test_pruning_deletes_only_what_ended_long_ago(world: World) -> None:
+    """Signals, errors and keys of old ended runs and tasks, and old done outbox rows; nothing of open or recent ones."""
+    ages = {"old": ("failed", 10.0), "new": ("failed", 90.0), "open": ("queued", None)}
+    for name, (status, ended) in ages.items():
+        fields = {} if ended is None else {"completed_at": ended}
+        world.run(f"run-{name}", world.task(f"task-{name}", status, **fields))
+
+        def work(tx: Any, name: str = name, ended: float | None = ended) -> None:
+            tx.execute(update(Run).where(Run.id == f"run-{name}").values(finished_at=ended))
+            tx.execute(
+                insert(SignalRow).values(run_id=f"run-{name}", name="n", subject="", payload={}, recorded_at=1.0)
+            )
+            tx.execute(
+                insert(ErrorRow).values(
+                    owner_id=OWNER, run_id=f"run-{name}", step="s", attempt=1, code="c", error={}, at=1.0
+                )
+            )
+            remember_idempotency(tx, OWNER, name, "h", f"task-{name}", 1.0)
+            promise(tx, name, {}, 1.0)
+            tx.execute(update(OutboxRow).where(OutboxRow.kind == name).values(done_at=ended))
+
+        world.write(work)
+    prune(world.database, before=50.0, limit=100)
+    with world.database.read() as tx:
+        assert set(tx.execute(select(SignalRow.run_id)).scalars()) == {"run-new", "run-open"}
+        assert set(tx.execute(select(ErrorRow.run_id)).scalars()) == {"run-new", "run-open"}
+        assert set(tx.execute(select(IdempotencyKey.key)).scalars()) == {"new", "open"}
+        assert set(tx.execute(select(OutboxRow.kind)).scalars()) == {"new", "open"}
+        assert tx.execute(select(func.count()).select_from(Run)).scalar_one() == 3
+        assert tx.execute(select(func.count()).select_from(Task)).scalar_one() == 3
+
+
+def test_the_ledger_counts_failures_and_keeps_the_last_success(world: World) -> None:
+    """A sweep that raises is counted and raised again; its cursor stays; the next success resets the count."""
+
+    def good(memory: Memory) -> dict[str, Any]:
+        memory.cursor, memory.state["n"] = memory.cursor + "x", memory.state.get("n", 0) + 1
+        return {"cursor": memory.cursor, "n": memory.state["n"]}
+
+    def bad(memory: Memory) -> dict[str, Any]:
+        memory.cursor = "lost"
+        raise ValueError("bad")
+
+    assert last_success_at(world.database, "s") is None
+    assert run_sweep(world.database, "s", good, lambda: 5.0)["n"] == 1
+    for _ in range(2):
+        with pytest.raises(ValueError, match="bad"):
+            run_sweep(world.database, "s", bad, lambda: 9.0)
+    with world.database.read() as tx:
+        row = tx.execute(select(Sweep.failures, Sweep.last_success_at, Sweep.last_started_at)).one()
+    assert tuple(row) == (2, 5.0, 9.0)
+    assert run_sweep(world.database, "s", good, lambda: 11.0) == {"cursor": "xx", "n": 2}
+    assert last_success_at(world.database, "s") == 11.0
+    with world.database.read() as tx:
+        assert tx.execute(select(Sweep.failures)).scalar_one() == 0

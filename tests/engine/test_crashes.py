@@ -1,0 +1,204 @@
+"""Crashes at every checkpoint, an emptied store at every checkpoint, and workers that wake up too late."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome
+from taskflow.engine.pipeline import Pipeline, Step, StepContext
+from taskflow.ids import RunId
+from tests.engine.conftest import MakeRig
+from tests.support.engine import External, Rig, SimulatedCrash, advance, toy
+from tests.support.keys import assert_no_keys_left
+from tests.support.waiting import wait_until
+
+
+def buying(external: External) -> Pipeline:
+    """Three steps: one plain, one that buys with an idempotency key, one that waits for an answer."""
+
+    def buy(ctx: StepContext) -> Outcome:
+        external.do(f"buy-{ctx.run.id}")
+        return Advance(ctx.next_step, {"bought": True})
+
+    def wait(ctx: StepContext) -> Outcome:
+        found = ctx.take("answer")
+        return AwaitSignal("answer") if found is None else Advance(ctx.next_step, {"answer": found.payload["n"]})
+
+    return toy(
+        Step("plain", advance), Step("buy", buy, guarded=True), Step("wait", wait, limit_s=600),
+        Step("cleanup", lambda ctx: Done({"ok": True})),
+    )  # fmt: skip
+
+
+#: Every checkpoint that such a run passes, with how often: a test below holds this list against the runner.
+PASSED = {
+    "fired": 2, "continued": 3, "perform:plain": 1, "performed:plain": 1, "applied:plain": 1, "committed:buy": 1,
+    "perform:buy": 1, "performed:buy": 1, "applied:buy": 1, "committed:wait": 2, "perform:wait": 2, "performed:wait": 2,
+    "applied:wait": 2, "committed:cleanup": 1, "perform:cleanup": 1, "performed:cleanup": 1, "applied:cleanup": 1,
+}  # fmt: skip
+PLACES = [(name, nth) for name, count in PASSED.items() for nth in range(1, count + 1)]
+
+
+class At:
+    """Does something when a checkpoint is passed for the n-th time, and keeps the revs seen."""
+
+    def __init__(self, rig: Rig, run_id: RunId, place: tuple[str, int] | None, act: Callable[[], object]) -> None:
+        self.rig, self.run_id, self.place, self.act = rig, run_id, place, act
+        self.passed: Counter[str] = Counter()
+        self.revs: list[int] = []
+
+    def __call__(self, name: str) -> None:
+        """One checkpoint."""
+        self.passed[name] += 1
+        self.revs.append(self.rig.row(self.run_id).rev)
+        if (name, self.passed[name]) == self.place:
+            self.act()
+
+
+def _crash() -> None:
+    raise SimulatedCrash
+
+
+def _play(rig: Rig, run_id: RunId, at: At, *, rescue: bool = False) -> None:
+    """Run to the end: whatever dies is continued by another worker; the answer is sent once it is awaited."""
+    rig.runner.checkpoint = at
+    for _ in range(5):
+        try:
+            rig.run_alarms(until=lambda: rig.row(run_id).awaiting is not None, rescue=rescue)
+            if rig.row(run_id).step == "wait":
+                rig.signal(run_id, "answer", {"n": 42})
+            rig.run_alarms(rescue=rescue)
+            break
+        except SimulatedCrash:
+            rig.runner = rig.worker()
+            rig.runner.checkpoint = at
+    rig.rescue.reconcile()
+
+
+def _assert_ended_once(rig: Rig, run_id: RunId, external: External, at: At) -> None:
+    row = rig.row(run_id)
+    assert row.finished_at is not None and row.error is None
+    assert row.results == {"plain": 1, "bought": True, "answer": 42} and rig.result(run_id) == {"ok": True}
+    assert [kind for kind, _ in rig.events(run_id)].count("run_finished") == 1
+    assert [step for kind, step in rig.events(run_id) if kind == "step_entered"] == ["buy", "wait", "cleanup"]
+    assert external.done == {f"buy-{run_id}"}
+    assert at.revs == sorted(at.revs) and row.rev in (4, 5)  # 4: the answer came before it was awaited
+    assert_no_keys_left(rig.client, rig.settings.key_prefix)
+
+
+def test_the_list_of_checkpoints_is_complete(make_rig: MakeRig) -> None:
+    """A run without faults passes exactly the checkpoints that the matrix crashes at."""
+    external = External()
+    rig = make_rig(buying(external))
+    run_id = rig.start()
+    at = At(rig, run_id, None, _crash)
+    _play(rig, run_id, at)
+    _assert_ended_once(rig, run_id, external, at)
+    assert external.calls[f"buy-{run_id}"] == 1
+    assert dict(at.passed) == PASSED
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place[0]}-{place[1]}")
+def test_a_crash_at_any_checkpoint_is_survived(make_rig: MakeRig, place: tuple[str, int]) -> None:
+    """Another worker continues from the index alone: one end, one effect per key, nothing left behind."""
+    external = External()
+    rig = make_rig(buying(external))
+    run_id = rig.start()
+    at = At(rig, run_id, place, _crash)
+    _play(rig, run_id, at)
+    assert at.passed[place[0]] >= place[1]
+    _assert_ended_once(rig, run_id, external, at)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place[0]}-{place[1]}")
+def test_an_emptied_store_at_any_checkpoint_is_survived(make_rig: MakeRig, place: tuple[str, int]) -> None:
+    """Redis loses everything in the middle of a turn: rebuilt from SQL, one end, one effect per key."""
+    external = External()
+    rig = make_rig(buying(external))
+    run_id = rig.start()
+    at = At(rig, run_id, place, lambda: rig.client.flushall())
+    _play(rig, run_id, at, rescue=True)
+    assert at.passed[place[0]] >= place[1]
+    _assert_ended_once(rig, run_id, external, at)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("place", [("performed:buy", 1), ("applied:buy", 1), ("committed:wait", 1)])
+def test_crashes_are_survived_on_real_servers(make_real_rig: MakeRig, place: tuple[str, int]) -> None:
+    """The same on a real Valkey with both databases, in real time: the lease runs out and the pump rings."""
+    external = External()
+    rig = make_real_rig(buying(external))
+    rig.settings = dataclasses.replace(rig.settings, lease_s=0.2, ring_grace_s=0.05)
+    rig.control._lease_ms = 200
+    run_id = rig.start()
+    at = At(rig, run_id, place, _crash)
+    rig.runner.checkpoint = at
+
+    def ended() -> bool:
+        rig.pump.tick()
+        while rig.hints.alarms:
+            alarm = rig.hints.alarms.pop(0)
+            try:
+                rig.runner.turn(alarm.run_id, alarm.generation)
+            except SimulatedCrash:
+                rig.runner = rig.worker()
+                rig.runner.checkpoint = at
+        if rig.row(run_id).step == "wait":
+            rig.signal(run_id, "answer", {"n": 42})
+        return rig.row(run_id).finished_at is not None
+
+    wait_until(ended, "the run ended", timeout_s=20, poll_s=0.02)
+    rig.rescue.reconcile()
+    assert at.passed[place[0]] >= place[1]
+    _assert_ended_once(rig, run_id, external, at)
+
+
+def _paused(rig: Rig, run_id: RunId, expire: Callable[[], Any]) -> None:
+    """One worker stops in the first step past its lease; a second one finishes the run; then the first wakes."""
+    first = rig.worker()
+    after: list[Any] = []
+
+    def pause(name: str) -> None:
+        if name == "performed:plain":
+            expire()
+            rig.hints.alarms.clear()
+            assert rig.runner.turn(run_id) == ("finished" if rig.settings.turn_max_steps > 1 else "parked")
+            after.extend([rig.row(run_id), rig.events(run_id)])
+
+    first.checkpoint = pause
+    alarm = rig.hints.alarms.pop()
+    assert first.turn(run_id, alarm.generation) == "superseded"
+    assert after == [rig.row(run_id), rig.events(run_id)]
+    if rig.row(run_id).finished_at is None:
+        alarm = rig.hints.alarms.pop()
+        assert rig.runner.turn(run_id, alarm.generation) == "parked"
+        assert rig.runner.turn(run_id) == "finished"
+    assert rig.row(run_id).results == {"plain": 1, "more": 1} and rig.row(run_id).finished_at is not None
+    assert_no_keys_left(rig.client, rig.settings.key_prefix)
+
+
+@pytest.mark.parametrize("steps", [50, 1])
+def test_a_worker_that_wakes_after_its_lease_changes_nothing(make_rig: MakeRig, steps: int) -> None:
+    """The fence, after the run ended and while it goes on: the apply is superseded, row and history stay."""
+    rig = make_rig(toy(Step("plain", advance), Step("more", advance)))
+    rig.configure(turn_max_steps=steps)
+    run_id = rig.start()
+    _paused(rig, run_id, lambda: rig.shift(rig.settings.lease_s + 1))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("steps", [50, 1])
+def test_the_fence_holds_on_real_servers(make_real_rig: MakeRig, steps: int) -> None:
+    """The same on a real Valkey and both databases."""
+    rig = make_real_rig(toy(Step("plain", advance), Step("more", advance)))
+    rig.configure(turn_max_steps=steps)
+    rig.control._lease_ms = 50
+    run_id = rig.start()
+    _paused(
+        rig, run_id, lambda: wait_until(lambda: rig.state(run_id)["lease"] is None, "the lease ran out", poll_s=0.01)
+    )

@@ -1,0 +1,121 @@
+"""The node machine: bought once, claimed or expired, destroyed for sure."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from taskflow.errors import PermanentError
+from tests.support.world import World
+from tests.support.world_fixtures import MakeWorld
+
+STEPS = ("order_server", "create_server", "await_agent", "active", "warm", "drain", "destroy_server")
+PLACES = ("perform", "performed", "applied", "committed")
+
+
+def test_every_step_of_the_table_is_in_the_matrix(world: World) -> None:
+    """A step that is added has to say how it survives a crash."""
+    assert [step.name for step in world.app.pipelines["node"].steps] == list(STEPS)
+
+
+@pytest.mark.parametrize(
+    ("step", "place"), [one for one in itertools.product(STEPS, PLACES) if one != ("order_server", "committed")]
+)
+def test_a_crash_at_any_place_buys_one_server_and_destroys_it(world: World, step: str, place: str) -> None:
+    """The label is looked up before anything is bought, so a crash after buying finds the server."""
+    world.crash_at(f"{place}:{step}")
+    task = world.submit()
+
+    assert world.finish(task)["status"] == "completed"
+    world.node_is("destroyed")
+
+    assert world.crashes == [f"{place}:{step}"]
+    assert list(world.provider.bought.values()) == [1]
+    world.assert_settled()
+
+
+def test_a_drain_waits_for_the_workspaces_that_live(world: World) -> None:
+    """Destroying a node in use lets its task end first, and takes no new one."""
+    world.plan.session_s = None
+    task = world.submit()
+    world.at_step(task, "running")
+    world.service.destroy_node(world.caller, world.node().id)
+    world.node_is("draining")
+    world.run_for(100)
+    assert "destroy" not in world.provider.calls
+
+    world.agent.finish_session(next(iter(world.agent.sessions)))
+
+    assert world.finish(task)["status"] == "completed"
+    world.node_is("destroyed")
+    world.assert_settled()
+
+
+def test_a_drain_does_not_wait_for_workspaces_of_a_dead_node(world: World) -> None:
+    """What lived on it is lost with it: its tasks fail, the server goes."""
+    world.plan.session_s = None
+    task = world.submit()
+    world.at_step(task, "running")
+    world.service.destroy_node(world.caller, world.node().id)
+    world.node_is("draining")
+    world.agent.alive = False
+    world.provider.states[world.agent.order.label] = "stopped"
+
+    took_s = world.run_until(lambda: world.node().status == "destroyed", "the dead node is destroyed")
+
+    assert took_s < 5 * world.settings.heartbeat_stale_s
+    assert world.finish(task)["error"]["code"] == "node_lost"
+
+
+def test_a_node_is_destroyed_only_when_the_provider_says_so(world: World) -> None:
+    """Asking is repeated until the server is gone; until then it counts."""
+    world.finish(world.submit())
+    world.provider.destroy_takes = 3
+    world.node_is("destroyed")
+    assert world.provider.calls.count("destroy") == 4
+    assert world.node().destroyed_at is not None
+
+
+def test_a_provider_that_refuses_to_destroy_leaves_the_node_to_a_human(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The status says error, with the provider's words."""
+    world.finish(world.submit())
+
+    def refuse(server_id: str) -> bool:
+        raise PermanentError("this server is protected", code="provider_auth")
+
+    monkeypatch.setattr(world.provider, "destroy", refuse)
+    world.node_is("error")
+    assert world.node().error["message"] == "this server is protected"
+
+
+def test_a_short_visit_begins_the_warm_time_anew(make_world: MakeWorld) -> None:
+    """A claim that came and went between two looks of the node's runner still counts as use."""
+    world = make_world()
+    world.finish(world.submit())
+    world.node_is("warm")
+    first_end = world.node().warm_until
+    world.run_for(100)
+    task = world.submit()
+    # The rings to the node's runner get lost, so it sees the node only when the visit is over.
+    node_run, ring = world.node().run_id, world.app.ringer.ring
+    world.app.ringer.ring = lambda run_ids: ring([one for one in run_ids if one != node_run])  # type: ignore[method-assign]
+    world.finish(task)
+    world.app.ringer.ring = ring  # type: ignore[method-assign]
+
+    world.node_is("destroyed")
+
+    assert world.node().destroyed_at > first_end + world.settings.node_warm_s / 2
+
+
+def test_a_dead_node_is_replaced(world: World) -> None:
+    """An idle node that died is destroyed, and the next task gets another."""
+    world.finish(world.submit())
+    world.node_is("warm")
+    world.agent.alive = False
+    world.provider.states[world.agent.order.label] = "stopped"
+    world.node_is("destroyed")
+    assert world.finish(world.submit())["status"] == "completed"
+    assert len(world.provider.bought) == 2

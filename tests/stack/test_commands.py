@@ -1,0 +1,46 @@
+"""Command lines, and the Procfile that repeats them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from taskflow.settings import Settings
+from taskflow.stack import commands
+from taskflow.stack.environment import anchored_database_url, child_environment
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_procfile_and_supervisor_run_the_same_commands() -> None:
+    """With default settings a Procfile line is the argv of the function."""
+    lines = dict(re.findall(r"^(\w+): exec (.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE))
+    found = {k: shlex.split(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", v).replace("$$", "1")) for k, v in lines.items()}
+    settings = Settings()
+    expected = {
+        "web": commands.web_argv(),
+        "worker": commands.worker_argv(settings),
+        "beat": commands.beat_argv(settings, Path("celerybeat-schedule")),
+        "flower": commands.flower_argv(settings.flower_port),
+        "nodehost": commands.nodehost_argv(),
+    }
+    assert {k: [sys.executable, *v[1:]] for k, v in found.items()} == expected
+
+
+def test_children_see_exactly_the_settings_given(tmp_path: Path) -> None:
+    """What the parent's environment says is replaced; secrets stay behind when they are not wanted."""
+    settings = Settings(data_dir=str(tmp_path), shards=2, secret_key="s", log_json=True, lease_s=3.5)
+    environ = {"TASKFLOW_SHARDS": "9", "TASKFLOW_PORT": "1", "TASKFLOW_REDIS_URL": "r", "PATH": "p"}
+    child = child_environment(settings, tmp_path / "line", environ)
+    assert Settings.from_env(child) == settings
+    assert child["PATH"] == "p"
+    assert "s" not in child_environment(settings, tmp_path / "line", environ, with_secrets=False).values()
+
+
+def test_a_relative_sqlite_url_is_anchored() -> None:
+    """Children run elsewhere, and must open the same file."""
+    assert anchored_database_url("sqlite:///x.db") == f"sqlite:///{Path('x.db').absolute()}"
+    for url in ("sqlite:////a/x.db", "sqlite:///:memory:", "postgresql+psycopg:///x", ""):
+        assert anchored_database_url(url) == url

@@ -1,0 +1,163 @@
+"""The supervisor with small children of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from taskflow.agent.processes import children_of, is_alive, processes_with_env
+from taskflow.errors import InfrastructureError
+from taskflow.settings import Settings
+from taskflow.stack.data_dir import DataDir, read_json
+from taskflow.stack.keeper import Backoff, StackEvent
+from taskflow.stack.process import ProcessSpec
+from taskflow.stack.supervisor import MakeSpecs, Supervisor
+from tests.support.waiting import wait_until
+
+SLEEPER = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
+
+
+def child(name: str, code: str = SLEEPER, **kwargs: object) -> ProcessSpec:
+    """A process that runs a line of Python."""
+    return ProcessSpec(name=name, argv=[sys.executable, "-S", "-c", code], **kwargs)  # type: ignore[arg-type]
+
+
+def making(*specs: ProcessSpec) -> MakeSpecs:
+    """A ``make_specs`` that gives these."""
+    return lambda *_: specs
+
+
+def stack(settings: Settings, *specs: ProcessSpec, events: list[StackEvent] | None = None) -> Supervisor:
+    """A supervisor of these processes."""
+    on_event = events.append if events is not None else None
+    return Supervisor(settings, with_flower=False, on_event=on_event, make_specs=making(*specs))
+
+
+def test_starts_in_order_and_stops_in_reverse(settings: Settings, tmp_path: Path) -> None:
+    """A process starts only when the one before it is ready, and stops only when the one after it is gone."""
+    events: list[StackEvent] = []
+    flag = tmp_path / "flag"
+    slow = child("slow", f"import time; time.sleep(0.3); open({str(flag)!r}, 'w'); time.sleep(600)", ready=flag.exists)
+    with stack(settings, child("first", "pass", oneshot=True), slow, child("last"), events=events):
+        pass
+    assert [(e.kind, e.process) for e in events] == [
+        ("starting", "first"), ("done", "first"), ("starting", "slow"), ("ready", "slow"), ("starting", "last"),
+        ("ready", "last"), ("stopping", "slow"), ("stopping", "last"), ("stopped", "last"), ("stopped", "slow"),
+    ]  # fmt: skip
+    assert processes_with_env("TASKFLOW_DATA_DIR", settings.data_dir) == []
+
+
+def test_a_dead_process_is_restarted_without_its_old_children(settings: Settings) -> None:
+    """After a death the rest of the group is gone before the new one starts."""
+    with stack(settings, child("worker")) as supervisor:
+        pid = supervisor.status()[0].pid
+        assert pid
+        old = wait_until(lambda: children_of(pid), "the child has a child")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: supervisor.status()[0].restarts == 1 and supervisor.status()[0].pid, "restarted")
+        assert not any(is_alive(one) for one in [pid, *old])
+        record = read_json(supervisor.data_dir.run / "processes.json")
+        assert record is not None
+        assert record["processes"][0]["pid"] == supervisor.status()[0].pid
+
+
+def test_a_failed_start_names_the_process_and_shows_its_log(settings: Settings) -> None:
+    """The error holds the last lines the process wrote, and what was started before is stopped."""
+    supervisor = stack(settings, child("first"), child("bad", "print('the reason'); raise SystemExit(3)", ready=bool))
+    with pytest.raises(InfrastructureError, match=r"(?s)bad ended with exit status 3.*the reason"):
+        supervisor.start()
+    assert processes_with_env("TASKFLOW_DATA_DIR", settings.data_dir) == []
+    assert not supervisor.data_dir.is_serving()
+
+
+def test_a_process_that_is_never_ready_is_an_error_and_killed(settings: Settings) -> None:
+    """Readiness has a limit."""
+    supervisor = stack(settings, child("deaf", ready=lambda: False, ready_timeout_s=0.3))
+    with pytest.raises(InfrastructureError, match=r"deaf is not ready after 0\.3 s"):
+        supervisor.start()
+    assert processes_with_env("TASKFLOW_DATA_DIR", settings.data_dir) == []
+
+
+def test_an_inessential_process_that_fails_is_reported_only(settings: Settings) -> None:
+    """Flower's failure is an event, not the end of the stack."""
+    events: list[StackEvent] = []
+    with stack(settings, child("flower", "raise SystemExit(1)", essential=False, ready=lambda: False), events=events):
+        assert any(e.kind == "not_ready" and "exit status 1" in e.detail for e in events)
+
+
+def test_a_second_supervisor_is_refused(settings: Settings) -> None:
+    """One data directory has one stack; the refusal says where it is."""
+    with stack(settings, child("one")) as supervisor:
+        info = supervisor.data_dir.read_stack_info()
+        assert info
+        with pytest.raises(InfrastructureError, match=f"already serves .* at {info.url} .process {os.getpid()}"):
+            stack(settings, child("two")).start()
+
+
+def test_a_busy_port_is_named(settings: Settings) -> None:
+    """The error names the port and the variable that changes it."""
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        with pytest.raises(InfrastructureError, match=f"port {port} ") as caught:
+            stack(dataclasses.replace(settings, port=port), child("one")).start()
+    assert caught.value.advice is not None
+    assert "TASKFLOW_PORT" in caught.value.advice
+
+
+def test_stack_file_is_private_and_counts_only_while_serving(settings: Settings) -> None:
+    """What a killed stack left in stack.json sends nobody anywhere."""
+    data_dir = DataDir(settings)
+    with stack(settings, child("one")):
+        info = data_dir.read_stack_info()
+        assert info
+        assert stat.S_IMODE(data_dir.stack_file.stat().st_mode) == 0o600
+        assert stat.S_IMODE(data_dir.root.stat().st_mode) == 0o700
+    data_dir.write_stack_info(info)
+    assert not data_dir.is_serving()
+    assert data_dir.read_stack_info() is None
+
+
+def test_the_secret_key_is_made_once(settings: Settings) -> None:
+    """Every reader gets the same key, and only this user can read it."""
+    key = DataDir(settings).secret_key()
+    assert DataDir(settings).secret_key() == key
+    assert stat.S_IMODE(DataDir(settings).secret_key_file.stat().st_mode) == 0o600
+
+
+def test_sigkill_of_the_supervisor_leaves_no_process(tmp_path: Path) -> None:
+    """Children, and the embedded server, die with a supervisor that had no chance to stop them."""
+    code = """
+import sys
+from taskflow.settings import Settings
+from taskflow.stack.process import ProcessSpec
+from taskflow.stack.supervisor import Supervisor
+spec = ProcessSpec(name="a", argv=["sleep", "600"])
+stack = Supervisor(Settings(data_dir=sys.argv[1], port=0), with_flower=False, make_specs=lambda *_: [spec])
+stack.run_forever()
+"""
+    data = str(tmp_path / "data")
+    with subprocess.Popen([sys.executable, "-c", code, data]) as process:
+        try:
+            data_dir = DataDir(Settings(data_dir=data))
+            wait_until(data_dir.read_stack_info, "the stack serves")
+            assert len(processes_with_env("TASKFLOW_DATA_DIR", data)) == 2
+        finally:
+            process.kill()
+    wait_until(lambda: not processes_with_env("TASKFLOW_DATA_DIR", data), "nothing is left")
+
+
+def test_backoff_doubles_and_reports_a_crash_loop_once() -> None:
+    """The pause doubles to its limit; the eleventh death within a minute is reported; a calm life resets it."""
+    backoff = Backoff()
+    answers = [backoff.died(float(i), 0.1) for i in range(12)]
+    assert [pause for pause, _ in answers[:6]] == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0]
+    assert [tell for _, tell in answers] == [False] * 10 + [True, False]
+    assert backoff.died(500.0, 31.0) == (0.2, False)

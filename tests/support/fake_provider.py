@@ -1,0 +1,124 @@
+"""A provider that hands out fake agents, and the wire to them.
+
+The control plane's own HTTP client runs unchanged; only ``requests`` below it is replaced by ``Wire``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import requests
+
+from taskflow import protocol
+from taskflow.errors import PermanentError
+from taskflow.nodes.providers.base import NodeOrder, Server
+from taskflow.service import Service
+from tests.support.fake_agent import FakeAgent, Plan
+from tests.support.virtual import Planner
+
+
+class FakeProvider:
+    """A cloud without a cloud. ``create`` is not idempotent on purpose: whoever asks twice buys twice."""
+
+    name = "local"
+
+    def __init__(self, planner: Planner, plan: Plan) -> None:
+        self.planner = planner
+        self.plan = plan
+        self.service: Service | None = None
+        self.bought: Counter[str] = Counter()
+        self.agents: dict[str, FakeAgent] = {}
+        self.states: dict[str, str] = {}
+        self.calls: list[str] = []
+        self.refuse: Exception | None = None
+        self.destroy_takes = 0
+
+    def find_by_label(self, label: str) -> Server | None:
+        """The server with this label."""
+        return self.get(label)
+
+    def create(self, order: NodeOrder) -> Server:
+        """Buy a server; its agent reports after the planned boot time."""
+        self.calls.append("create")
+        if self.refuse is not None:
+            raise self.refuse
+        if self.states.get(order.label) == "destroyed":
+            raise PermanentError("destroyed before", code="provider_invalid")
+        assert self.service is not None
+        self.bought[order.label] += 1
+        self.states[order.label] = "running"
+        self.agents[order.label] = agent = FakeAgent(order, self.service, self.planner, self.plan)
+        if self.plan.boot_s is not None:
+            self.planner.after(self.plan.boot_s, agent.boot)
+        return Server(order.label, order.label, "running")
+
+    def get(self, server_id: str) -> Server | None:
+        """The server's state."""
+        state = self.states.get(server_id)
+        return None if state is None else Server(server_id, server_id, state)
+
+    def destroy(self, server_id: str) -> bool:
+        """True once it is gone, after ``destroy_takes`` calls that say: not yet."""
+        self.calls.append("destroy")
+        if self.destroy_takes > 0:
+            self.destroy_takes -= 1
+            return False
+        self.states[server_id] = "destroyed"
+        if server_id in self.agents:
+            self.agents[server_id].alive = False
+        return True
+
+    def inventory(self) -> list[Server]:
+        """Servers that are not destroyed."""
+        return [Server(label, label, state) for label, state in self.states.items() if state != "destroyed"]
+
+
+class Wire:
+    """Stands in for ``requests`` below the agent client, and misbehaves when told."""
+
+    def __init__(self, provider: FakeProvider) -> None:
+        self._provider = provider
+        self.calls: list[tuple[str, str]] = []
+        #: Asked before each request; may raise what ``requests`` raises, or give a status and body to answer.
+        self.before: Callable[[str, str], tuple[int, dict[str, Any]] | None] = lambda method, path: None
+        #: Asked after each request was carried out; may raise (the answer got lost).
+        self.after: Callable[[str, str], None] = lambda method, path: None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(requests, name)
+
+    def get(self, url: str, **kwargs: Any) -> requests.Response:
+        """``requests.get``."""
+        return self.request("GET", url, **kwargs)
+
+    def request(
+        self, method: str, url: str, *, json: Any = None, headers: Mapping[str, str] | None = None, **_: Any
+    ) -> requests.Response:
+        """``requests.request``: finds the agent by its address and asks it."""
+        parts = urlsplit(url)
+        agent = next((one for one in self._provider.agents.values() if one.address == f"http://{parts.netloc}"), None)
+        self.calls.append((method, parts.path))
+        said = self.before(method, parts.path)
+        if agent is None or not agent.alive:
+            raise requests.ConnectionError("connection refused")
+        if said is None and parts.path != protocol.AGENT_HEALTH:
+            assert (headers or {}).get("Authorization") == f"Bearer {agent.order.agent_token}", "a wrong agent token"
+        status, body = said or agent.answer(method, parts.path, parse_qs(parts.query), json)
+        self.after(method, parts.path)
+        return _response(status, body)
+
+    def made(self, method: str, ending: str = "") -> int:
+        """How many requests of this method went to a path that holds ``ending``."""
+        return sum(1 for verb, path in self.calls if verb == method and ending in path)
+
+
+def _response(status: int, body: Any) -> requests.Response:
+    found = requests.Response()
+    found.status_code = status
+    found.reason = "said"
+    found._content = json.dumps(body).encode()
+    return found

@@ -1,0 +1,43 @@
+"""Fixtures of the world: one migrated database file to copy, one world for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskflow.db import migrate
+from taskflow.db.session import make_engine
+from tests.support.world import World, world_of
+
+MakeWorld = Callable[..., World]
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file that the migrations made, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "taskflow.db"
+    engine = make_engine(f"sqlite:///{path}")
+    migrate.upgrade(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def make_world(tmp_path: Path, migrated_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeWorld]:
+    """Makes a world with settings of the test's own."""
+    with ExitStack() as stack:
+
+        def make(**settings: Any) -> World:
+            return stack.enter_context(world_of(tmp_path, migrated_file, monkeypatch, **settings))
+
+        yield make
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    """A world with the default settings."""
+    return make_world()

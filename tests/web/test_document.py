@@ -1,0 +1,92 @@
+"""The OpenAPI document: complete, self-consistent, and the one that is checked in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from tests.support import openapi_docs
+from tests.web.world import World
+from web.auth import guard_of
+
+METHODS = {"get", "post", "put", "patch", "delete"}
+
+
+@pytest.fixture
+def document(world: World) -> dict[str, Any]:
+    """The document as it is served."""
+    answer = world.call("GET", "/api/openapi.json", token=None)
+    assert answer.mimetype == "application/json"
+    found: dict[str, Any] = answer.get_json()
+    return found
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if method in METHODS:
+                yield path, method.upper(), operation
+
+
+def test_every_route_and_method_is_listed_and_no_other(app: Flask, document: dict[str, Any]) -> None:
+    """The document and the map of URLs name the same operations."""
+    served = {
+        (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method)
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert {(path, method) for path, method, _ in _operations(document)} == served
+    assert document["openapi"] == "3.1.0"
+
+
+def test_every_operation_says_what_it_takes_answers_and_needs(app: Flask, document: dict[str, Any]) -> None:
+    """Each has a summary, a tag, an id of its own, success and error schemas, its path parameters, and its token."""
+    guards = {
+        (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method): guard_of(app.view_functions[rule.endpoint])
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods or ()
+    }
+    tags = {tag["name"] for tag in document["tags"]}
+    ids = []
+    for path, method, operation in _operations(document):
+        assert operation["summary"], path
+        assert set(operation["tags"]) <= tags, path
+        ids.append(operation["operationId"])
+        successes = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
+        assert successes, path
+        assert all("$ref" in answer["content"]["application/json"]["schema"] for answer in successes), path
+        assert operation["responses"]["default"] == {"$ref": "#/components/responses/DEFAULT_ERROR"}
+        guard = guards[path, method]
+        assert guard is not None
+        assert operation["security"] == ([] if guard.scope == "public" else [{guard.scope: []}]), path
+        named = {row["name"] for row in document["paths"][path].get("parameters", []) if row["in"] == "path"}
+        assert named == set(re.findall(r"{(\w+)}", path))
+    assert len(ids) == len(set(ids))
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    """No schema, answer or kind of token is named that the document doesn't hold."""
+    for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))):
+        found: Any = document
+        for part in reference.split("/"):
+            assert part in found, reference
+            found = found[part]
+    assert set(document["components"]["securitySchemes"]) == {"api", "node", "workspace"}
+
+
+def test_secrets_are_only_taken(document: dict[str, Any]) -> None:
+    """The document shows secrets as something that is written and never read."""
+    schemas = document["components"]["schemas"]
+    assert schemas["TaskSpec"]["properties"]["secrets"]["writeOnly"] is True
+    assert "secrets" not in schemas["Task"]["properties"]
+
+
+def test_the_document_that_is_checked_in_is_the_one_that_is_served(document: dict[str, Any]) -> None:
+    """docs/reference/openapi.json is up to date; else run: python -m tests.support.openapi_docs."""
+    assert openapi_docs.PAGE.read_text(encoding="utf-8") == openapi_docs.render()
+    assert json.loads(openapi_docs.render()) == document

@@ -1,0 +1,24 @@
+"""The routes of the API and its document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask
+from flask_smorest import Api
+
+from web.api import callbacks, document, health, nodes, tasks
+from web.api.answers import ErrorBodySchema
+
+
+def register(app: Flask) -> None:
+    """Add the user's routes, then the callbacks, each in blueprints of their own, and the document of all of them."""
+    api: Any = Api(spec_kwargs=document.spec_options())
+    api.ERROR_SCHEMA = ErrorBodySchema
+    api.init_app(app)
+    document.describe_tokens(api.spec)
+    for routes in (tasks.routes, nodes.routes, health.routes, document.routes):
+        api.register_blueprint(routes.blueprint)
+    for routes in (callbacks.node_routes, callbacks.workspace_routes):
+        api.register_blueprint(routes.blueprint)
+    app.extensions["taskflow.document"] = api.spec.to_dict()

@@ -1,0 +1,217 @@
+"""What the API answers. A view's result is dumped by these, so nothing leaves that is not named here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import Schema, fields
+
+
+def _time(description: str = "") -> fields.String:
+    said: dict[str, Any] = {"format": "date-time"}
+    return fields.String(allow_none=True, metadata=said | ({"description": description} if description else {}))
+
+
+def _text(description: str = "", *, none: bool = False) -> fields.String:
+    return fields.String(allow_none=none, metadata={"description": description} if description else {})
+
+
+def _free(description: str) -> fields.Dict:
+    return fields.Dict(allow_none=True, metadata={"description": description})
+
+
+class ErrorDetailSchema(Schema):
+    """What went wrong. ``code`` is stable; ``message`` is for people."""
+
+    code = fields.String(required=True)
+    message = fields.String(required=True)
+    fields_ = fields.Dict(
+        keys=fields.String(), data_key="fields", metadata={"description": "wrong field -> what is wrong with it"}
+    )
+    advice = fields.String(metadata={"description": "what to do"})
+    detail = fields.Dict(metadata={"description": "facts, such as the status that stands in the way"})
+    request_id = fields.String(required=True, metadata={"description": "names this request in the log"})
+
+
+class ErrorBodySchema(Schema):
+    """The body of every error."""
+
+    error = fields.Nested(ErrorDetailSchema, required=True)
+
+
+class TaskResultSchema(Schema):
+    """What the command left."""
+
+    output_branch = _text(none=True)
+    commit = _text("null: nothing changed", none=True)
+    pushed = fields.Boolean(allow_none=True)
+    changed_files = fields.List(fields.String(), allow_none=True)
+    exit_code = fields.Integer(allow_none=True)
+
+
+class TaskSchema(Schema):
+    """A task. Its secrets are never part of it; ``has_secrets`` says that there are some."""
+
+    id = _text()
+    title = _text()
+    status = _text("draft, ready, queued, delegated, in_progress, completed, failed or cancelled")
+    step = _text("where its open run stands", none=True)
+    finished = fields.Boolean(metadata={"description": "nothing of it goes on any more, cleanup included"})
+    cancel_requested = fields.Boolean()
+    run_id = _text(none=True)
+    run_number = fields.Integer()
+    repository = _text()
+    branch = _text(none=True)
+    command = fields.List(fields.String())
+    setup_command = fields.List(fields.String(), allow_none=True)
+    env = fields.Dict(keys=fields.String(), values=fields.String())
+    has_secrets = fields.Boolean()
+    push = fields.Boolean()
+    time_limit_s = fields.Float()
+    priority = fields.Integer()
+    labels = fields.Dict(keys=fields.String(), values=fields.String())
+    node_id = _text(none=True)
+    placement = _free("why this node, and why not the others")
+    result = fields.Nested(TaskResultSchema)
+    error = _free("why it failed: code, message, advice, detail")
+    late_result = _free("what the session reported after it was taken for dead")
+    created_at = _time()
+    updated_at = _time("for people; nothing is decided by it")
+    started_at = _time()
+    completed_at = _time()
+
+
+class TaskSummarySchema(Schema):
+    """A task as a line of a list."""
+
+    id = _text()
+    title = _text()
+    status = _text()
+    step = _text(none=True)
+    run_number = fields.Integer()
+    node_id = _text(none=True)
+    error = _free("why it failed")
+    created_at = _time()
+    completed_at = _time()
+
+
+class TaskPageSchema(Schema):
+    """A page of tasks, newest first."""
+
+    tasks = fields.List(fields.Nested(TaskSummarySchema))
+    next_cursor = _text("cursor of the next page; null after the last", none=True)
+
+
+class EventSchema(Schema):
+    """Something that happened to a task. ``seq`` has no gap."""
+
+    seq = fields.Integer()
+    kind = _text()
+    step = _text(none=True)
+    actor = _text()
+    run_id = _text(none=True)
+    data = fields.Dict()
+    at = _time()
+
+
+class EventListSchema(Schema):
+    """Events in order."""
+
+    events = fields.List(fields.Nested(EventSchema))
+    next = fields.Integer(metadata={"description": "the next `after`"})
+
+
+class StoredLogChunkSchema(Schema):
+    """A piece of the output."""
+
+    number = fields.Integer()
+    data = _text("base64")
+
+
+class LogPageSchema(Schema):
+    """Pieces of the output, in order."""
+
+    chunks = fields.List(fields.Nested(StoredLogChunkSchema))
+    next = fields.Integer(metadata={"description": "the next `after`"})
+    ended = fields.Boolean(metadata={"description": "the command is over: no more comes after the last chunk"})
+
+
+class WhySchema(Schema):
+    """What a task waits for, since when, until when, and what happens then."""
+
+    summary = _text("a sentence")
+    status = _text()
+    step = _text(none=True)
+    awaiting = _text("the signal it waits for", none=True)
+    since = _time()
+    waited_s = fields.Float()
+    until = _time()
+    then = _text(none=True)
+    runner = _text("alive, overdue, missing, unknown or none")
+    in_a_turn = fields.Boolean()
+    next_look_in_s = fields.Float(allow_none=True)
+    attempt = fields.Integer(allow_none=True)
+    cancel_requested = fields.Boolean()
+    last_error = _free("the last failed attempt of this step")
+    node = _free("the node it is on: id, status, address")
+    error = _free("why it failed")
+
+
+class NodeSchema(Schema):
+    """A machine on which tasks run."""
+
+    id = _text()
+    name = _text()
+    provider = _text()
+    status = _text("requested, creating, awaiting_agent, active, warm, draining, destroyed or error")
+    slots = fields.Integer()
+    live_workspaces = fields.Integer()
+    address = _text(none=True)
+    agent_version = _text(none=True)
+    heartbeat_age_s = fields.Float(allow_none=True)
+    load1 = fields.Float(allow_none=True)
+    cores = fields.Integer(allow_none=True)
+    memory_percent = fields.Float(allow_none=True)
+    disk_percent = fields.Float(allow_none=True)
+    warm_until = _time("kept while idle until then")
+    error = _free("what went wrong with it")
+    created_at = _time()
+    destroyed_at = _time()
+
+
+class NodeListSchema(Schema):
+    """Nodes, newest first."""
+
+    nodes = fields.List(fields.Nested(NodeSchema))
+
+
+class AliveSchema(Schema):
+    """The process serves."""
+
+    alive = fields.Boolean()
+
+
+class ReadySchema(Schema):
+    """Every store answers and has the schema of this release."""
+
+    ready = fields.Boolean()
+    checks = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+class RecordedSchema(Schema):
+    """The report is stored. ``late``: after the verdict that it was lost; kept and offered."""
+
+    recorded = fields.Boolean()
+    late = fields.Boolean()
+
+
+class NextChunkSchema(Schema):
+    """The number of the chunk that is wanted next; the sender goes on there."""
+
+    next = fields.Integer()
+
+
+class NodeStatusSchema(Schema):
+    """The node as the control plane has it."""
+
+    status = _text()

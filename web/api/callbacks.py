@@ -1,0 +1,83 @@
+"""What nodes and workspaces report. Paths and messages are those of ``taskflow.protocol``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taskflow import protocol
+from web.api import answers
+from web.api.routes import Routes
+from web.auth import NODE, WORKSPACE, caller
+from web.door import service
+
+node_routes = Routes("node_callbacks", "Reports of node agents, each with the token of its node")
+workspace_routes = Routes("workspace_callbacks", "Reports of workspaces, each with the token of its workspace")
+
+_UNKNOWN = "unknown; the sender stops"
+_OVER = "it has ended; the sender stops"
+_OTHERWISE = "it was answered otherwise before; `detail.stored` holds what counts"
+
+
+@node_routes.add(
+    "POST",
+    protocol.flask_rule(protocol.CALLBACK_NODE_READY),
+    guard=NODE,
+    body=protocol.HeartbeatSchema,
+    answers={200: answers.NodeStatusSchema},
+    refusals={404: _UNKNOWN, 410: _OVER},
+)
+def report_node_ready(beat: dict[str, Any], node_id: str) -> dict[str, Any]:
+    """Report that a node's agent is ready. Each heartbeat says it again."""
+    return service().callbacks.node_heartbeat(caller(), node_id, beat)
+
+
+@node_routes.add(
+    "POST",
+    protocol.flask_rule(protocol.CALLBACK_NODE_HEARTBEAT),
+    guard=NODE,
+    body=protocol.HeartbeatSchema,
+    answers={200: answers.NodeStatusSchema},
+    refusals={404: _UNKNOWN, 410: _OVER},
+)
+def report_node_heartbeat(beat: dict[str, Any], node_id: str) -> dict[str, Any]:
+    """Report a node's load and what runs on it."""
+    return service().callbacks.node_heartbeat(caller(), node_id, beat)
+
+
+@workspace_routes.add(
+    "POST",
+    protocol.flask_rule(protocol.CALLBACK_WORKSPACE_OUTCOME),
+    guard=WORKSPACE,
+    body=protocol.WorkspaceOutcomeSchema,
+    answers={200: answers.RecordedSchema},
+    refusals={404: _UNKNOWN, 409: _OTHERWISE, 410: _OVER},
+)
+def report_workspace_outcome(outcome: dict[str, Any], workspace_id: str) -> dict[str, Any]:
+    """Report that a workspace is ready, or why not."""
+    return service().callbacks.workspace_outcome(caller(), workspace_id, outcome)
+
+
+@workspace_routes.add(
+    "POST",
+    protocol.flask_rule(protocol.CALLBACK_SESSION_LOGS),
+    guard=WORKSPACE,
+    body=protocol.LogChunkSchema,
+    answers={200: answers.NextChunkSchema},
+    refusals={404: _UNKNOWN, 410: "the log is at its limit"},
+)
+def append_session_log(chunk: dict[str, Any], workspace_id: str, session_id: str) -> dict[str, Any]:
+    """Deliver the next piece of a session's output."""
+    return service().callbacks.session_logs(caller(), workspace_id, session_id, chunk)
+
+
+@workspace_routes.add(
+    "POST",
+    protocol.flask_rule(protocol.CALLBACK_SESSION_OUTCOME),
+    guard=WORKSPACE,
+    body=protocol.SessionOutcomeSchema,
+    answers={200: answers.RecordedSchema},
+    refusals={404: _UNKNOWN, 409: _OTHERWISE, 410: _OVER},
+)
+def report_session_outcome(outcome: dict[str, Any], workspace_id: str, session_id: str) -> dict[str, Any]:
+    """Report how a session ended."""
+    return service().callbacks.session_outcome(caller(), workspace_id, session_id, outcome)

@@ -1,0 +1,56 @@
+"""The OpenAPI document of the API, served by the app it describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import marshmallow as ma
+from flask import Response, current_app, jsonify
+
+from web.api.routes import Routes
+from web.auth import PUBLIC
+
+OPENAPI_VERSION = "3.1.0"
+API_VERSION = "1"
+DESCRIPTION = """Submit a task, follow it to its end, and stop it.
+
+Every request carries `Authorization: Bearer <token>`; make a token with `taskflow token create`. Bodies are JSON, one
+MiB at most; an unknown field is refused. Every error has one shape, `ErrorBody`, whose `request_id` is also in the
+header `X-Request-Id` and in the log. A body or query that does not fit answers 422; one that fits but can't be done
+answers 400. Callbacks answer 400 for both, because their senders stop at that status. 503 comes with `Retry-After`.
+"""
+_TOKENS = {
+    "api": "a user's token; acts for its owner",
+    "node": "the callback token of one node",
+    "workspace": "the callback token of one workspace",
+}
+
+routes = Routes("document", "This document")
+
+
+class DocumentSchema(ma.Schema):
+    """An OpenAPI document."""
+
+    openapi = ma.fields.String(required=True)
+
+
+@routes.add("GET", "/api/openapi.json", guard=PUBLIC, answers={200: DocumentSchema})
+def get_document() -> Response:
+    """Read this document."""
+    return jsonify(current_app.extensions["taskflow.document"])
+
+
+def spec_options() -> dict[str, Any]:
+    """How the document begins."""
+    return {
+        "title": "taskflow",
+        "version": API_VERSION,
+        "openapi_version": OPENAPI_VERSION,
+        "info": {"description": DESCRIPTION},
+    }
+
+
+def describe_tokens(spec: Any) -> None:
+    """Add the kinds of tokens to ``spec``."""
+    for name, said in _TOKENS.items():
+        spec.components.security_scheme(name, {"type": "http", "scheme": "bearer", "description": said})

@@ -1,0 +1,162 @@
+"""What the API takes. Messages say what is wrong and never repeat a value: it may be a secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+from web.api import texts
+
+ENTRIES_MAX = 100
+LABELS_MAX = 50
+COMMAND_MAX = 1000
+#: Ends of what every database here holds in an integer column.
+_NUMBER_MAX = 2**31 - 1
+
+
+class Flag(fields.Boolean):
+    """true or false, not one of the words that look like them."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input="it")
+        return value
+
+
+class Seconds(fields.Float):
+    """A JSON number above 0, in seconds."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Range(min=0, min_inclusive=False), **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
+        if isinstance(value, str):
+            raise self.make_error("invalid", input="it")
+        found: float = super()._deserialize(value, attr, data, **kwargs)
+        return found
+
+
+def _argv(**kwargs: Any) -> fields.List[Any]:
+    return fields.List(
+        fields.String(required=True, validate=texts.argument),
+        validate=[validate.Length(1, COMMAND_MAX), texts.program],
+        metadata={"description": "the program and its arguments; no shell reads it"},
+        **kwargs,
+    )
+
+
+def _environment(description: str, **kwargs: Any) -> fields.Dict:
+    return fields.Dict(
+        keys=fields.String(validate=texts.variable_name),
+        values=fields.String(required=True, validate=texts.variable_value),
+        load_default=dict,
+        validate=validate.Length(max=ENTRIES_MAX),
+        metadata={"description": description},
+        **kwargs,
+    )
+
+
+class TaskSpecSchema(Schema):
+    """What a task is to do, and where."""
+
+    repository = fields.String(
+        required=True,
+        validate=texts.repository,
+        metadata={"description": "absolute path, file://, https://, http://, ssh:// or user@host:path"},
+    )
+    branch = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=texts.branch,
+        metadata={"description": "what the work starts from; null: the repository's default branch"},
+    )
+    command = _argv(required=True)
+    setup_command = _argv(load_default=None, allow_none=True)
+    env = _environment("environment of the command; stored and shown as it is")
+    secrets = _environment(
+        "environment of the command, encrypted at rest, masked in its output, never shown again", load_only=True
+    )
+    push = Flag(load_default=True, metadata={"description": "push the output branch back to the repository"})
+    time_limit_s = Seconds(load_default=None, allow_none=True)
+    title = fields.String(load_default=None, allow_none=True, validate=[validate.Length(max=500), texts.plain])
+    labels = fields.Dict(
+        keys=fields.String(validate=[validate.Length(1, 100), texts.plain]),
+        values=fields.String(required=True, validate=[validate.Length(max=500), texts.plain]),
+        load_default=dict,
+        validate=validate.Length(max=LABELS_MAX),
+    )
+    priority = fields.Integer(load_default=0, strict=True, validate=validate.Range(-100, 100))
+    node_id = fields.String(load_default=None, allow_none=True, validate=texts.identifier)
+    allow_node_fallback = Flag(
+        load_default=False, metadata={"description": "take another node when the one named is not usable"}
+    )
+    start = Flag(load_default=True, metadata={"description": "false: only make a draft"})
+
+
+class ReasonSchema(Schema):
+    """Why somebody stops something; shown in the history."""
+
+    reason = fields.String(load_default=None, allow_none=True, validate=[validate.Length(max=1000), texts.plain])
+
+
+class NothingSchema(Schema):
+    """An empty body, or an empty object."""
+
+
+def _page_size(default: int, most: int) -> fields.Integer:
+    return fields.Integer(load_default=default, validate=validate.Range(1, most))
+
+
+def _after() -> fields.Integer:
+    return fields.Integer(
+        load_default=0,
+        validate=validate.Range(0, _NUMBER_MAX),
+        metadata={"description": "the last number that was seen; the answer's `next` goes on there"},
+    )
+
+
+class TaskListQuerySchema(Schema):
+    """Which tasks, and how many."""
+
+    limit = _page_size(50, 200)
+    cursor = fields.String(
+        load_default=None,
+        validate=validate.Length(1, 200),
+        metadata={"description": "`next_cursor` of the page before"},
+    )
+    status = fields.List(
+        fields.String(validate=validate.Length(max=200)),
+        load_default=list,
+        metadata={"description": "only tasks in one of these; repeated, or separated by commas"},
+    )
+
+
+class EventQuerySchema(Schema):
+    """Which events."""
+
+    after = _after()
+    limit = _page_size(200, 1000)
+
+
+class LogQuerySchema(Schema):
+    """Which chunks of the output."""
+
+    after = _after()
+    limit = _page_size(100, 200)
+    run_id = fields.String(
+        load_default=None, validate=texts.identifier, metadata={"description": "an earlier run; default: the last one"}
+    )
+
+
+class NodeListQuerySchema(Schema):
+    """Which nodes."""
+
+    destroyed = fields.Boolean(load_default=False, metadata={"description": "true: destroyed ones as well"})
+
+
+def check_idempotency_key(key: str | None) -> str | None:
+    """``key`` when it can be one, or None. Raises ``ValidationError``."""
+    if key is not None and not texts.KEY.fullmatch(key):
+        raise ValidationError({texts.IDEMPOTENCY_HEADER: ["1 to 200 visible ASCII characters"]})
+    return key

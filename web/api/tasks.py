@@ -1,0 +1,165 @@
+"""Tasks: submit, run, list, look, cancel, rerun."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from flask import Response, request
+from marshmallow import ValidationError
+
+from web.api import answers, schemas, texts
+from web.api.routes import Routes
+from web.auth import API, caller
+from web.door import service
+from web.errors import InvalidRequest
+
+routes = Routes("tasks", "What is to be done, and what became of it")
+
+_TASK = "/api/tasks/<task_id>"
+_NO_TASK = "no such task, or not yours"
+_Answer = tuple[dict[str, Any], int, dict[str, str]]
+
+
+@routes.add(
+    "POST",
+    "/api/tasks",
+    guard=API,
+    body=schemas.TaskSpecSchema,
+    answers={202: answers.TaskSchema, 201: answers.TaskSchema},
+    refusals={400: "the input fits, but can't be done", 409: "the Idempotency-Key was used with other content"},
+    parameters=[
+        {
+            "in": "header",
+            "name": texts.IDEMPOTENCY_HEADER,
+            "description": "a text of yours; a request that repeats it answers with the task that the first one made,"
+            " and the header `Idempotent-Replayed: true`",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+        }
+    ],
+)
+def submit_task(spec: dict[str, Any]) -> _Answer:
+    """Submit a task.
+
+    202: it is queued. 201: `start` is false, and it is a draft. `Location` is its address. Submitting again with the
+    same `Idempotency-Key` and content makes nothing new.
+    """
+    try:
+        key = schemas.check_idempotency_key(request.headers.get(texts.IDEMPOTENCY_HEADER))
+    except ValidationError as error:
+        raise InvalidRequest("the request does not fit", fields=error.messages_dict) from error
+    task, made = service().tasks.submit(caller(), spec, idempotency_key=key)
+    headers = {"Location": f"/api/tasks/{task['id']}"}
+    if not made:
+        headers["Idempotent-Replayed"] = "true"
+    return task, 202 if spec["start"] else 201, headers
+
+
+@routes.add(
+    "GET",
+    "/api/tasks",
+    guard=API,
+    query=schemas.TaskListQuerySchema,
+    answers={200: answers.TaskPageSchema},
+    refusals={400: "no such status, or not a cursor of ours"},
+)
+def list_tasks(query: dict[str, Any]) -> dict[str, Any]:
+    """List tasks, newest first.
+
+    `next_cursor` goes on after the last one seen: pages neither skip nor repeat while tasks are added.
+    """
+    statuses = [word.strip() for text in query["status"] for word in text.split(",") if word.strip()]
+    page, cursor = service().tasks.list(caller(), limit=query["limit"], cursor=query["cursor"], statuses=statuses)
+    return {"tasks": page, "next_cursor": cursor}
+
+
+@routes.add("GET", _TASK, guard=API, answers={200: answers.TaskSchema}, refusals={404: _NO_TASK})
+def get_task(task_id: str) -> dict[str, Any]:
+    """Show a task."""
+    return service().tasks.get(caller(), task_id)
+
+
+@routes.add(
+    "POST",
+    f"{_TASK}/run",
+    guard=API,
+    body=schemas.NothingSchema,
+    answers={202: answers.TaskSchema},
+    refusals={404: _NO_TASK, 409: "it was started already"},
+)
+def run_task(_body: dict[str, Any], task_id: str) -> dict[str, Any]:
+    """Start a draft."""
+    return service().tasks.run(caller(), task_id)
+
+
+@routes.add(
+    "POST",
+    f"{_TASK}/cancel",
+    guard=API,
+    body=schemas.ReasonSchema,
+    answers={202: answers.TaskSchema},
+    refusals={404: _NO_TASK, 409: "it has ended; `detail.status` says how"},
+)
+def cancel_task(body: dict[str, Any], task_id: str) -> dict[str, Any]:
+    """Ask for cancellation.
+
+    The runner makes it true: it stops what runs and cleans up. A task that was never started is cancelled at once.
+    """
+    return service().tasks.cancel(caller(), task_id, body["reason"])
+
+
+@routes.add(
+    "POST",
+    f"{_TASK}/rerun",
+    guard=API,
+    body=schemas.NothingSchema,
+    answers={202: answers.TaskSchema},
+    refusals={404: _NO_TASK, 409: "it has not failed or been cancelled, or its last run still cleans up"},
+)
+def rerun_task(_body: dict[str, Any], task_id: str) -> dict[str, Any]:
+    """Run a failed or cancelled task again, from the start."""
+    return service().tasks.rerun(caller(), task_id)
+
+
+@routes.add(
+    "GET",
+    f"{_TASK}/events",
+    guard=API,
+    query=schemas.EventQuerySchema,
+    answers={200: answers.EventListSchema},
+    refusals={404: _NO_TASK},
+)
+def list_events(query: dict[str, Any], task_id: str) -> dict[str, Any]:
+    """List what happened to a task, in order."""
+    events = service().tasks.events(caller(), task_id, after=query["after"], limit=query["limit"])
+    return {"events": events, "next": events[-1]["seq"] if events else query["after"]}
+
+
+@routes.add(
+    "GET",
+    f"{_TASK}/logs",
+    guard=API,
+    query=schemas.LogQuerySchema,
+    answers={200: answers.LogPageSchema},
+    refusals={404: _NO_TASK},
+)
+def get_logs(query: dict[str, Any], task_id: str) -> dict[str, Any] | Response:
+    """Read the output of a task's command.
+
+    With `Accept: text/plain` the answer is the bytes themselves, and the headers `X-Log-Next` and `X-Log-Ended` say
+    what `next` and `ended` say otherwise.
+    """
+    found = service().tasks.logs(caller(), task_id, after=query["after"], limit=query["limit"], run_id=query["run_id"])
+    if request.accept_mimetypes.best_match(("application/json", "text/plain")) != "text/plain":
+        return found
+    raw = b"".join(base64.b64decode(chunk["data"]) for chunk in found["chunks"])
+    response = Response(raw, mimetype="text/plain")
+    response.headers["X-Log-Next"] = str(found["next"])
+    response.headers["X-Log-Ended"] = "true" if found["ended"] else "false"
+    return response
+
+
+@routes.add("GET", f"{_TASK}/why", guard=API, answers={200: answers.WhySchema}, refusals={404: _NO_TASK})
+def explain_task(task_id: str) -> dict[str, Any]:
+    """Say what a task waits for, since when, until when, and what happens then."""
+    return service().explain.why(caller(), task_id)

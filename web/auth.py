@@ -1,0 +1,98 @@
+"""Who may call a route. Every view declares a guard; a view without one is never reached.
+
+==========  =======================================================================================
+public      no token
+api         a user's token; acts for its owner, and another owner's things do not exist for it (404)
+node        the callback token of exactly the node that the path names
+workspace   the callback token of exactly the workspace that the path names
+==========  =======================================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flask import Flask, current_app, g, request
+
+from taskflow.errors import NotFound
+from taskflow.service import Caller
+from web.context import allow_body
+from web.door import service
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_GUARD = "taskflow_guard"
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,80}\Z")
+#: A session's report names up to a thousand changed files, each as long as a path can be, escaped in JSON. One that is
+#: refused for its length would leave the task without its outcome.
+CALLBACK_BODY_BYTES_MAX = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Guard:
+    """The auth class of a route. ``subject``: the path parameter that the token must be for."""
+
+    scope: str
+    subject: str | None = None
+
+    @property
+    def callback(self) -> bool:
+        """Whether machines of ours call it, which know the statuses of ``taskflow.protocol`` only."""
+        return self.subject is not None
+
+
+PUBLIC = Guard("public")
+API = Guard("api")
+NODE = Guard("node", "node_id")
+WORKSPACE = Guard("workspace", "workspace_id")
+
+
+def guarded(guard: Guard) -> Callable[[F], F]:
+    """Declare who may call the view."""
+
+    def decorator(view: F) -> F:
+        setattr(view, _GUARD, guard)
+        return view
+
+    return decorator
+
+
+def guard_of(view: Callable[..., Any]) -> Guard | None:
+    """The guard that the view declared."""
+    found: Guard | None = getattr(view, _GUARD, None)
+    return found
+
+
+def register(app: Flask) -> None:
+    """Check the caller before any view of ``app``, and before its body is read."""
+    app.before_request(_admit)
+
+
+def caller() -> Caller:
+    """Who makes this request."""
+    found: Caller = g.caller
+    return found
+
+
+def _admit() -> None:
+    if request.endpoint is None:
+        return  # no such path or method: the dispatch answers
+    guard = guard_of(current_app.view_functions[request.endpoint])
+    if guard is None:
+        raise RuntimeError(f"the route {request.url_rule} declares no guard")
+    g.guard = guard
+    if guard.scope == "public":
+        return
+    authorization = request.authorization
+    token = authorization.token if authorization is not None and authorization.type == "bearer" else None
+    g.caller = service().accounts.authenticate(token, guard.scope)
+    named: dict[str, str] = request.view_args or {}
+    if guard.subject is not None:
+        g.caller.must_be(guard.scope, named[guard.subject])
+        allow_body(CALLBACK_BODY_BYTES_MAX)
+    for name, value in named.items():
+        if not _ID.match(value):  # no id of ours; some databases fail on such a text instead of finding nothing
+            raise NotFound("no such thing", fields={name: "is no id"})
