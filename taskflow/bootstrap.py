@@ -11,13 +11,14 @@ import redis
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from taskflow.broker import CeleryPublisher
 from taskflow.clock import Clock, SystemClock
 from taskflow.db.migrate import check_current
 from taskflow.db.models import Installation
 from taskflow.db.runs import RunStore
 from taskflow.db.session import Database, make_engine
 from taskflow.engine.alarms import Publisher, Pump, Ringer
-from taskflow.engine.control import Alarm, Control, Pumped
+from taskflow.engine.control import Control, Pumped
 from taskflow.engine.lease import Renewer
 from taskflow.engine.pipeline import Pipeline
 from taskflow.engine.rescue import Rescue, Watch
@@ -41,17 +42,6 @@ from taskflow.vault import Vault
 
 #: A rescue older than this many intervals is made up for by a worker's pump.
 _RESCUE_LATE_INTERVALS = 3
-
-
-class NullPublisher:
-    """Publishes nothing: for processes without a broker, whose alarms the workers' pumps ring."""
-
-    def publish(self, alarm: Alarm) -> None:
-        """Leave it to the alarm index."""
-
-    def backlog(self) -> int:
-        """Nothing waits here."""
-        return 0
 
 
 @dataclass
@@ -124,7 +114,7 @@ def bootstrap(
         client or _redis(settings), prefix=settings.key_prefix, shards=settings.shards, lease_s=settings.lease_s,
         near_window_s=settings.near_window_s, ring_grace_s=settings.ring_grace_s,
     )  # fmt: skip
-    publisher = publisher or NullPublisher()
+    publisher = publisher or CeleryPublisher(settings)
     ringer = Ringer(control, publisher)
     vault = Vault(data_dir.secret_key())
     if providers is None:

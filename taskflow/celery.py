@@ -1,4 +1,4 @@
-"""The only code that knows Celery: the app, the alarm task, the pump of each worker process, the sweeps.
+"""What workers and beat load: the alarm task, the pump of each worker process, the sweeps.
 
 Connections are made in the process that uses them, never inherited through a fork.
 """
@@ -12,39 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from celery import Celery, signals
+from celery import signals
 
 from taskflow import logs
 from taskflow.agent.processes import set_parent_death_signal
 from taskflow.bootstrap import App, bootstrap
-from taskflow.celery_settings import ALARM_QUEUE, beat_schedule, celery_settings
-from taskflow.engine.control import Alarm
+from taskflow.broker import ALARM_TASK, CeleryPublisher, make_celery
+from taskflow.celery_settings import beat_schedule
 from taskflow.ids import RunId
 from taskflow.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 settings = Settings.from_env()
-app = Celery("taskflow")
-app.config_from_object(celery_settings(settings))
-
-
-class CeleryPublisher:
-    """Publishes alarms as Celery messages with a countdown."""
-
-    def publish(self, alarm: Alarm) -> None:
-        """Send one hint. Not retried: the alarm index is what retries."""
-        ring_alarm.apply_async(
-            (alarm.run_id, alarm.generation),
-            countdown=alarm.countdown_s if alarm.countdown_s > 0 else None,
-            shadow=alarm.name,
-            retry=False,
-        )
-
-    def backlog(self) -> int:
-        """Hints that wait in the alarm queue."""
-        with app.pool.acquire(block=True) as connection:
-            return int(connection.default_channel._size(ALARM_QUEUE))
+app = make_celery(settings)
+app.set_current()
 
 
 class _Process:
@@ -59,7 +41,7 @@ class _Process:
         """The wired App of this process."""
         with self._mutex:
             if self._app is None or self._pid != os.getpid():
-                self._app = bootstrap(settings, publisher=CeleryPublisher(), on_hung=_recycle)
+                self._app = bootstrap(settings, publisher=CeleryPublisher(settings, app), on_hung=_recycle)
                 self._pid = os.getpid()
             return self._app
 
@@ -80,7 +62,7 @@ def _recycle(step: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@app.task(name="taskflow.alarm", typing=False)  # type: ignore[untyped-decorator]
+@app.task(name=ALARM_TASK, typing=False)  # type: ignore[untyped-decorator]
 def ring_alarm(run_id: str, generation: str = "") -> None:
     """Fire an alarm: one turn of a run. Carries ids only."""
     with structlog.contextvars.bound_contextvars(run_id=run_id):

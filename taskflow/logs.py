@@ -94,6 +94,8 @@ def configure(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_level(settings.log_level))
+    # Says at INFO, at each look at the schema, which dialect it found.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _level(name: str) -> int:

@@ -47,6 +47,10 @@ SESSION_OUTCOMES = ("exited", "timed_out", "stopped", "lost")
 LOG_CHUNK_BYTES_MAX = 64 * 1024
 
 
+#: Short texts that become columns: an over-long one is refused for good, not sent for ever.
+_WORD = validate.Length(max=64)
+
+
 class _Wire(Schema):
     """Unknown fields are ignored: a newer peer may say more."""
 
@@ -82,7 +86,7 @@ class WorkspaceStateSchema(_Wire):
 
     workspace_id = fields.String(required=True)
     status = fields.String(required=True, validate=validate.OneOf(WORKSPACE_STATES))
-    base_commit = fields.String(load_default=None, allow_none=True)
+    base_commit = fields.String(load_default=None, allow_none=True, validate=_WORD)
     error = fields.Nested(ErrorSchema, load_default=None, allow_none=True)
 
 
@@ -104,7 +108,9 @@ class SessionOutcomeSchema(_Wire):
 
     outcome = fields.String(required=True, validate=validate.OneOf(SESSION_OUTCOMES))
     exit_code = fields.Integer(load_default=None, allow_none=True)  # exited; negative = killed by that signal
-    commit = fields.String(load_default=None, allow_none=True)  # None: nothing changed, or nothing could be committed
+    commit = fields.String(
+        load_default=None, allow_none=True, validate=_WORD
+    )  # None: nothing changed, or nothing could be committed
     output_branch = fields.String(load_default=None, allow_none=True)
     changed_files = fields.List(fields.String(), load_default=list)
     pushed = fields.Boolean(load_default=False)
@@ -126,7 +132,7 @@ class WorkspaceOutcomeSchema(_Wire):
     """The ready callback, and its opposite: the answer to the one question ``workspace_outcome``."""
 
     status = fields.String(required=True, validate=validate.OneOf(("ready", "failed")))
-    base_commit = fields.String(load_default=None, allow_none=True)
+    base_commit = fields.String(load_default=None, allow_none=True, validate=_WORD)
     error = fields.Nested(ErrorSchema, load_default=None, allow_none=True)
 
 
@@ -154,9 +160,9 @@ class HeartbeatSchema(_Wire):
     """Sent every ``heartbeat_interval_s``; says again that the node is ready, so a lost ready callback costs a beat."""
 
     protocol_version = fields.Integer(required=True)
-    agent_version = fields.String(required=True)
-    boot_id = fields.String(required=True)  # random, new with each start of the agent process
-    address = fields.String(required=True)  # http://host:port of the agent
+    agent_version = fields.String(required=True, validate=_WORD)
+    boot_id = fields.String(required=True, validate=_WORD)  # random, new with each start of the agent process
+    address = fields.String(required=True, validate=validate.Length(max=500))  # http://host:port of the agent
     ready = fields.Boolean(required=True)
     cores = fields.Integer(load_default=None, allow_none=True)
     load1 = fields.Float(load_default=None, allow_none=True)

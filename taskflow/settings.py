@@ -100,7 +100,7 @@ class Settings:
     capacity_poll_s: float = _setting(15.0, "s", "how often a waiting task looks for capacity when nobody rings it")
     provision_poll_s: float = _setting(2.0, "s", "how often a wait for a node looks")
     liveness_poll_s: float = _setting(30.0, "s", "how often a running session's node is looked at")
-    agent_request_timeout_s: float = _setting(10.0, "s", "one request to a node agent")
+    agent_request_timeout_s: float = _setting(20.0, "s", "one request to a node agent")
     log_limit_bytes: int = _setting(50 * 1024 * 1024, "bytes", "output of a session that is kept")
 
     # --- sweeps

@@ -38,10 +38,10 @@ def _live_workspaces() -> Any:
 
 
 def candidates(tx: Connection, owner_id: str) -> Sequence[Row[Any]]:
-    """Every node of this owner that is not destroyed, each with ``live_workspaces``, oldest first."""
+    """Every node of this owner that is neither destroyed nor given up, each with ``live_workspaces``, oldest first."""
     return tx.execute(
         select(NODES, _live_workspaces().label("live_workspaces"))
-        .where(Node.owner_id == owner_id, Node.destroyed_at.is_(None))
+        .where(Node.owner_id == owner_id, Node.destroyed_at.is_(None), Node.status != "error")
         .order_by(Node.id)
     ).all()
 
@@ -81,6 +81,11 @@ def get_session(tx: Connection, session_id: str) -> Row[Any] | None:
     return tx.execute(select(SESSIONS).where(AgentSession.id == session_id)).first()
 
 
+def set_node_run(tx: Connection, node_id: str, run_id: str) -> None:
+    """Give a node another run."""
+    tx.execute(update(Node).where(Node.id == node_id).values(run_id=run_id))
+
+
 # --- effects: parts of somebody's apply
 
 
@@ -98,7 +103,12 @@ def create_node_effect(
         alive = tx.execute(
             select(func.count())
             .select_from(Node)
-            .where(Node.owner_id == run.owner_id, Node.provider == provider, Node.destroyed_at.is_(None))
+            .where(
+                Node.owner_id == run.owner_id,
+                Node.provider == provider,
+                Node.destroyed_at.is_(None),
+                Node.status != "error",
+            )
         ).scalar_one()
         if alive >= nodes_max:
             raise Refused(f"{alive} of {nodes_max} {provider} nodes exist")
@@ -140,6 +150,9 @@ def node_effect(node_id: str, to: str | None, *, run: RunRow, now: float, idle: 
             raise Refused("a workspace lives on the node")
         if to is not None:
             node_event(tx, run.owner_id, node_id, run.id, to, now)
+        if to in ("active", "destroyed", "error"):
+            # Room on it, or room for another one: those who wait for capacity look again.
+            promise(tx, CAPACITY_RELEASED, {"owner_id": run.owner_id}, now)
         waiting = tx.execute(
             select(Run.id)
             .join(Task, Task.run_id == Run.id)
@@ -206,7 +219,9 @@ def release_workspace_effect(workspace_id: str, *, now: float, status_error: Map
             return ()
         promise(tx, CAPACITY_RELEASED, {"owner_id": released.owner_id}, now)
         node = tx.execute(select(Node.run_id).where(Node.id == released.node_id)).one()
-        return _tell_node(tx, node.run_id, f"{workspace_id}:released", now)
+        told = _tell_node(tx, node.run_id, f"{workspace_id}:released", now)
+        # The first in line is rung with this commit; the promise repeats it if this process dies before that.
+        return [*told, *waiting_for_capacity(tx, released.owner_id, 1)]
 
     return effect
 

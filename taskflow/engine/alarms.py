@@ -89,7 +89,11 @@ class Pump:
         While the queue is long nothing is claimed: a backlog must not multiply itself. An emptied broker is an empty
         queue and is refilled at once.
         """
-        room = max(0, self._backlog_max - self._publisher.backlog())
+        try:
+            room = max(0, self._backlog_max - self._publisher.backlog())
+        except Exception as error:  # a broker that is away can't be rung, but the control state is still watched
+            log.warning("backlog_unknown", error=repr(error))
+            room = 0
         answers = self._control.pump(min(self._batch, room))
         rung = self._ringer.publish(alarm for answer in answers for alarm in answer.alarms)
         self._on_tick(answers)

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row
@@ -34,6 +35,15 @@ def new_node_run(run_id: RunId, node_id: NodeId, owner_id: OwnerId | str, now: f
     return RunRow(
         id=run_id, pipeline=NODE_PIPELINE, version=_VERSION, subject_kind="node", subject_id=node_id, number=1,
         owner_id=owner_id, step="order_server", rev=0, step_entered_at=now,
+    )  # fmt: skip
+
+
+def again(run: RunRow, run_id: RunId, now: float) -> RunRow:
+    """A further run for a node whose last one gave it up: it only destroys the server."""
+    return replace(
+        run, id=run_id, number=run.number + 1, step="destroy_server", rev=0, step_entered_at=now, deadline_at=None,
+        awaiting=None, wake_at=None, results={}, error=None, cancel_requested_at=None, cancel_reason=None,
+        finished_at=None,
     )  # fmt: skip
 
 

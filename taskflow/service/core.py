@@ -8,14 +8,15 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from taskflow.clock import Clock
-from taskflow.db.nodes import get_node, list_nodes, node_event
-from taskflow.db.runs import get_run, request_cancel
+from taskflow.db.nodes import get_node, list_nodes, node_event, set_node_run
+from taskflow.db.runs import get_run, insert_run, request_cancel
 from taskflow.db.session import Database
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Control
 from taskflow.engine.pipeline import Pipeline
 from taskflow.errors import NotFound
-from taskflow.ids import RunId
+from taskflow.ids import RunId, new_run_id
+from taskflow.nodes.machine import again
 from taskflow.service.accounts import Accounts, Caller
 from taskflow.service.callbacks import Callbacks
 from taskflow.service.explain import Explain
@@ -67,7 +68,13 @@ class Service:
             node = get_node(tx, node_id, owner_id=caller.owner_id)
             if node is None:
                 raise NotFound(f"no node {node_id}", fields={"node_id": "unknown"})
-            get_run(tx, node.run_id, lock=True)
+            run = get_run(tx, node.run_id, lock=True)
+            if run is not None and run.finished_at is not None and node.destroyed_at is None:
+                # Its run gave the node up (status error): a further run tries the destruction again.
+                run = again(run, new_run_id(), now)
+                insert_run(tx, run, created_at=now)
+                set_node_run(tx, node_id, run.id)
+                return node, run.id
             if request_cancel(tx, node.run_id, actor=caller.actor, reason=reason or "requested", now=now):
                 node_event(tx, caller.owner_id, node_id, node.run_id, node.status, now, destroy_requested=True)
             return node, RunId(node.run_id)

@@ -157,6 +157,10 @@ class Supervisor:
     # --- before the thread
 
     def _on_signal(self, _sig: int, _frame: FrameType | None) -> None:
+        # Not here: the main thread may be inside this very event's wait, holding the lock that ``set`` needs.
+        threading.Thread(target=self._want_stop, name="signal", daemon=True).start()
+
+    def _want_stop(self) -> None:
         if self._stop_wanted.is_set():
             self._hasten.set()
         self._stop_wanted.set()

@@ -19,14 +19,14 @@ from tests.support.waiting import wait_until
 
 # Like an agent: notes its pid, and starts a session that leaves its group.
 STUB = """
-import json, os, subprocess, sys, time
+import json, os, signal, subprocess, sys
 env = dict(os.environ, TASKFLOW_WORKSPACE_ID="ws-1")
 kid = subprocess.Popen(["sleep", "600"], start_new_session=True, env=env)
 os.makedirs(sys.argv[1] + "/workspaces/ws-1", exist_ok=True)
 with open(sys.argv[1] + "/pids.tmp", "w") as file:
     json.dump({"agent": os.getpid(), "session": kid.pid, "secret": "TASKFLOW_SECRET_KEY" in os.environ}, file)
 os.rename(sys.argv[1] + "/pids.tmp", sys.argv[1] + "/pids.json")
-time.sleep(600)
+signal.pause()
 """
 
 

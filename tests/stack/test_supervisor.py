@@ -22,7 +22,7 @@ from taskflow.stack.process import ProcessSpec
 from taskflow.stack.supervisor import MakeSpecs, Supervisor
 from tests.support.waiting import wait_until
 
-SLEEPER = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
+SLEEPER = "import signal, subprocess; subprocess.Popen(['sleep', '600']); signal.pause()"
 
 
 def child(name: str, code: str = SLEEPER, **kwargs: object) -> ProcessSpec:
@@ -45,7 +45,8 @@ def test_starts_in_order_and_stops_in_reverse(settings: Settings, tmp_path: Path
     """A process starts only when the one before it is ready, and stops only when the one after it is gone."""
     events: list[StackEvent] = []
     flag = tmp_path / "flag"
-    slow = child("slow", f"import time; time.sleep(0.3); open({str(flag)!r}, 'w'); time.sleep(600)", ready=flag.exists)
+    code = f"import signal, time; time.sleep(0.3); open({str(flag)!r}, 'w'); signal.pause()"  # is the slow one
+    slow = child("slow", code, ready=flag.exists)
     with stack(settings, child("first", "pass", oneshot=True), slow, child("last"), events=events):
         pass
     assert [(e.kind, e.process) for e in events] == [

@@ -29,7 +29,7 @@ class FollowingClock:
         """The same: virtual time never goes back."""
         return time.time()
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:  # part of the Clock port
         """Move time instead of waiting."""
         self._travel.shift(seconds)
 
