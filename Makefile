@@ -33,7 +33,7 @@ test: install ## lint, types, import contracts, all tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 4 --dist loadgroup -m "not e2e"
-	$(BIN)/pytest -m e2e
+	$(BIN)/pytest -m e2e -n 3 --dist loadfile
 
 lint: install ## ruff, fixing what it can
 	$(BIN)/ruff check --fix .
