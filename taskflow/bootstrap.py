@@ -8,13 +8,11 @@ from functools import partial
 from typing import Any
 
 import redis
-from sqlalchemy import Connection, insert, select
-from sqlalchemy.exc import IntegrityError
 
 from taskflow.broker import CeleryPublisher
 from taskflow.clock import Clock, SystemClock
+from taskflow.db.installation import agreed_shards
 from taskflow.db.migrate import check_current
-from taskflow.db.models import Installation
 from taskflow.db.runs import RunStore
 from taskflow.db.session import Database, make_engine
 from taskflow.engine.alarms import Publisher, Pump, Ringer
@@ -70,23 +68,11 @@ class App:
     def check_installation(self) -> None:
         """Raise ``InfrastructureError`` when schema or number of shards are not what this process was made for."""
         check_current(self.database.engine)
-        shards = str(self.settings.shards)
-
-        def work(tx: Connection) -> str:
-            found = tx.execute(select(Installation.value).where(Installation.key == "shards")).scalar()
-            if found is None:
-                tx.execute(insert(Installation).values(key="shards", value=shards))
-                return shards
-            return str(found)
-
-        try:
-            found = self.database.write(work)
-        except IntegrityError:
-            found = self.database.write(work)  # another process of a new installation wrote it first
-        if found != shards:
+        found, wanted = agreed_shards(self.database, self.settings.shards), self.settings.shards
+        if found != wanted:
             raise InfrastructureError(
-                f"this installation has {found} shards, TASKFLOW_SHARDS says {shards}", code="shards",
-                advice=f"set TASKFLOW_SHARDS={found}, or stop every process and run: taskflow db reshard {shards}",
+                f"this installation has {found} shards, TASKFLOW_SHARDS says {wanted}", code="shards",
+                advice=f"set TASKFLOW_SHARDS={found}, or stop every process and run: taskflow db reshard {wanted}",
             )  # fmt: skip
 
     def close(self) -> None:

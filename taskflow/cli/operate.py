@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import click
 
 from taskflow import logs
 from taskflow.cli import connection, embedded, render
-from taskflow.cli.problems import FAILED, OK, no_stack
+from taskflow.cli.problems import FAILED, OK, CommandError, no_stack
 from taskflow.cli.render import Progress
 from taskflow.cli.tasks import json_option
 from taskflow.settings import Settings, table
@@ -88,6 +89,33 @@ def upgrade(as_json: bool) -> int:
     finally:
         engine.dispose()
     click.echo(render.to_json({"revision": revision}) if as_json else f"the schema is at {revision}")
+    return OK
+
+
+@db.command()
+@click.argument("shards", type=click.IntRange(1, 1024))
+def reshard(shards: int) -> int:
+    """Change the number of SHARDS of the alarm index. Every process must be stopped.
+
+    The control state is deleted; it is rebuilt from SQL when a worker starts with TASKFLOW_SHARDS set to the new number.
+    """
+    settings = Settings.from_env()
+    data_dir = DataDir(settings)
+    if data_dir.is_serving():
+        raise CommandError(
+            "the shards were not changed",
+            f"a stack serves {data_dir.root}",
+            advice="stop it first: Ctrl-C in its terminal",
+        )
+    from taskflow.db.installation import write_shards
+
+    with _database_app() as app:
+        if settings.redis_url:
+            app.control.erase()
+        else:
+            shutil.rmtree(data_dir.valkey, ignore_errors=True)  # the embedded server holds nothing else
+        write_shards(app.database, shards)
+    click.echo(f"{shards} shards; start every process with TASKFLOW_SHARDS={shards}")
     return OK
 
 

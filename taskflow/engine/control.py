@@ -264,6 +264,11 @@ class Control:
             if cursor == 0:
                 return
 
+    def erase(self) -> int:
+        """Delete the control state of every shard there is or was; how many keys. Every run is rebuilt from SQL."""
+        keys = list(self.client.scan_iter(match=_escape(f"{self.prefix}:{{") + "*", count=500))
+        return sum(int(self.client.delete(key)) for key in keys)
+
     def describe(self, run_id: RunId) -> dict[str, Any]:
         """Control state of a run for people: the hash, the lease's owner, and when the index looks at it next."""
         run_key, lease_key, alarms_key = self._run_keys(run_id)

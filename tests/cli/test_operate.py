@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,7 +10,9 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import fakeredis
 import pytest
+import redis
 
 from taskflow import agent as node_agent
 from taskflow.bootstrap import bootstrap
@@ -55,6 +58,36 @@ def test_a_token_is_made_listed_and_revoked(database: Path, invoke: Invoke) -> N
     assert token not in invoke("token", "list").stdout
     assert invoke("token", "revoke", rows[0]["id"]).exit_code == 0
     assert invoke("token", "revoke", rows[0]["id"]).exit_code == 4
+
+
+def test_resharding_makes_another_number_acceptable(
+    database: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A start with another number is refused until the shards were changed; the old control state is gone then."""
+    keys = fakeredis.FakeRedis(server=fakeredis.FakeServer())
+    settings = Settings(data_dir=str(database.parent), secret_key="k" * 32)
+    bootstrap(settings, client=keys).check_installation()
+    wider = dataclasses.replace(settings, shards=8)
+    with pytest.raises(InfrastructureError, match="has 4 shards, TASKFLOW_SHARDS says 8"):
+        bootstrap(wider, client=keys).check_installation()
+    (database.parent / "valkey").mkdir()
+
+    assert invoke("db", "reshard", "8").exit_code == 0
+
+    bootstrap(wider, client=keys).check_installation()
+    assert not (database.parent / "valkey").exists()
+    assert invoke("db", "reshard", "0").exit_code == 2
+
+
+def test_erasing_takes_the_control_state_and_nothing_else(fake_redis: redis.Redis, settings: Settings) -> None:
+    """Other keys on the same server stay."""
+    app = bootstrap(settings, client=fake_redis)
+    for shard in range(6):
+        fake_redis.set(f"{settings.key_prefix}:{{{shard}}}:incarnation", "x")
+    fake_redis.set(f"{settings.key_prefix}:celery:alarm", "kept")
+    fake_redis.set("other", "kept")
+    assert app.control.erase() == 6
+    assert sorted(fake_redis.keys()) == sorted([f"{settings.key_prefix}:celery:alarm".encode(), b"other"])
 
 
 def test_the_embedded_stack_keeps_one_live_token(database: Path, invoke: Invoke) -> None:

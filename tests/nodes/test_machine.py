@@ -91,6 +91,30 @@ def test_a_provider_that_refuses_to_destroy_leaves_the_node_to_a_human(
     assert world.node().error["message"] == "this server is protected"
 
 
+def test_a_node_given_up_takes_no_room_and_can_be_destroyed_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next task gets a node of its own; asking again destroys the one that was left, in a run of its own."""
+    world.finish(world.submit())
+    given_up = world.node().id
+
+    def refuse(server_id: str) -> bool:
+        raise PermanentError("this server is protected", code="provider_auth")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.provider, "destroy", refuse)
+        world.node_is("error")
+    assert world.finish(world.submit())["node_id"] != given_up
+
+    world.service.destroy_node(world.caller, given_up)
+
+    def gone() -> bool:
+        rows = world.service.nodes(world.caller, with_destroyed=True)
+        return next(row for row in rows if row["id"] == given_up)["status"] == "destroyed"
+
+    world.run_until(gone, "the node that was given up is destroyed")
+
+
 def test_a_short_visit_begins_the_warm_time_anew(make_world: MakeWorld) -> None:
     """A claim that came and went between two looks of the node's runner still counts as use."""
     world = make_world()

@@ -1,0 +1,39 @@
+"""Facts of an installation that must not change by a setting: the number of shards of the alarm index."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from taskflow.db.models import ControlShard, Installation
+from taskflow.db.session import Database
+
+_SHARDS = "shards"
+
+
+def agreed_shards(database: Database, wanted: int) -> int:
+    """The number of shards of this installation; the first process of a new one writes what it wants."""
+
+    def work(tx: Connection) -> int:
+        found = tx.execute(select(Installation.value).where(Installation.key == _SHARDS)).scalar()
+        if found is None:
+            tx.execute(insert(Installation).values(key=_SHARDS, value=str(wanted)))
+            return wanted
+        return int(found)
+
+    try:
+        return database.write(work)
+    except IntegrityError:
+        return database.write(work)  # another process of a new installation wrote it first
+
+
+def write_shards(database: Database, shards: int) -> None:
+    """Change the number of shards. Nothing counts as reconciled afterwards, so the next worker rebuilds every run."""
+
+    def work(tx: Connection) -> None:
+        tx.execute(delete(ControlShard))
+        changed = tx.execute(update(Installation).where(Installation.key == _SHARDS).values(value=str(shards)))
+        if changed.rowcount == 0:
+            tx.execute(insert(Installation).values(key=_SHARDS, value=str(shards)))
+
+    database.write(work)
