@@ -152,6 +152,8 @@ class StuckTasks:
             self.ringer.publish(self.control.ensure([run]))
             self.ringer.ring([run.id])
             repaired[run.id] = run.rev
+        elif decision is Decision.RUNNER_ALIVE:
+            repaired.pop(run.id, None)  # it worked: a later death gets a repair of its own
         elif decision in (Decision.FAIL, Decision.FAIL_AT_CEILING):
             self._fail(run, facts, decision)
         return decision

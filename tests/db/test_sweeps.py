@@ -123,6 +123,9 @@ def test_a_live_runner_is_left_alone_however_old(world: World, fake_redis: redis
     memory = Memory(state={"repaired": {"run-1": 0}})
     assert sweep(memory)["runner_alive"] == 1
     fake_redis.hset(sweep.control.run_key("run-1"), "rev", 9)
+    assert memory.state["repaired"] == {}  # the repair worked: a later death gets one of its own
+    assert sweep(memory)["repair"] == 1
+    fake_redis.flushall()
     assert sweep(memory)["fail"] == 1
 
 
