@@ -40,7 +40,10 @@ class StepTools:
         if age_s is not None and age_s <= stale_s:
             return Liveness.LIVE
         answers = self.agent(node).is_alive() if node.address else None
-        server = self.providers[node.provider].get(node.server_id) if node.server_id else None
+        try:
+            server = self.providers[node.provider].get(node.server_id) if node.server_id else None
+        except TransientError:
+            return Liveness.LIVE if answers else Liveness.INCONCLUSIVE  # unknown is not dead
         return node_liveness(
             heartbeat_age_s=age_s, stale_s=stale_s, agent_answers=answers,
             server_state=None if server is None else server.state,

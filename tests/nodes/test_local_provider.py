@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,16 @@ ORDER = NodeOrder("node-1", "label-1", 4, "callback-token", "agent-token", 10.0)
 def provider(tmp_path: Path) -> LocalProvider:
     """A provider on an empty data directory."""
     return LocalProvider(tmp_path)
+
+
+@contextmanager
+def node_host(tmp_path: Path) -> Iterator[None]:
+    """A node host serves the data directory meanwhile."""
+    host = tmp_path / NODE_HOST_LOCK
+    host.parent.mkdir(parents=True, exist_ok=True)
+    with host.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def test_an_order_is_placed_once(provider: LocalProvider, tmp_path: Path) -> None:
@@ -41,9 +53,19 @@ def test_an_order_is_readable_by_its_owner_alone(provider: LocalProvider, tmp_pa
     assert [file.name for file in folder.iterdir()] == ["order.json"]
 
 
-def test_a_late_order_for_a_destroyed_label_is_refused(provider: LocalProvider) -> None:
+def test_what_another_machine_holds_is_unknown_and_not_gone(provider: LocalProvider) -> None:
+    """A worker whose data directory no node host serves can't say that a node of elsewhere is destroyed."""
+    for ask in (provider.get, provider.find_by_label, provider.destroy):
+        with pytest.raises(TransientError) as unknown:
+            ask("label-1")
+        assert unknown.value.code == "no_node_host"
+    assert list(provider.inventory()) == []
+
+
+def test_a_late_order_for_a_destroyed_label_is_refused(provider: LocalProvider, tmp_path: Path) -> None:
     """A paused worker can't bring a destroyed node back, whether it was ordered before or not."""
-    assert provider.destroy("label-1") is True
+    with node_host(tmp_path):
+        assert provider.destroy("label-1") is True
     with pytest.raises(PermanentError) as refused:
         provider.create(ORDER)
     assert refused.value.code == "provider_invalid"
@@ -63,14 +85,12 @@ def test_a_server_is_gone_only_when_the_node_host_says_so(provider: LocalProvide
 
 def test_the_state_is_read_from_locks_that_living_processes_hold(provider: LocalProvider, tmp_path: Path) -> None:
     """A process id in a file would be believed after its process died; a lock is not."""
-    assert provider.get("label-1") is None
+    with node_host(tmp_path):
+        assert provider.get("label-1") is None
     provider.create(ORDER)
     assert provider.get("label-1").state == "stopped"  # type: ignore[union-attr]
-    host = tmp_path / NODE_HOST_LOCK
-    host.parent.mkdir(parents=True)
     agent = tmp_path / "nodes" / "label-1" / "agent.lock"
-    with host.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with node_host(tmp_path):
         assert provider.get("label-1").state == "starting"  # type: ignore[union-attr]
     with agent.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from taskflow.errors import PermanentError
+from taskflow.errors import PermanentError, TransientError
 from tests.support.world import World
 from tests.support.world_fixtures import MakeWorld
 
@@ -66,6 +66,26 @@ def test_a_drain_does_not_wait_for_workspaces_of_a_dead_node(world: World) -> No
 
     assert took_s < 5 * world.settings.heartbeat_stale_s
     assert world.finish(task)["error"]["code"] == "node_lost"
+
+
+def test_a_provider_that_can_not_be_asked_condemns_no_node(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unknown is not dead: the agent is silent for a while and nobody can say more, so the task goes on."""
+    world.plan.session_s = None
+    task = world.submit()
+    world.at_step(task, "running")
+
+    def unknown(server_id: str) -> None:
+        raise TransientError("nothing here can know", code="no_node_host")
+
+    world.agent.alive = False
+    with monkeypatch.context() as patch:
+        patch.setattr(world.provider, "get", unknown)
+        world.run_for(3 * world.settings.heartbeat_stale_s)
+    assert world.node().status == "active"
+    world.agent.alive = True
+    world.agent.finish_session(next(iter(world.agent.sessions)))
+
+    assert world.finish(task)["status"] == "completed"
 
 
 def test_a_node_is_destroyed_only_when_the_provider_says_so(world: World) -> None:

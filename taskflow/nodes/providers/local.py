@@ -55,8 +55,12 @@ class LocalProvider:
         return Server(order.label, order.label, "starting")
 
     def get(self, server_id: str) -> Server | None:
-        """What the folder says. ``stopped``: no agent runs and no node host is there to start one."""
+        """What the folder says. ``stopped``: no agent runs and no node host is there to start one.
+
+        Raises ``TransientError`` when nothing here can know: no such folder, and no node host that would have it.
+        """
         folder = self._nodes / server_id
+        self._must_be_its_machine(folder)
         if (folder / "destroyed").exists():
             return Server(server_id, server_id, "destroyed")
         if not (folder / "order.json").exists():
@@ -66,8 +70,9 @@ class LocalProvider:
         return Server(server_id, server_id, "starting" if self._node_host_runs() else "stopped")
 
     def destroy(self, server_id: str) -> bool:
-        """Ask the node host to end the node; True once it says so."""
+        """Ask the node host to end the node; True once it says so. Raises ``TransientError`` like ``get``."""
         folder = self._nodes / server_id
+        self._must_be_its_machine(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not (folder / "order.json").exists() and not (folder / "destroy").exists():
@@ -87,6 +92,15 @@ class LocalProvider:
             server = self.get(folder.name)
             if server is not None and server.state != "destroyed":
                 yield server
+
+    def _must_be_its_machine(self, folder: Path) -> None:
+        """A worker with another data directory must not take what it can't see for something that is gone."""
+        if not folder.exists() and not self._node_host_runs():
+            raise TransientError(
+                f"no node host runs on {self._data_path}, so nothing is known of {folder.name}",
+                code="no_node_host",
+                advice="run the workers on the node host's machine, with its data directory; start: taskflow nodehost",
+            )
 
     def _node_host_runs(self) -> bool:
         return _is_locked(self._data_path / NODE_HOST_LOCK)
