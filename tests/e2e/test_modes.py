@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,38 +32,25 @@ def celery_tasks(redis_url: str) -> Iterator[Counter[str]]:
     app = make_celery(Settings.from_env({"TASKFLOW_REDIS_URL": redis_url}))
     names: dict[str, str] = {}
     started: Counter[str] = Counter()
-    ready, stop = threading.Event(), threading.Event()
+    ready = threading.Event()
 
-    def on_received(event: dict[str, Any]) -> None:
-        names[event["uuid"]] = event["name"]
+    def on_event(event: dict[str, Any]) -> None:
+        ready.set()  # any event, a worker's heartbeat too: from here on none is missed
+        if event["type"] == "task-received":
+            names[event["uuid"]] = event["name"]
+        elif event["type"] == "task-started":
+            started[names.get(event["uuid"], "unknown")] += 1
 
-    def on_started(event: dict[str, Any]) -> None:
-        started[names.get(event["uuid"], "unknown")] += 1
-
-    def listen() -> None:
-        handlers: dict[str, Callable[[dict[str, Any]], None]]
-        handlers = {"task-received": on_received, "task-started": on_started}
-        with app.connection_for_read() as connection:
-            receiver = app.events.Receiver(connection, handlers=handlers)
-            for _ in receiver.itercapture(limit=None, timeout=1, wakeup=True):
-                pass
-
-    def run() -> None:
-        while not stop.is_set():
-            ready.set()
-            try:
-                listen()
-            except TimeoutError:
-                continue
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    ready.wait(10)
-    try:
-        yield started
-    finally:
-        stop.set()
-        thread.join(10)
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": on_event})
+        thread = threading.Thread(target=receiver.capture, daemon=True)
+        thread.start()
+        try:
+            assert ready.wait(60), "no worker sends events"
+            yield started
+        finally:
+            receiver.should_stop = True
+            thread.join(10)
 
 
 def test_a_turn_of_one_step_is_the_literal_chain(tmp_path: Path, repository: Path) -> None:
