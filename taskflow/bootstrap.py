@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -44,7 +44,7 @@ _RESCUE_LATE_INTERVALS = 3
 
 @dataclass
 class App:
-    """Everything of one process, wired."""
+    """Everything of one process, wired. ``sweeps`` and ``pump`` refer back to it, so they are added last."""
 
     settings: Settings
     database: Database
@@ -55,11 +55,11 @@ class App:
     runner: Runner
     rescue: Rescue
     watch: Watch
-    pump: Pump
     service: Service
     pipelines: dict[str, Pipeline]
     tools: StepTools
-    sweeps: dict[str, SweepFunction]
+    sweeps: dict[str, SweepFunction] = field(init=False)
+    pump: Pump = field(init=False)
 
     def sweep(self, name: str) -> dict[str, Any]:
         """Run one scheduled job and remember how it went."""
@@ -119,8 +119,7 @@ def bootstrap(
     runner = Runner(store, control, ringer, renewer, pipelines, settings, clock)
     app = App(
         settings=settings, database=database, control=control, publisher=publisher, ringer=ringer, store=store,
-        runner=runner, rescue=rescue, watch=watch, pump=_no_pump(), service=service, pipelines=pipelines,
-        tools=tools, sweeps={},
+        runner=runner, rescue=rescue, watch=watch, service=service, pipelines=pipelines, tools=tools,
     )  # fmt: skip
     app.sweeps = _sweeps(app)
     app.pump = Pump(
@@ -140,11 +139,6 @@ def _redis(settings: Settings) -> redis.Redis:
         settings.redis_url, socket_timeout=5.0, socket_connect_timeout=3.0, socket_keepalive=True,
         health_check_interval=10,
     )  # fmt: skip
-
-
-def _no_pump() -> Any:
-    """Stands in for the one moment between making the App and its pump, which refers to it."""
-    return None
 
 
 def _sweeps(app: App) -> dict[str, SweepFunction]:

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Engine
 from taskflow.errors import InfrastructureError
 
 
-def _config(connection: Connection | None = None) -> Config:
+def config(connection: Connection | None = None) -> Config:
+    """Alembic's configuration for this package's migrations, on an open connection."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
@@ -23,14 +24,8 @@ def _config(connection: Connection | None = None) -> Config:
 def upgrade(engine: Engine) -> str:
     """Run every migration that is missing; the revision the schema is at now. Safe to repeat."""
     with engine.execution_options(taskflow_writes=True).begin() as connection:
-        command.upgrade(_config(connection), "head")
+        command.upgrade(config(connection), "head")
         return _current(connection) or ""
-
-
-def make_revision(engine: Engine, message: str) -> None:
-    """Write a new migration file from what the models say and the database lacks (for developers)."""
-    with engine.begin() as connection:
-        command.revision(_config(connection), message=message, autogenerate=True)
 
 
 def check_current(engine: Engine) -> None:
@@ -48,7 +43,7 @@ def check_current(engine: Engine) -> None:
 
 def head() -> str:
     """The revision this release was written for."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+    return ScriptDirectory.from_config(config()).get_current_head() or ""
 
 
 def _current(connection: Connection) -> str | None:

@@ -136,20 +136,18 @@ def lock_owner(tx: Connection, owner_id: str) -> None:
     tx.execute(select(Owner.id).where(Owner.id == owner_id).with_for_update())
 
 
-def node_effect(node_id: str, to: str | None, *, run: RunRow, now: float, idle: bool = False, **fields: Any) -> Effect:
-    """Change a node's status (or, with ``to`` None, only fields). ``idle``: refused while a workspace lives on it.
+def node_effect(node_id: str, to: str, *, run: RunRow, now: float, idle: bool = False, **fields: Any) -> Effect:
+    """Change a node's status, and ``fields`` with it. ``idle``: refused while a workspace lives on it.
 
     Tasks that wait for this node are rung: they re-read it.
     """
 
     def effect(tx: Connection) -> Iterable[RunId]:
-        values = dict(fields) if to is None else {**fields, "status": to}
         # The update locks the row; a placement that committed before it is counted by the next statement.
-        tx.execute(update(Node).where(Node.id == node_id).values(**values))
+        tx.execute(update(Node).where(Node.id == node_id).values(**fields, status=to))
         if idle and live_count(tx, node_id):
             raise Refused("a workspace lives on the node")
-        if to is not None:
-            node_event(tx, run.owner_id, node_id, run.id, to, now)
+        node_event(tx, run.owner_id, node_id, run.id, to, now)
         if to in ("active", "destroyed", "error"):
             # Room on it, or room for another one: those who wait for capacity look again.
             promise(tx, CAPACITY_RELEASED, {"owner_id": run.owner_id}, now)

@@ -57,11 +57,6 @@ class RunStore:
             row = tx.execute(select(_RUNS).where(Run.id == run_id)).first()
             return None if row is None else (to_row(row), _unconsumed(tx, run_id))
 
-    def signals(self, run_id: RunId) -> tuple[Signal, ...]:
-        """The unconsumed signals, oldest first."""
-        with self._database.read() as tx:
-            return _unconsumed(tx, run_id)
-
     def apply(self, run: RunRow, change: Change) -> tuple[RunRow, tuple[RunId, ...]]:
         """One transaction guarded by ``run.rev``; see the port."""
         return self._database.write(lambda tx: apply_change(tx, run, change))

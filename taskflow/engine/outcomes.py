@@ -39,7 +39,6 @@ class Snooze:
     """Look again after ``seconds``. Writes nothing to SQL; the step's deadline keeps running."""
 
     seconds: float
-    reason: str | None = None
 
 
 @dataclass(frozen=True)

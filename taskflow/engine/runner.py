@@ -139,7 +139,7 @@ class Runner:
             return self._steps(turn) if same else self._adopt(turn)
         except InfrastructureError as error:
             log.warning("store_unusable", run_id=run_id, error=str(error))
-            self._hand_over(run_id, token, STORE_RETRY_S * self._rng.uniform(0.5, 1.5))
+            self._hand_over(run_id, token, fired.name, STORE_RETRY_S * self._rng.uniform(0.5, 1.5))
             return "store_unusable"
 
     def _adopt(self, turn: _Turn) -> str:
@@ -170,7 +170,7 @@ class Runner:
                 committed = self._settle(turn, outcome, keep=within)
             except Superseded:
                 # Somebody else wrote: read again in a new turn, at once, instead of letting the lease run out.
-                self._hand_over(turn.run_id, turn.token, 0.0)
+                self._hand_over(turn.run_id, turn.token, turn.name, 0.0)
                 return "superseded"
             if committed is None:
                 return "finished"
@@ -201,10 +201,9 @@ class Runner:
                 self._ringer.publish([Alarm(turn.run_id, committed.generation, max(0.0, countdown_s), name)])
         return committed.verdict
 
-    def _hand_over(self, run_id: RunId, token: str, delay_s: float) -> None:
+    def _hand_over(self, run_id: RunId, token: str, name: str, delay_s: float) -> None:
         committed = self._control.commit(run_id, token, "release", step="", rev=0, delay_s=delay_s, keep=False)
         if committed.verdict == "parked":
-            name = "handed-over"
             self._ringer.publish([Alarm(run_id, committed.generation, delay_s, name)])
 
     # --- perform
@@ -216,7 +215,7 @@ class Runner:
         if pipeline is None or row.version > pipeline.version:
             # A newer release wrote this state (rolling deploy): leave it to the workers that know it.
             log.error("state_too_new", run_id=row.id, pipeline=row.pipeline, version=row.version)
-            return Snooze(self._settings.newer_state_retry_s, reason="written by a newer release")
+            return Snooze(self._settings.newer_state_retry_s)
         context = StepContext(row, turn.signals, self._now(turn), turn.attempt + 1, turn.fires, pipeline)
         turn.consumed = context.consumed
         step = pipeline.step(row.step)

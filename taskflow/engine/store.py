@@ -90,9 +90,6 @@ class Store(Protocol):
     def load(self, run_id: RunId) -> tuple[RunRow, tuple[Signal, ...]] | None:
         """The row and its unconsumed signals, oldest first."""
 
-    def signals(self, run_id: RunId) -> tuple[Signal, ...]:
-        """The unconsumed signals, oldest first."""
-
     def apply(self, run: RunRow, change: Change) -> tuple[RunRow, tuple[RunId, ...]]:
         """One transaction guarded by ``run.rev``: the new row, and the runs to ring after it.
 

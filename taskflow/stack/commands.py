@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from taskflow.files import read_json
 from taskflow.settings import Settings
 from taskflow.stack import ports
-from taskflow.stack.data_dir import DataDir, read_json
+from taskflow.stack.data_dir import DataDir
 from taskflow.stack.environment import READY_FILE
 from taskflow.stack.process import ProcessSpec
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from taskflow import file_lock
 from taskflow.errors import InfrastructureError
+from taskflow.files import read_json, sync_directory, write_json, write_private
 from taskflow.settings import Settings
-from taskflow.stack import file_lock
 
 
 @dataclass(frozen=True)
@@ -118,14 +117,14 @@ class DataDir:
     def _make_secret_key(self) -> None:
         # Written aside and linked into place: a crash leaves a whole key or none, and the first of two makers wins.
         aside = self.root / f".secret.key.{os.getpid()}.{secrets.token_hex(4)}"
-        _write_private(aside, secrets.token_urlsafe(48) + "\n")
+        write_private(aside, secrets.token_urlsafe(48) + "\n")
         try:
             os.link(aside, self.secret_key_file)
         except FileExistsError:
             pass
         finally:
             aside.unlink()
-        _sync_directory(self.root)
+        sync_directory(self.root)
 
     def is_serving(self) -> bool:
         """True while a supervisor lives on this directory."""
@@ -148,39 +147,3 @@ class DataDir:
     def clear_stack_info(self) -> None:
         """Remove ``stack.json``: from now on nobody is sent to this stack."""
         self.stack_file.unlink(missing_ok=True)
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Replace ``path`` by ``data`` (0600): a reader, or a crash, sees the old file or the new one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        _write_private(aside, json.dumps(data, indent=1) + "\n")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    _sync_directory(path.parent)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in ``path``; None when it is missing or no JSON object."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _write_private(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,12 +20,13 @@ from typing import Any
 
 from taskflow.clock import Clock, SystemClock
 from taskflow.errors import InfrastructureError
+from taskflow.file_lock import FileLock
+from taskflow.files import write_json
 from taskflow.logs import get_logger
 from taskflow.settings import Settings
 from taskflow.stack import leftovers, ports
-from taskflow.stack.data_dir import DataDir, write_json
+from taskflow.stack.data_dir import DataDir
 from taskflow.stack.environment import LIFELINE, child_environment
-from taskflow.stack.file_lock import FileLock
 from taskflow.stack.keeper import Keeper, StackEvent
 from taskflow.stack.process import ProcessSpec, SupervisedProcess
 

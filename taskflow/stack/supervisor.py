@@ -11,13 +11,14 @@ from types import FrameType
 
 from taskflow.clock import Clock, SystemClock
 from taskflow.errors import InfrastructureError
+from taskflow.file_lock import FileLock
+from taskflow.files import write_json
 from taskflow.logs import get_logger
 from taskflow.settings import Settings
 from taskflow.stack import leftovers, ports
 from taskflow.stack.commands import FLOWER_HOST, FlowerLogin, stack_specs
-from taskflow.stack.data_dir import DataDir, StackInfo, write_json
+from taskflow.stack.data_dir import DataDir, StackInfo
 from taskflow.stack.environment import anchored_database_url, child_environment
-from taskflow.stack.file_lock import FileLock
 from taskflow.stack.keeper import Keeper, OnEvent, ProcessStatus, StackEvent
 from taskflow.stack.process import ProcessSpec, SupervisedProcess
 from taskflow.stack.valkey import EmbeddedValkey

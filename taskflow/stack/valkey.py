@@ -12,9 +12,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from taskflow.errors import InfrastructureError
+from taskflow.file_lock import FileLock
 from taskflow.stack import ports
 from taskflow.stack.data_dir import DataDir
-from taskflow.stack.file_lock import FileLock
 from taskflow.stack.process import ProcessSpec, SupervisedProcess
 
 HOST = "127.0.0.1"

@@ -13,9 +13,9 @@ from taskflow.cli import client, connection
 from taskflow.cli.client import Api, Target
 from taskflow.cli.problems import CommandError, NoServer
 from taskflow.clock import ManualClock
+from taskflow.file_lock import FileLock
 from taskflow.settings import Settings
 from taskflow.stack.data_dir import DataDir, StackInfo
-from taskflow.stack.file_lock import FileLock
 from tests.cli.conftest import Invoke
 from tests.cli.fake_server import TOKEN, FakeServer, error
 

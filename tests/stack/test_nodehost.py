@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from taskflow.agent.processes import is_alive
+from taskflow.files import read_json
 from taskflow.settings import Settings
-from taskflow.stack.data_dir import DataDir, read_json
+from taskflow.stack.data_dir import DataDir
 from taskflow.stack.nodehost import NodeHost
 from tests.support.waiting import wait_until
 

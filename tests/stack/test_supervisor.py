@@ -15,8 +15,9 @@ import pytest
 
 from taskflow.agent.processes import children_of, is_alive, processes_with_env
 from taskflow.errors import InfrastructureError
+from taskflow.files import read_json
 from taskflow.settings import Settings
-from taskflow.stack.data_dir import DataDir, read_json
+from taskflow.stack.data_dir import DataDir
 from taskflow.stack.keeper import Backoff, StackEvent
 from taskflow.stack.process import ProcessSpec
 from taskflow.stack.supervisor import MakeSpecs, Supervisor

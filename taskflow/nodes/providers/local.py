@@ -7,13 +7,12 @@ late is refused.
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from taskflow.errors import PermanentError, TransientError
+from taskflow.file_lock import is_held
+from taskflow.files import write_json
 from taskflow.nodes.providers.base import NodeOrder, Server
 
 NODE_HOST_LOCK = "run/nodehost.lock"
@@ -40,7 +39,7 @@ class LocalProvider:
             if (folder / "destroy").exists() or (folder / "destroyed").exists():
                 raise PermanentError(f"node {order.label} was destroyed", code="provider_invalid")
             if not (folder / "order.json").exists():
-                _write_private(
+                write_json(
                     folder / "order.json",
                     {
                         "node_id": order.node_id,
@@ -103,34 +102,8 @@ class LocalProvider:
             )
 
     def _node_host_runs(self) -> bool:
-        return _is_locked(self._data_path / NODE_HOST_LOCK)
+        return is_held(self._data_path / NODE_HOST_LOCK)
 
 
 def _agent_runs(folder: Path) -> bool:
-    return _is_locked(folder / "agent.lock")
-
-
-def _is_locked(path: Path) -> bool:
-    """Does a living process hold the lock? Proof against reused process ids."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _write_private(path: Path, content: dict[str, object]) -> None:
-    """Whole or not at all, readable by its owner alone."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        json.dump(content, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.rename(path)
+    return is_held(folder / "agent.lock")

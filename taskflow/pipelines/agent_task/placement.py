@@ -46,7 +46,7 @@ class Placement(TaskSteps):
         """Look whenever a slot is released, and now and then in any case."""
         choice = self._choose(ctx, self._task(ctx))
         if choice.action == "wait":
-            return Snooze(self._settings.capacity_poll_s, reason=choice.reason)
+            return Snooze(self._settings.capacity_poll_s)
         return Advance("node_selection", reason=choice.reason)
 
     def wait_for_node(self, ctx: StepContext) -> Outcome:
