@@ -90,12 +90,13 @@ def bootstrap(
     clock: Clock | None = None,
     on_hung: Callable[[str], None] | None = None,
     providers: dict[str, Provider] | None = None,
+    database: Database | None = None,
 ) -> App:
     """Wire an ``App``. What is not given is made from ``settings`` (default: the environment's)."""
     settings = settings or Settings.from_env()
     clock = clock or SystemClock()
     data_dir = DataDir(settings)
-    database = Database(make_engine(settings.database_url or data_dir.database_url), clock)
+    database = database or Database(make_engine(settings.database_url or data_dir.database_url), clock)
     control = Control(
         client or _redis(settings), prefix=settings.key_prefix, shards=settings.shards, lease_s=settings.lease_s,
         near_window_s=settings.near_window_s, ring_grace_s=settings.ring_grace_s,

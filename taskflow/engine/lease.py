@@ -54,9 +54,7 @@ class Renewer:
         held = _Held(run_id, token, self._clock.monotonic() + timeout_s, step)
         with self._mutex:
             self._held[token] = held
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="lease-renewal", daemon=True)
-                self._thread.start()
+            self._start()
         try:
             yield
         finally:
@@ -77,6 +75,11 @@ class Renewer:
                     self._control.renew(one.run_id, one.token)
                 except Exception as error:  # Redis away: the lease runs out, SQL's fence decides
                     log.warning("renewal_failed", run_id=one.run_id, error=repr(error))
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="lease-renewal", daemon=True)
+            self._thread.start()
 
     def _run(self) -> None:
         while not self._wake.wait(self._control.lease_s / 3):
