@@ -21,6 +21,9 @@ SUCCESS: dict[str, Any] = {
     "outcome": "exited", "exit_code": 0, "commit": "c0ffee", "changed_files": ["hello.txt"], "pushed": True,
 }  # fmt: skip
 
+#: A callback: by whom, about which workspace or session, with what.
+Tell = Callable[[Any, str, dict[str, Any]], None]
+
 
 @dataclass
 class Plan:
@@ -174,7 +177,8 @@ class FakeAgent:
         if tell:
             state = self._state(workspace_id)
             payload = protocol.load(protocol.WorkspaceOutcomeSchema, state)
-            self._send(workspace_id, lambda caller: self._tell_workspace(caller, workspace_id, payload))
+            token = self.workspaces[workspace_id]["token"]
+            self.send(self._tell_workspace, workspace_id, payload, token)
 
     def finish_session(self, session_id: str, said: Mapping[str, Any] | None = None, *, tell: bool = True) -> None:
         """The session ended by itself, as ``said`` or as the plan has it."""
@@ -187,7 +191,7 @@ class FakeAgent:
         workspace_id = known["workspace_id"]
         if tell:
             token = self.workspaces[workspace_id]["token"]
-            self._send(workspace_id, lambda caller: self._tell_session(caller, session_id, payload), token=token)
+            self.send(self._tell_session, session_id, payload, token)
 
     def _tell_workspace(self, caller: Any, workspace_id: str, payload: dict[str, Any]) -> None:
         self._service.callbacks.workspace_outcome(caller, workspace_id, payload)
@@ -196,10 +200,10 @@ class FakeAgent:
         workspace_id = self.sessions[session_id]["workspace_id"]
         self._service.callbacks.session_outcome(caller, workspace_id, session_id, payload)
 
-    def _send(self, workspace_id: str, tell: Callable[[Any], None], *, token: str | None = None) -> None:
-        token = token or self.workspaces[workspace_id]["token"]
+    def send(self, tell: Tell, subject: str, payload: dict[str, Any], token: str) -> None:
+        """Make a callback about ``subject`` with a workspace's token."""
         try:
-            tell(self._service.accounts.authenticate(token, "workspace"))
+            tell(self._service.accounts.authenticate(token, "workspace"), subject, payload)
         except UsageError:
             pass  # a final answer: the sender stops
 

@@ -51,10 +51,14 @@ class FakeProvider:
         assert self.service is not None
         self.bought[order.label] += 1
         self.states[order.label] = "running"
-        self.agents[order.label] = agent = FakeAgent(order, self.service, self.planner, self.plan)
+        self.agents[order.label] = agent = self.make_agent(order, self.service)
         if self.plan.boot_s is not None:
             self.planner.after(self.plan.boot_s, agent.boot)
         return Server(order.label, order.label, "running")
+
+    def make_agent(self, order: NodeOrder, service: Service) -> FakeAgent:
+        """The agent of a new server."""
+        return FakeAgent(order, service, self.planner, self.plan)
 
     def get(self, server_id: str) -> Server | None:
         """The server's state."""

@@ -1,0 +1,162 @@
+"""What holds after every event, and what must be true when everything has settled."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from taskflow.db.status import TERMINAL, TRANSITIONS
+from tests.simulation.outside import Post, SimulatedAgent
+from tests.support.fake_provider import FakeProvider
+
+#: Results of a run that, once written, are written for good (``node_id`` changes when another node is chosen).
+_CONSTANT = ("workspace_id", "session_id", "base_commit", "time_limit_s")
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+@dataclass
+class _Seen:
+    rev: int
+    results: dict[str, Any]
+    finished: bool
+
+
+def hold(condition: bool, what: str) -> None:
+    """Raise ``Broken`` unless ``condition``."""
+    if not condition:
+        raise Broken(what)
+
+
+class Ledger:
+    """Follows the rows after each commit. Reads on the driver's own connection: quick, and seen by no fault."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._sql = connection
+        self._runs: dict[str, _Seen] = {}
+        self._status: dict[str, str | None] = {}
+        self._entered: Counter[tuple[str, str]] = Counter()
+        self._events = 0
+
+    def after_commit(self) -> None:
+        """Called after every commit."""
+        self._follow_runs()
+        self._follow_events()
+        self._count_slots()
+
+    def _follow_runs(self) -> None:
+        for run_id, rev, results, finished_at in self._sql.execute("SELECT id, rev, results, finished_at FROM runs"):
+            found = json.loads(results)
+            seen = self._runs.get(run_id)
+            if seen is not None and seen.rev != rev:
+                hold(rev == seen.rev + 1, f"rev of {run_id} went from {seen.rev} to {rev}")
+                hold(not seen.finished, f"{run_id} was written after its end")
+            elif seen is not None:
+                hold(found == seen.results, f"results of {run_id} changed without a new rev")
+            if seen is not None:
+                hold(set(seen.results) <= set(found), f"results of {run_id} were lost")
+                for name in _CONSTANT:
+                    hold(
+                        name not in seen.results or found[name] == seen.results[name],
+                        f"result {name} of {run_id} changed from {seen.results.get(name)} to {found.get(name)}",
+                    )
+            self._runs[run_id] = _Seen(rev, found, finished_at is not None)
+
+    def _follow_events(self) -> None:
+        rows = self._sql.execute(
+            "SELECT id, subject_id, run_id, kind, data FROM events WHERE id > ? ORDER BY id", (self._events,)
+        )
+        for event_id, subject_id, run_id, kind, data in rows.fetchall():
+            self._events = event_id
+            said = json.loads(data)
+            if kind == "run_finished":
+                self._once(run_id, "run_finished")
+            if kind != "status_changed" or "from" not in said:
+                continue
+            before, to = said["from"], said["to"]
+            known = self._status.get(subject_id)
+            hold(before == known, f"{subject_id} became {to} from {before}, but it was {known}")
+            hold(before is None or to in TRANSITIONS[before], f"{subject_id}: {before} to {to} is not legal")
+            self._status[subject_id] = to
+            if to in TERMINAL:
+                self._once(run_id or subject_id, "terminal")
+            elif to == "in_progress":
+                self._once(run_id, to)
+        for task_id, status in self._sql.execute("SELECT id, status FROM tasks"):
+            hold(self._status.get(task_id) == status, f"{task_id} is {status} without an event that says so")
+
+    def _once(self, run_id: str, what: str) -> None:
+        self._entered[run_id, what] += 1
+        hold(self._entered[run_id, what] == 1, f"{run_id}: {what} twice")
+
+    def _count_slots(self) -> None:
+        rows = self._sql.execute(
+            "SELECT n.id, n.slots, count(*) FROM nodes n JOIN workspaces w ON w.node_id = n.id "
+            "WHERE w.released_at IS NULL GROUP BY n.id, n.slots"
+        )
+        for node_id, slots, taken in rows:
+            hold(taken <= slots, f"{taken} workspaces on the {slots} slots of {node_id}")
+
+    # --- at the end
+
+    def settled(self, post: Post) -> None:
+        """Every run is over, ended for the reason it should have, and left no row that waits for somebody."""
+        for table, where in (
+            ("runs", "finished_at IS NULL"), ("workspaces", "released_at IS NULL"), ("outbox", "done_at IS NULL"),
+            ("nodes", "destroyed_at IS NULL"), ("agent_sessions", "ended_at IS NULL"),
+        ):  # fmt: skip
+            left = self._sql.execute(f"SELECT id FROM {table} WHERE {where}").fetchall()
+            hold(not left, f"left behind in {table}: {left}")
+        hold(not post.contradictions, f"a contradiction was accepted: {post.contradictions}")
+        signals = {
+            subject: json.loads(payload)
+            for subject, payload in self._sql.execute("SELECT subject, payload FROM signals WHERE subject <> ''")
+        }
+        for subject, payload in post.accepted.items():
+            hold(subject in signals, f"what {subject} reported was accepted and is not recorded")
+            hold(signals[subject] == json.loads(json.dumps(payload)), f"{subject}: another answer than the accepted one")
+        for row in self._sql.execute(
+            "SELECT t.id, t.status, t.error, r.id, r.cancel_requested_at FROM tasks t JOIN runs r ON r.id = t.run_id"
+        ).fetchall():
+            self._ended_rightly(*row, post=post)
+
+    def _ended_rightly(
+        self, task_id: str, status: str, error: str | None, run_id: str, cancel_at: float | None, *, post: Post
+    ) -> None:
+        if status == "cancelled":
+            hold(cancel_at is not None, f"{task_id} was cancelled by nobody")
+            return
+        ending = run_id.removeprefix("run-")
+        workspace, session = post.accepted.get(f"ws-{ending}"), post.accepted.get(f"session-{ending}")
+        code = (json.loads(error) or {}).get("code") if error else None
+        if status == "completed":
+            hold(session is not None and session["exit_code"] == 0, f"{task_id} completed without a report: {session}")
+            return
+        said = f"{task_id} failed with {code}: {error}"
+        if workspace is not None and workspace["status"] == "failed":
+            hold(code == "workspace_failed", said)
+        else:
+            hold(session is not None and session["exit_code"] != 0 and code == "command_failed", said)
+
+
+def effects_once(provider: FakeProvider) -> None:
+    """Nothing was bought, created or started twice, and nothing was created after it was deleted."""
+    hold(set(provider.bought.values()) <= {1}, f"servers bought twice: {provider.bought}")
+    for agent in provider.agents.values():
+        assert isinstance(agent, SimulatedAgent)
+        hold(set(agent.created.values()) <= {1}, f"workspaces made twice: {agent.created}")
+        hold(set(agent.started.values()) <= {1}, f"sessions started twice: {agent.started}")
+        hold(not agent.created_after_delete, f"made after they were deleted: {agent.created_after_delete}")
+
+
+def nothing_outside(provider: FakeProvider) -> None:
+    """No server and no workspace is left."""
+    hold(not provider.inventory(), f"servers left: {provider.inventory()}")
+    for agent in provider.agents.values():
+        hold(not agent.workspaces, f"workspaces left on {agent.order.label}: {list(agent.workspaces)}")
+

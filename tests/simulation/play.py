@@ -1,0 +1,98 @@
+"""One seed from start to end."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+import time_machine
+
+from taskflow import ids
+from taskflow.nodes import agent_client
+from tests.simulation.chance import Chance, Fault
+from tests.simulation.invariants import Broken
+from tests.simulation.storage import Storage
+from tests.simulation.world import Simulation
+
+_START = 1_700_000_000.0
+_storage: list[Storage] = []
+
+
+@dataclass
+class Played:
+    """What became of a seed. ``failure`` is '' when every invariant held."""
+
+    seed: int
+    events: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    failure: str = ""
+    injected: list[Fault] = field(default_factory=list)
+    trace: list[str] = field(default_factory=list)
+
+
+def play(seed: int, only: frozenset[int] | None = None) -> Played:
+    """Run ``seed``. ``only``: of its numbered faults, inject these alone. The same arguments give the same trace."""
+    storage = _the_storage()
+    storage.reset()
+    chance = Chance(seed, only)
+    played = Played(seed)
+    with time_machine.travel(_START, tick=False) as traveller, _everything_seeded(seed):
+        simulation = Simulation(seed, traveller, storage, chance)
+        with _wired(simulation):
+            try:
+                simulation.run()
+            except Broken as broken:
+                played.failure = str(broken)
+                if broken.__cause__ is not None:
+                    played.failure += "\n" + "".join(traceback.format_exception(broken.__cause__))
+        played.events = simulation.events
+        played.trace = simulation.gate.trace
+        simulation.abandon()
+    played.faults = dict(chance.counts)
+    played.injected = chance.injected
+    return played
+
+
+def _the_storage() -> Storage:
+    if not _storage:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+        _storage.append(Storage())
+    return _storage[0]
+
+
+@contextmanager
+def _everything_seeded(seed: int) -> Iterator[None]:
+    """Ids count up, and what the product draws at random comes from the seed."""
+    numbers = itertools.count(1)
+
+    class CountedUlid:
+        def __init__(self) -> None:
+            self._number = next(numbers)
+
+        def __str__(self) -> str:
+            return f"{self._number:026d}"
+
+    state, real = random.getstate(), ids.ULID
+    random.seed(seed)
+    ids.ULID = CountedUlid  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        ids.ULID = real  # type: ignore[misc]
+        random.setstate(state)
+
+
+@contextmanager
+def _wired(simulation: Simulation) -> Iterator[None]:
+    real = agent_client.requests
+    agent_client.requests = simulation.wire  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        agent_client.requests = real
