@@ -92,9 +92,12 @@ class NodeMachine:
         return Advance(ctx.next_step, effects=(self._to(ctx, "awaiting_agent", server_id=server.server_id),))
 
     def await_agent(self, ctx: StepContext) -> Outcome:
-        """Until the agent says that it is ready; each heartbeat repeats it."""
-        if ctx.take("agent_ready") is not None or self._node(ctx).agent_ready_at is not None:
+        """Until the agent says that it is ready; each heartbeat repeats it. Not for a server that is gone already."""
+        node = self._node(ctx)
+        if ctx.take("agent_ready") is not None or node.agent_ready_at is not None:
             return Advance(ctx.next_step, effects=(self._to(ctx, "active"),))
+        if self._destroyed(node):
+            raise PermanentError(f"server {node.server_id} went away before its agent came up", code="server_gone")
         return AwaitSignal("agent_ready", poll_s=self._tools.settings.heartbeat_interval_s)
 
     # --- in use and idle
@@ -180,6 +183,14 @@ class NodeMachine:
             # Another release, or a configuration without it: not a reason to give up a machine that costs money.
             raise TransientError(f"provider {node.provider} is not configured here", code="provider_unknown")
         return provider
+
+    def _destroyed(self, node: Row[Any]) -> bool:
+        """Whether the provider says so. One that can't be asked, or does not list it (yet), says nothing."""
+        try:
+            server = self._provider(node).get(node.server_id)
+        except TransientError:
+            return False
+        return server is not None and server.state == "destroyed"
 
     def _order(self, node: Row[Any]) -> NodeOrder:
         vault = self._tools.vault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 
@@ -163,3 +164,19 @@ def test_a_dead_node_is_replaced(world: World) -> None:
     world.node_is("destroyed")
     assert world.finish(world.submit())["status"] == "completed"
     assert len(world.provider.bought) == 2
+
+
+def test_a_server_that_went_away_before_its_agent_came_up_is_not_waited_for(world: World) -> None:
+    """The provider says that it is destroyed: the quarter of an hour an agent may take is not spent on it."""
+    world.plan.boot_s = None
+    task = world.submit()
+    world.node_is("awaiting_agent")
+    world.provider.states[world.node().label] = "destroyed"
+    began = time.time()
+
+    done = world.finish(task)
+
+    assert (done["status"], done["error"]["code"]) == ("failed", "node_failed")
+    assert world.errors(world.node().run_id) == ["server_gone"]
+    assert time.time() - began < world.settings.agent_ready_timeout_s / 10
+    world.assert_settled()

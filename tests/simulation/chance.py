@@ -35,6 +35,8 @@ FAULTS: dict[str, float] = {
     # processes: per start
     "clock_skew": 0.5,
     "newer_state": 0.3,
+    # machines: per event
+    "node_death": 0.0006,
     # people: per task
     "cancel": 0.2,
     "rerun": 0.8,
@@ -67,6 +69,10 @@ class Chance:
         self.active = True
         self.injected: list[Fault] = []
         self.counts: Counter[str] = Counter()
+
+    def uses(self, *kinds: str) -> bool:
+        """Whether any of these may still happen in this run."""
+        return self.active and any(self._intensity[kind] for kind in kinds)
 
     def fault(self, kind: str) -> bool:
         """Whether a fault of this kind happens here."""

@@ -56,7 +56,7 @@ class Fiber:
     @property
     def over(self) -> bool:
         """It ended, one way or another."""
-        return bool(self._greenlet.dead)
+        return self.crashed or bool(self._greenlet.dead)
 
     def resume(self) -> None:
         """Let it run to the next place where it touches the outside."""
@@ -65,7 +65,7 @@ class Fiber:
     def kill(self) -> None:
         """Its process died. What unwinds may touch nothing: every port of a dead process raises again."""
         self.crashed = True
-        if not self._greenlet.dead:
+        if self._greenlet:  # began and has not ended
             self._greenlet.throw(Crash)
 
     @staticmethod

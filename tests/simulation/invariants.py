@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +105,7 @@ class Ledger:
 
     # --- at the end
 
-    def settled(self, post: Post) -> None:
+    def settled(self, post: Post, dead: set[str]) -> None:
         """Every run is over, ended for the reason it should have, and left no row that waits for somebody."""
         for table, where in (
             ("runs", "finished_at IS NULL"), ("workspaces", "released_at IS NULL"), ("outbox", "done_at IS NULL"),
@@ -119,44 +120,65 @@ class Ledger:
         }
         for subject, payload in post.accepted.items():
             hold(subject in signals, f"what {subject} reported was accepted and is not recorded")
-            hold(signals[subject] == json.loads(json.dumps(payload)), f"{subject}: another answer than the accepted one")
-        for row in self._sql.execute(
-            "SELECT t.id, t.status, t.error, r.id, r.cancel_requested_at FROM tasks t JOIN runs r ON r.id = t.run_id"
-        ).fetchall():
-            self._ended_rightly(*row, post=post)
+            hold(
+                signals[subject] == json.loads(json.dumps(payload)), f"{subject}: another answer than the accepted one"
+            )
+        rows = self._sql.execute(
+            "SELECT t.id, t.status, t.error, t.node_id, r.id, r.cancel_requested_at, r.results "
+            "FROM tasks t JOIN runs r ON r.id = t.run_id"
+        )
+        for task_id, status, error, node_id, run_id, cancel_at, results in rows.fetchall():
+            if status == "cancelled":
+                hold(cancel_at is not None, f"{task_id} was cancelled by nobody")
+                continue
+            ending = run_id.removeprefix("run-")
+            reports = post.accepted.get(f"ws-{ending}"), post.accepted.get(f"session-{ending}")
+            code = (json.loads(error or "null") or {}).get("code")
+            lost = node_id in dead or json.loads(results).get("node_id") in dead
+            wrong = _wrong_end(status, code, *reports, lost=lost)
+            hold(not wrong, f"{task_id} is {status} ({code}): {wrong}; reported: {reports}")
 
-    def _ended_rightly(
-        self, task_id: str, status: str, error: str | None, run_id: str, cancel_at: float | None, *, post: Post
-    ) -> None:
-        if status == "cancelled":
-            hold(cancel_at is not None, f"{task_id} was cancelled by nobody")
-            return
-        ending = run_id.removeprefix("run-")
-        workspace, session = post.accepted.get(f"ws-{ending}"), post.accepted.get(f"session-{ending}")
-        code = (json.loads(error) or {}).get("code") if error else None
-        if status == "completed":
-            hold(session is not None and session["exit_code"] == 0, f"{task_id} completed without a report: {session}")
-            return
-        said = f"{task_id} failed with {code}: {error}"
-        if workspace is not None and workspace["status"] == "failed":
-            hold(code == "workspace_failed", said)
-        else:
-            hold(session is not None and session["exit_code"] != 0 and code == "command_failed", said)
+
+def _wrong_end(
+    status: str, code: str | None, workspace: Mapping[str, Any] | None, session: Mapping[str, Any] | None, *, lost: bool
+) -> str:
+    """Why a task should not have ended so, given what was reported and accepted in time; '' when it is right."""
+    if session is not None:
+        good = session["exit_code"] == 0
+        right = "completed" if good else "command_failed"
+        return "" if (code or status) == right else f"its session's outcome was accepted; it should be {right}"
+    if workspace is not None and workspace["status"] == "failed":
+        return "" if code == "workspace_failed" else "its workspace failed"
+    if code in ("node_lost", "node_failed"):
+        return "" if lost else "its node was well"
+    if code == "step_timeout" and workspace is not None:
+        return "its workspace was ready in time"
+    # Nobody reported in time; the node may have been asked.
+    known = ("completed", "command_failed", "workspace_failed", "step_timeout", "session_lost")
+    return "" if (code or status) in known else "nothing explains it"
 
 
 def effects_once(provider: FakeProvider) -> None:
     """Nothing was bought, created or started twice, and nothing was created after it was deleted."""
-    hold(set(provider.bought.values()) <= {1}, f"servers bought twice: {provider.bought}")
+    once("servers bought", provider.bought)
     for agent in provider.agents.values():
         assert isinstance(agent, SimulatedAgent)
-        hold(set(agent.created.values()) <= {1}, f"workspaces made twice: {agent.created}")
-        hold(set(agent.started.values()) <= {1}, f"sessions started twice: {agent.started}")
-        hold(not agent.created_after_delete, f"made after they were deleted: {agent.created_after_delete}")
+        once("workspaces made", agent.created)
+        once("sessions started", agent.started)
+        if agent.created_after_delete:
+            raise Broken(f"made after they were deleted: {agent.created_after_delete}")
+
+
+def once(what: str, counted: Counter[str]) -> None:
+    """Each effect happened at most once."""
+    if any(number > 1 for number in counted.values()):
+        raise Broken(f"{what} twice: {dict(counted)}")
 
 
 def nothing_outside(provider: FakeProvider) -> None:
     """No server and no workspace is left."""
     hold(not provider.inventory(), f"servers left: {provider.inventory()}")
     for agent in provider.agents.values():
+        if not agent.alive:
+            continue  # what was on it went with it
         hold(not agent.workspaces, f"workspaces left on {agent.order.label}: {list(agent.workspaces)}")
-

@@ -30,6 +30,7 @@ class Post:
         self._gate, self._planner, self._ask = gate, planner, ask
         #: (subject) -> what the control plane accepted for it; and what it called late.
         self.accepted: dict[str, Mapping[str, Any]] = {}
+        self.late: dict[str, Mapping[str, Any]] = {}
         self.contradictions: list[str] = []
         self.under_way = 0
 
@@ -68,7 +69,7 @@ class Post:
                 self._gate.say("agent", f"refused: {subject}: {fiber.error.code}")
                 return
             if not fiber.crashed and fiber.error is None:
-                self._accept(subject, payload)
+                self._accept(subject, payload, late=bool(fiber.result.get("late")))
                 if not self._gate.chance.fault("callback_lost"):
                     return
             if repeat:
@@ -78,9 +79,10 @@ class Post:
 
         self._ask(f"callback {subject}", work, answered)
 
-    def _accept(self, subject: str, payload: Mapping[str, Any]) -> None:
-        self._gate.say("agent", f"accepted: {subject}: {payload.get('status') or payload.get('outcome')}")
-        first = self.accepted.setdefault(subject, payload)
+    def _accept(self, subject: str, payload: Mapping[str, Any], *, late: bool) -> None:
+        said = payload.get("status") or payload.get("outcome")
+        self._gate.say("agent", f"accepted{' late' if late else ''}: {subject}: {said}")
+        first = (self.late if late else self.accepted).setdefault(subject, payload)
         if payload_hash(first) != payload_hash(payload):
             self.contradictions.append(subject)
 
@@ -153,11 +155,12 @@ class SimulatedAgent(FakeAgent):
 
 
 class SimulatedProvider(FakeProvider):
-    """A cloud that forgets to answer. Asked twice, it sells twice."""
+    """A cloud that forgets to answer, whose machines may die. It keeps the port's promise: one label, one server."""
 
     def __init__(self, planner: Planner, gate: Gate, post: Post, ask: Ask) -> None:
         super().__init__(planner, Plan())
         self._gate, self._post, self._ask = gate, post, ask
+        self.dead: set[str] = set()
 
     def make_agent(self, order: NodeOrder, service: Service) -> FakeAgent:
         """Each takes its own time."""
@@ -166,9 +169,25 @@ class SimulatedProvider(FakeProvider):
         return SimulatedAgent(order, service, self.planner, plan, self._gate, self._post, self._ask)
 
     def create(self, order: NodeOrder) -> Server:
-        """Buy a server."""
+        """Buy a server, or hear that it was bought."""
         self.plan.boot_s = self._gate.chance.between(0.1, 5.0)
-        return self._call("provider create", lambda: super(SimulatedProvider, self).create(order))
+
+        def work() -> Server:
+            if self.states.get(order.label) == "running":
+                return Server(order.label, order.label, "running")
+            return super(SimulatedProvider, self).create(order)
+
+        return self._call("provider create", work)
+
+    def kill_one(self) -> None:
+        """A machine goes away without a word."""
+        living = [label for label, state in self.states.items() if state == "running"]
+        if living:
+            label = self._gate.chance.order.choice(living)
+            self._gate.say("provider", f"MACHINE DIES: {label}")
+            self.states[label] = "destroyed"
+            self.agents[label].alive = False
+            self.dead.add(label)
 
     def get(self, server_id: str) -> Server | None:
         """Its state."""

@@ -26,6 +26,8 @@ class People:
         self.under_way = 0
         self._reruns = 0
         self._destroying: set[str] = set()
+        # Where the control plane is impatient, so are the people.
+        self._time_limit_s = 600.0 if simulation.settings.session_grace_s > 10 else 6.0
         self._wanted = self._chance.order.choice((1, 1, 2, 3))
         for number in range(self._wanted):
             simulation.planner.after(self._chance.between(0.0, 10.0), lambda key=f"key-{number}": self._submit(key))
@@ -33,7 +35,7 @@ class People:
     # --- what they do
 
     def _submit(self, key: str) -> None:
-        spec = {"repository": "/srv/repo", "command": ["make", key], "time_limit_s": 600.0}
+        spec = {"repository": "/srv/repo", "command": ["make", key], "time_limit_s": self._time_limit_s}
 
         def work(service: Service) -> Any:
             return service.tasks.submit(self._simulation.caller, spec, idempotency_key=key)[0]

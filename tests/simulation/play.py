@@ -51,6 +51,8 @@ def play(seed: int, only: frozenset[int] | None = None) -> Played:
                 played.failure = str(broken)
                 if broken.__cause__ is not None:
                     played.failure += "\n" + "".join(traceback.format_exception(broken.__cause__))
+            except Exception:  # of the simulation itself: a failed seed like any other
+                played.failure = traceback.format_exc()
         played.events = simulation.events
         played.trace = simulation.gate.trace
         simulation.abandon()

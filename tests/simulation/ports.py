@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -34,12 +34,15 @@ class Server:
         self.run_id = "server-1"
         self._gate = gate
         self._restarts = 1
-        self._past: deque[dict[bytes, Any]] = deque(maxlen=_HISTORY)
+        self._past: deque[bytes] = deque(maxlen=_HISTORY)
+        #: Something was written since this was last set to False.
+        self.written = False
 
     def remember(self) -> None:
         """Called after each write: the state that a crash or a failover may fall back to."""
-        if self._gate.chance.active:
-            self._past.append(copy.deepcopy(self.fake.dbs[0]._dict))
+        self.written = True
+        if self._gate.chance.uses("redis_tail_lost", "stale_replica"):
+            self._past.append(pickle.dumps(self.fake.dbs[0]._dict))
 
     def flush(self) -> None:
         """FLUSHALL: the same server, empty."""
@@ -56,10 +59,10 @@ class Server:
     def _fall_back(self, writes: int) -> None:
         self._restarts += 1
         self.run_id = f"server-{self._restarts}"
-        found = self._past[-1 - writes] if len(self._past) > writes else {}
+        found: dict[bytes, Any] = pickle.loads(self._past[-1 - writes]) if len(self._past) > writes else {}
         self._clear()
         database = self.fake.dbs[0]
-        for key, item in copy.deepcopy(found).items():
+        for key, item in found.items():
             database[key] = item
         self._past.clear()
 
@@ -275,5 +278,5 @@ class Hints:
         self._gate.touch(self._process, "after publish")
 
     def backlog(self) -> int:
-        """How long the queue is."""
-        return len(self._broker.waiting)
+        """How many hints wait for a worker."""
+        return len(self._broker.due(self._process))

@@ -22,7 +22,7 @@ SUCCESS: dict[str, Any] = {
 }  # fmt: skip
 
 #: A callback: by whom, about which workspace or session, with what.
-Tell = Callable[[Any, str, dict[str, Any]], None]
+Tell = Callable[[Any, str, dict[str, Any]], Any]
 
 
 @dataclass
@@ -193,12 +193,12 @@ class FakeAgent:
             token = self.workspaces[workspace_id]["token"]
             self.send(self._tell_session, session_id, payload, token)
 
-    def _tell_workspace(self, caller: Any, workspace_id: str, payload: dict[str, Any]) -> None:
-        self._service.callbacks.workspace_outcome(caller, workspace_id, payload)
+    def _tell_workspace(self, caller: Any, workspace_id: str, payload: dict[str, Any]) -> Any:
+        return self._service.callbacks.workspace_outcome(caller, workspace_id, payload)
 
-    def _tell_session(self, caller: Any, session_id: str, payload: dict[str, Any]) -> None:
+    def _tell_session(self, caller: Any, session_id: str, payload: dict[str, Any]) -> Any:
         workspace_id = self.sessions[session_id]["workspace_id"]
-        self._service.callbacks.session_outcome(caller, workspace_id, session_id, payload)
+        return self._service.callbacks.session_outcome(caller, workspace_id, session_id, payload)
 
     def send(self, tell: Tell, subject: str, payload: dict[str, Any], token: str) -> None:
         """Make a callback about ``subject`` with a workspace's token."""
