@@ -13,7 +13,9 @@
     │   ├── Conflict              409: the thing is not in a state that allows this
     │   ├── Gone                  410: ended; stop sending
     │   ├── Unauthorized          401
-    │   └── Forbidden             403
+    │   ├── Forbidden             403
+    │   └── TooMany               429: the caller is past a limit of their own; ``retry_after_s``
+    ├── Overloaded                503: the installation is past a limit; ``retry_after_s``
     └── InfrastructureError       a store or a process of ours is not usable now
 """
 
@@ -130,6 +132,27 @@ class Forbidden(UsageError):
 
     code = "forbidden"
     http_status = 403
+
+
+class TooMany(UsageError):
+    """The caller is past a limit of their own. Nothing was done; ``retry_after_s`` (seconds) says when to ask again."""
+
+    code = "too_many"
+    http_status = 429
+
+    def __init__(self, message: str, *, retry_after_s: float, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(TaskflowError):
+    """The installation takes no more now, whoever asks. Nothing was done; ``retry_after_s`` (seconds) says when to ask."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.retry_after_s = retry_after_s
 
 
 class InfrastructureError(TaskflowError):

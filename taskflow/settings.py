@@ -103,6 +103,21 @@ class Settings:
     agent_request_timeout_s: float = _setting(20.0, "s", "one request to a node agent")
     log_limit_bytes: int = _setting(50 * 1024 * 1024, "bytes", "output of a session that is kept")
 
+    # --- limits
+    owner_open_tasks_max: int = _setting(
+        5000,
+        "count",
+        "tasks of one owner that have not ended, drafts included; one more is refused with 429; 0 = no limit",
+    )
+    open_tasks_max: int = _setting(
+        20_000, "count", "tasks of all owners that have not ended; one more is refused with 503; 0 = no limit"
+    )
+    token_request_rate: float = _setting(
+        200.0,
+        "1/s",
+        "requests of one API token to one web process, as a mean of ten seconds; more get 429; 0 = no limit",
+    )
+
     # --- sweeps
     stuck_interval_s: float = _setting(60.0, "s", "how often the stuck-task sweep runs")
     outbox_interval_s: float = _setting(5.0, "s", "how often the outbox is drained")

@@ -10,6 +10,7 @@ from taskflow import logs
 from taskflow.settings import Settings
 from web import api, auth, context, errors
 from web.door import Door
+from web.limits import RequestLimit
 
 if TYPE_CHECKING:
     from taskflow.service import Service
@@ -30,6 +31,7 @@ def create_app(service: Service | None = None, settings: Settings | None = None)
     app = Flask("web", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["taskflow"] = Door(service, settings)
+    app.extensions["taskflow.limit"] = RequestLimit((settings or Settings()).token_request_rate)
     context.register(app)
     auth.register(app)
     api.register(app)

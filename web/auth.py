@@ -21,6 +21,7 @@ from taskflow.errors import NotFound
 from taskflow.service import Caller
 from web.context import allow_body
 from web.door import service
+from web.limits import RequestLimit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,6 +89,9 @@ def _admit() -> None:
         return
     authorization = request.authorization
     token = authorization.token if authorization is not None and authorization.type == "bearer" else None
+    if guard is API and token:
+        limit: RequestLimit = current_app.extensions["taskflow.limit"]
+        limit.count(token)  # first of all: a flood must not reach the database
     g.caller = service().accounts.authenticate(token, guard.scope)
     named: dict[str, str] = request.view_args or {}
     if guard.subject is not None:

@@ -10,7 +10,8 @@
 413 415       the body is too long; is not JSON
 422           the body or query does not fit the schema; ``fields`` names each wrong field
 500           a fault of ours; the log has it under the request id, the answer says nothing of it
-503           a store is away (``InfrastructureError``); ``Retry-After`` says when to ask again
+429           past a limit of the caller's own (``TooMany``); ``Retry-After`` says when to ask again
+503           a store is not usable (``InfrastructureError``), or no more is taken (``Overloaded``); ``Retry-After``
 ============  =========================================================================================
 
 A refusal of a callback's form (413, 415, 422) is answered 400: that is the status after which its sender stops, by
@@ -19,6 +20,7 @@ A refusal of a callback's form (413, 415, 422) is answered 400: that is the stat
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +30,7 @@ from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from taskflow.errors import InfrastructureError, TaskflowError, TransientError, UsageError
+from taskflow.errors import InfrastructureError, Overloaded, TaskflowError, TooMany, TransientError, UsageError
 from web.context import request_id
 
 log = structlog.get_logger(__name__)
@@ -86,8 +88,15 @@ def _http_error(error: HTTPException) -> AnyResponse:
 
 
 def _taskflow_error(error: TaskflowError) -> Response:
+    if isinstance(error, Overloaded):
+        return error_response(
+            503, error.code, error.message, advice=error.advice, detail=error.detail,
+            headers=_retry_after(error.retry_after_s),
+        )  # fmt: skip
     if isinstance(error, UsageError):
         headers = {"WWW-Authenticate": "Bearer"} if error.http_status == 401 else None
+        if isinstance(error, TooMany):
+            headers = _retry_after(error.retry_after_s)
         return error_response(
             error.http_status, error.code, error.message, headers=headers, fields=error.fields,
             advice=error.advice, detail=error.detail,
@@ -100,6 +109,10 @@ def _taskflow_error(error: TaskflowError) -> Response:
             headers={"Retry-After": str(RETRY_AFTER_S)},
         )  # fmt: skip
     return _unknown_error(error)
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def _unknown_error(error: Exception) -> Response:

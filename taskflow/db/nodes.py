@@ -132,8 +132,11 @@ def create_node_effect(
 
 
 def lock_owner(tx: Connection, owner_id: str) -> None:
-    """Serialise what is counted per owner (PostgreSQL; SQLite has one writer anyway)."""
-    tx.execute(select(Owner.id).where(Owner.id == owner_id).with_for_update())
+    """Serialise what is counted per owner (PostgreSQL; SQLite has one writer anyway).
+
+    The weaker lock (``FOR NO KEY UPDATE``): rows that only refer to the owner, such as events, are not held up by it.
+    """
+    tx.execute(select(Owner.id).where(Owner.id == owner_id).with_for_update(key_share=True))
 
 
 def node_effect(node_id: str, to: str, *, run: RunRow, now: float, idle: bool = False, **fields: Any) -> Effect:

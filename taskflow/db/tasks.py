@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, literal, or_, select, update
 
 from taskflow.db.events import append_event, promise
 from taskflow.db.models import IdempotencyKey, Run, Task
-from taskflow.db.status import TERMINAL, sources
+from taskflow.db.status import STATUSES, TERMINAL, sources
 from taskflow.engine.outcomes import Effect, Refused
 from taskflow.errors import Conflict, NotFound
 
@@ -127,6 +127,15 @@ def get_task(tx: Connection, owner_id: str, task_id: str, *, lock: bool = False)
     if row is None:
         raise NotFound(f"no task {task_id}", fields={"task_id": "unknown"})
     return row
+
+
+def count_open(tx: Connection, *, owner_id: str | None = None, stop_at: int) -> int:
+    """Tasks that have not ended, of one owner or of all; counted no further than ``stop_at``."""
+    unfinished = [status for status in STATUSES if status not in TERMINAL]
+    statement = select(literal(1)).where(Task.status.in_(unfinished))
+    if owner_id is not None:
+        statement = statement.where(Task.owner_id == owner_id)
+    return tx.execute(select(func.count()).select_from(statement.limit(stop_at).subquery())).scalar_one()
 
 
 def task_of_run(tx: Connection, run_id: str) -> Row[Any] | None:

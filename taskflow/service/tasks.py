@@ -27,6 +27,7 @@ from taskflow.engine.store import RunRow
 from taskflow.errors import Conflict, UsageError
 from taskflow.ids import new_run_id, new_task_id
 from taskflow.service.accounts import Caller
+from taskflow.service.admission import admit_task
 from taskflow.service.views import event_view, task_summary, task_view
 from taskflow.settings import Settings
 from taskflow.vault import Vault
@@ -66,6 +67,7 @@ class Tasks:
         """Make a task and, unless ``spec["start"]`` is false, its first run: (task, made).
 
         With an ``idempotency_key`` seen before: the task it made and False; ``Conflict`` when the content was another.
+        Raises ``TooMany`` or ``Overloaded``, and then nothing was written, when too many tasks have not ended.
         """
         self._check(spec)
         request_hash = self._vault.fingerprint(spec)
@@ -99,6 +101,7 @@ class Tasks:
                     )
                 task = task_rows.get_task(tx, caller.owner_id, used.task_id)
                 return task, get_run(tx, task.run_id) if task.run_id else None, False
+        admit_task(tx, caller.owner_id, self._settings)
         task_id = new_task_id()
         run = self._new_run(caller.owner_id, task_id, 1, now) if spec.get("start", True) else None
         if run is not None:
@@ -157,7 +160,10 @@ class Tasks:
         return task_view(task, run)
 
     def rerun(self, caller: Caller, task_id: str) -> dict[str, Any]:
-        """Start run number n+1 of a failed or cancelled task. ``Conflict`` while the last run still cleans up."""
+        """Start run number n+1 of a failed or cancelled task. ``Conflict`` while the last run still cleans up.
+
+        It counts as one more open task: ``TooMany`` and ``Overloaded`` as in ``submit``.
+        """
 
         def work(tx: Connection) -> tuple[Row[Any], RunRow]:
             now = self._now()
@@ -165,6 +171,7 @@ class Tasks:
             last = get_run(tx, task.run_id) if task.run_id else None
             if last is not None and last.finished_at is None and task.status in TERMINAL:
                 raise Conflict(f"run {last.number} of task {task_id} still cleans up", code="still_cleaning_up")
+            admit_task(tx, caller.owner_id, self._settings)
             transition(tx, task_id, "ready", actor=caller.actor, now=now, from_statuses=("failed", "cancelled"))
             return self._queue(tx, caller, task, now, from_statuses=("ready",))
 

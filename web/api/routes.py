@@ -14,7 +14,7 @@ from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from taskflow.errors import UsageError
-from web.auth import PUBLIC, Guard, guarded
+from web.auth import API, PUBLIC, Guard, guarded
 from web.errors import InvalidRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -127,6 +127,8 @@ def _operation(
         said[400 if guard.callback else 422] = "the input does not fit; `fields` names what is wrong"
     if guard is not PUBLIC:
         said |= {401: "no valid token", 403: "the token is not for this"}
+    if guard is API:
+        said[429] = "too many requests; `Retry-After` says when to ask again"
     security: Sequence[dict[str, list[str]]] = [] if guard is PUBLIC else [{guard.scope: []}]
     return {
         "operationId": view.__name__,

@@ -27,7 +27,11 @@ _Answer = tuple[dict[str, Any], int, dict[str, str]]
     guard=API,
     body=schemas.TaskSpecSchema,
     answers={202: answers.TaskSchema, 201: answers.TaskSchema},
-    refusals={400: "the input fits, but can't be done", 409: "the Idempotency-Key was used with other content"},
+    refusals={
+        400: "the input fits, but can't be done",
+        409: "the Idempotency-Key was used with other content",
+        503: "a store is not usable, or the installation takes no more tasks; nothing was done, see `Retry-After`",
+    },
     parameters=[
         {
             "in": "header",
