@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, and_, insert, literal, or_, select, upda
 from taskflow.db.events import append_event
 from taskflow.db.models import ControlShard, ErrorRow, Run, SignalRow
 from taskflow.db.session import Database
-from taskflow.engine.store import CancelRequested, Change, Failure, RunRow, Signal, Superseded
+from taskflow.engine.store import CancelRequested, Change, Failure, RunRow, Signal, SignalArrived, Superseded
 from taskflow.ids import RunId
 
 _RUNS = Run.__table__
@@ -189,6 +189,8 @@ def apply_change(tx: Connection, run: RunRow, change: Change) -> tuple[RunRow, t
     written = tx.execute(statement.values(**values).returning(Run.cancel_requested_at, Run.cancel_reason)).first()
     if written is None:
         raise _refusal(tx, run)
+    if change.error is not None and change.seen_signal is not None and _has_newer(tx, run.id, change.seen_signal):
+        raise SignalArrived
     if change.consumed:
         tx.execute(update(SignalRow).where(SignalRow.id.in_(change.consumed)).values(consumed_at=change.now))
     if change.entered or change.finished:
@@ -218,6 +220,14 @@ def _refusal(tx: Connection, run: RunRow) -> Exception:
     if found is not None and found.rev == run.rev and found.finished_at is None:
         return CancelRequested()
     return Superseded()
+
+
+def _has_newer(tx: Connection, run_id: str, signal_id: int) -> bool:
+    """Whether a signal was recorded since. Asked after the row is locked: who records one holds that lock."""
+    newer = select(SignalRow.id).where(
+        SignalRow.run_id == run_id, SignalRow.id > signal_id, SignalRow.consumed_at.is_(None)
+    )
+    return tx.execute(newer.limit(1)).first() is not None
 
 
 def _append_step_event(tx: Connection, run: RunRow, change: Change) -> None:

@@ -26,7 +26,7 @@ from taskflow.engine.lease import Renewer, new_token
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Refused, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
 from taskflow.engine.retry import backoff_s
-from taskflow.engine.store import CancelRequested, Change, Failure, RunRow, Signal, Store, Superseded
+from taskflow.engine.store import CancelRequested, Change, Failure, RunRow, Signal, SignalArrived, Store, Superseded
 from taskflow.errors import InfrastructureError, PermanentError, StepError, TransientError
 from taskflow.ids import RunId
 from taskflow.settings import Settings
@@ -57,6 +57,11 @@ class _Turn:
     signals: tuple[Signal, ...]
     #: Ids of the signals that the step under way took; its apply marks them consumed.
     consumed: list[int] = field(default_factory=list)
+
+    @property
+    def seen_signal(self) -> int:
+        """The newest signal that was read, 0 when there is none."""
+        return max((signal.id for signal in self.signals), default=0)
 
 
 class Runner:
@@ -281,8 +286,8 @@ class Runner:
             return self._settle(
                 turn, fallback or PermanentError(refused.reason, code="refused"), keep=keep, depth=depth + 1
             )
-        except CancelRequested:
-            # Read again: who cancelled and why is in the row.
+        except (CancelRequested, SignalArrived):
+            # Read again: who cancelled and why is in the row; what was given up has come after all.
             return self._commit(turn, "snooze", 0.0, keep) if self._reload(turn) else None
         except PermanentError as error:
             return self._settle(turn, error, keep=keep, depth=depth + 1)
@@ -351,6 +356,7 @@ class Runner:
             return Change(
                 row.step, now, entered=False, deadline_at=row.deadline_at, finished=True, result=outcome.result,
                 error=outcome.error, effects=outcome.effects, consumed=tuple(turn.consumed),
+                seen_signal=turn.seen_signal,
             )  # fmt: skip
         if isinstance(outcome, AwaitSignal):
             return Change(
@@ -367,7 +373,7 @@ class Runner:
             target.name, now, entered=True,
             deadline_at=target.deadline_after(replace(row, results={**row.results, **outcome.results}), now),
             results=outcome.results, error=outcome.error, guarded=target.guarded, effects=outcome.effects,
-            consumed=tuple(turn.consumed), reason=outcome.reason,
+            consumed=tuple(turn.consumed), reason=outcome.reason, seen_signal=turn.seen_signal,
         )  # fmt: skip
 
     def _await_delay(self, turn: _Turn, outcome: AwaitSignal) -> float:

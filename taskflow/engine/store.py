@@ -18,6 +18,10 @@ class CancelRequested(Exception):
     """A guarded step was not entered because a cancel is requested. Nothing was changed."""
 
 
+class SignalArrived(Exception):
+    """A failure was not applied: a signal came that its turn had not read. Nothing was changed."""
+
+
 @dataclass(frozen=True)
 class RunRow:
     """A run as SQL has it. Times in epoch seconds (Redis time for everything a step compares)."""
@@ -55,7 +59,11 @@ class Signal:
 
 @dataclass(frozen=True)
 class Change:
-    """One apply: what becomes of the run row, with which effects, signals consumed and event."""
+    """One apply: what becomes of the run row, with which effects, signals consumed and event.
+
+    ``seen_signal``: the newest signal that this turn read. A change with an ``error`` is not applied when a newer one is
+    recorded: what was awaited may have come while the step gave it up. None: not checked.
+    """
 
     step: str
     now: float
@@ -71,6 +79,7 @@ class Change:
     effects: tuple[Effect, ...] = ()
     consumed: Sequence[int] = ()
     reason: str | None = None
+    seen_signal: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ class Store(Protocol):
     def apply(self, run: RunRow, change: Change) -> tuple[RunRow, tuple[RunId, ...]]:
         """One transaction guarded by ``run.rev``: the new row, and the runs to ring after it.
 
-        Raises ``Superseded``, ``CancelRequested`` or ``outcomes.Refused``; then nothing was written.
+        Raises ``Superseded``, ``CancelRequested``, ``SignalArrived`` or ``outcomes.Refused``; then nothing was written.
         """
 
     def record_failure(self, run: RunRow, failure: Failure) -> None:

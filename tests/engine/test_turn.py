@@ -12,6 +12,7 @@ from sqlalchemy import event
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Refused, Snooze
 from taskflow.engine.pipeline import Step, StepContext
 from taskflow.engine.store import Change
+from taskflow.errors import PermanentError
 from tests.engine.conftest import MakeRig
 from tests.support.engine import External, advance, toy
 from tests.support.keys import assert_no_keys_left
@@ -263,6 +264,24 @@ def test_an_unknown_step_fails_saying_so(make_rig: MakeRig) -> None:
     rig.run_alarms()
     error = rig.row(run_id).error
     assert error is not None and error["code"] == "unknown_step" and "gone" in error["message"]
+
+
+def test_a_signal_that_comes_while_its_step_gives_up_is_taken_not_lost(make_rig: MakeRig) -> None:
+    """Its sender has been told that it counts: the failure is not applied, the step decides again."""
+    looks = 0
+
+    def give_up(ctx: StepContext) -> Outcome:
+        nonlocal looks
+        looks += 1
+        if ctx.take("answer") is not None:
+            return Advance(ctx.next_step, {"answered": True})
+        rig.record(ctx.run.id, "answer", {"n": 1})  # by another process, after this turn read the signals
+        raise PermanentError("nobody answered")
+
+    rig = make_rig(toy(Step("wait", give_up)))
+    run_id = rig.start()
+    assert rig.fire() == "finished"
+    assert looks == 2 and rig.row(run_id).results == {"answered": True} and rig.row(run_id).error is None
 
 
 def test_a_superseded_turn_hands_over_at_once(make_rig: MakeRig) -> None:

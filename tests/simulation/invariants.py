@@ -17,8 +17,8 @@ from tests.support.fake_provider import FakeProvider
 _CONSTANT = ("workspace_id", "session_id", "base_commit", "time_limit_s")
 
 
-class Broken(AssertionError):
-    """An invariant does not hold."""
+class Broken(BaseException):
+    """An invariant does not hold. No ``Exception``: the code it is found in must not be able to handle it."""
 
 
 @dataclass

@@ -41,10 +41,10 @@ class Post:
         if chance.fault("callback_lost"):
             self._planner.after(chance.between(0.5, 20.0), lambda: self._again(agent, tell, subject, payload, token))
             return
-        delay_s = chance.between(5.0, 90.0) if chance.fault("callback_late") else chance.between(0.0, 0.2)
+        delay_s = chance.between(5.0, 40.0) if chance.fault("callback_late") else chance.between(0.0, 0.2)
         self._planner.after(delay_s, lambda: self._deliver(agent, tell, subject, payload, token, repeat=True))
         if chance.fault("callback_duplicate"):
-            later_s = delay_s + chance.between(0.0, 60.0)
+            later_s = delay_s + chance.between(0.0, 30.0)
             self._planner.after(later_s, lambda: self._deliver(agent, tell, subject, payload, token, repeat=False))
         if chance.fault("callback_contradictory"):
             other = contradiction(payload)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import fakeredis
 import redis
 import time_machine
 
@@ -30,12 +31,17 @@ from tests.support.keys import keys_left
 from tests.support.virtual import Planner
 
 #: Events in which faults may happen, and in which everything must be over afterwards.
-_CHAOS_EVENTS = 1000
+_CHAOS_EVENTS = 600
 _CALM_EVENTS = 12_000
 _WORKERS = 2
+#: Waits that run out while things happen; polls so far apart that a lost wake-up is seen as a task that hangs.
+_IMPATIENT = {"workspace_ready_timeout_s": 6.0, "session_grace_s": 2.0, "liveness_poll_s": 3.0}
+_PATIENT = {"liveness_poll_s": 3000.0, "capacity_poll_s": 3000.0, "provision_poll_s": 3000.0}
+#: In peace everything is over within this time: no poll of the patient is needed for it.
+_CALM_S = 1500.0
 #: A pump looks this often while there is something to see, else only now and then: empty looks would be most events.
-_PUMP_S = 0.25
-_IDLE_PUMP_S = 10.0
+_PUMP_S = 0.5
+_IDLE_PUMP_S = 20.0
 
 
 class Simulation:
@@ -168,9 +174,10 @@ class Simulation:
             (self.people.no_nodes, "every node is destroyed"),
             (self._quiet, "everything is delivered"),
         ):
-            end = self.events + _CALM_EVENTS
+            end, end_at = self.events + _CALM_EVENTS, time.time() + _CALM_S
             while not ready():
-                hold(self.events < end, f"not within {_CALM_EVENTS} events after the last fault: {what}")
+                if self.events >= end or time.time() >= end_at:
+                    raise Broken(f"not within {_CALM_EVENTS} events and {_CALM_S:g} s of peace: {what}")
                 self._event()
         self._check_end()
 
@@ -323,7 +330,8 @@ class Simulation:
         """Nothing is on its way any more, and every lease has run out."""
         if self.post.under_way or self.people.under_way or any(process.fibers for process in self.processes):
             return False
-        left = keys_left(self.web.app.control.client, self.settings.key_prefix)
+        with fakeredis.FakeRedis(server=self.server.fake) as client:
+            left = keys_left(client, self.settings.key_prefix)
         return not left and not self._storage.open_outbox()
 
     def _check_end(self) -> None:
@@ -354,13 +362,14 @@ def _settings(seed: int) -> Settings:
     """Settings of one run: what must not matter varies with the seed. Some runs wait so briefly that waits run out."""
     vary = random.Random(f"settings {seed}")
     impatient = vary.random() < 0.3
+    patient = not impatient and vary.random() < 0.5
     return dataclasses.replace(
         Settings(), secret_key="only-for-tests-" + "0" * 32, key_prefix="tf-sim", data_dir="/nonexistent",
         lease_s=vary.choice((2.0, 5.0)), near_window_s=vary.choice((3.0, 15.0)), shards=vary.choice((1, 2, 4)),
         turn_max_steps=vary.choice((1, 3, 50)), node_slots=vary.choice((1, 2)), local_nodes_max=vary.choice((1, 2)),
         node_warm_s=vary.choice((5.0, 40.0)), newer_state_retry_s=5.0, rescue_interval_s=10.0,
         heartbeat_interval_s=15.0, step_max_crashes=50,
-        **({"workspace_ready_timeout_s": 6.0, "session_grace_s": 2.0, "liveness_poll_s": 3.0} if impatient else {}),
+        **(_IMPATIENT if impatient else _PATIENT if patient else {}),
     )  # fmt: skip
 
 
