@@ -142,7 +142,7 @@ def lock_owner(tx: Connection, owner_id: str) -> None:
 def node_effect(node_id: str, to: str, *, run: RunRow, now: float, idle: bool = False, **fields: Any) -> Effect:
     """Change a node's status, and ``fields`` with it. ``idle``: refused while a workspace lives on it.
 
-    Tasks that wait for this node are rung: they re-read it.
+    Tasks that wait for this node are rung, and when it is gone all that are on it: they re-read it.
     """
 
     def effect(tx: Connection) -> Iterable[RunId]:
@@ -154,16 +154,12 @@ def node_effect(node_id: str, to: str, *, run: RunRow, now: float, idle: bool = 
         if to in ("active", "destroyed", "error"):
             # Room on it, or room for another one: those who wait for capacity look again.
             promise(tx, CAPACITY_RELEASED, {"owner_id": run.owner_id}, now)
-        waiting = tx.execute(
-            select(Run.id)
-            .join(Task, Task.run_id == Run.id)
-            .where(
-                Task.node_id == node_id,
-                Run.finished_at.is_(None),
-                Run.step.in_(("node_provisioning", "node_agent_ready")),
-            )
-        ).all()
-        return [RunId(row.id) for row in waiting]
+        concerned = (
+            select(Run.id).join(Task, Task.run_id == Run.id).where(Task.node_id == node_id, Run.finished_at.is_(None))
+        )
+        if to not in ("destroyed", "error"):
+            concerned = concerned.where(Run.step.in_(("node_provisioning", "node_agent_ready")))
+        return [RunId(row.id) for row in tx.execute(concerned).all()]
 
     return effect
 

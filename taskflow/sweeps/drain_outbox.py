@@ -22,12 +22,15 @@ _RETRY_MAX_S = 600.0
 
 
 def wake_waiters(database: Database, ringer: Ringer, payload: Mapping[str, Any]) -> None:
-    """A slot was released: ring as many of the owner's waiting runs as there are free slots, best claim first."""
+    """A slot or a node went: ring as many of the owner's waiting runs as there are free slots, best claim first.
+
+    One is rung in any case: where a node is gone there may be room for another one, which is for it to find out.
+    """
     owner_id = payload["owner_id"]
     with database.read() as tx:
         nodes = candidates(tx, owner_id)
         free = sum(max(0, node.slots - node.live_workspaces) for node in nodes if node.status in NODE_USABLE)
-        waiting = waiting_for_capacity(tx, owner_id, free) if free else []
+        waiting = waiting_for_capacity(tx, owner_id, max(1, free))
     ringer.ring(waiting)
 
 

@@ -180,3 +180,23 @@ def test_a_server_that_went_away_before_its_agent_came_up_is_not_waited_for(worl
     assert world.errors(world.node().run_id) == ["server_gone"]
     assert time.time() - began < world.settings.agent_ready_timeout_s / 10
     world.assert_settled()
+
+
+def test_who_is_on_a_node_or_waits_for_it_hears_at_once_that_it_is_gone(make_world: MakeWorld) -> None:
+    """Neither the task on a dead node nor the one that waits for its slot sits out its poll."""
+    world = make_world(node_slots=1, capacity_poll_s=3000.0, liveness_poll_s=3000.0)
+    world.plan.session_s = None
+    first = world.submit()
+    world.at_step(first, "running")
+    second = world.submit()
+    world.at_step(second, "waiting_for_capacity")
+    world.agent.alive = False
+    world.provider.states[world.agent.order.label] = "destroyed"
+    world.node_is("destroyed")
+    gone = time.time()
+    world.plan.session_s = 5.0
+
+    assert world.finish(first)["error"]["code"] == "node_lost"
+    assert world.finish(second)["status"] == "completed"
+    assert time.time() - gone < 120
+    world.assert_settled()
