@@ -193,6 +193,7 @@ def test_who_is_on_a_node_or_waits_for_it_hears_at_once_that_it_is_gone(make_wor
     world.agent.alive = False
     world.provider.states[world.agent.order.label] = "destroyed"
     world.node_is("destroyed")
+    world.agent.workspaces.clear()  # what was on it went with it
     gone = time.time()
     world.plan.session_s = 5.0
 
