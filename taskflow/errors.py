@@ -21,7 +21,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+#: An error is stored several times (run, task, history, attempts) and listed: what a step put into it has a limit.
+MESSAGE_MAX = 4000
+DETAIL_BYTES_MAX = 16 * 1024
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MESSAGE_MAX:
+        return text
+    half = MESSAGE_MAX // 2
+    return f"{text[:half]} [... {len(text) - 2 * half} characters left out ...] {text[-half:]}"
 
 
 class TaskflowError(Exception):
@@ -45,12 +57,18 @@ class TaskflowError(Exception):
             self.code = code
 
     def as_dict(self) -> dict[str, Any]:
-        """The error as it is stored on a run and shown by API and CLI: code, message, advice, detail."""
-        found: dict[str, Any] = {"code": self.code, "message": self.message}
+        """The error as it is stored on a run and shown by API and CLI: code, message, advice, detail.
+
+        A message beyond ``MESSAGE_MAX`` characters loses its middle; a detail beyond ``DETAIL_BYTES_MAX`` becomes a
+        text of its beginning.
+        """
+        found: dict[str, Any] = {"code": self.code, "message": _cut(self.message)}
         if self.advice:
-            found["advice"] = self.advice
+            found["advice"] = _cut(self.advice)
         if self.detail:
-            found["detail"] = self.detail
+            text = json.dumps(self.detail, default=str)
+            fits = len(text.encode()) <= DETAIL_BYTES_MAX
+            found["detail"] = self.detail if fits else {"left_out": f"{len(text)} characters", "begins": text[:1000]}
         return found
 
 

@@ -6,8 +6,9 @@ Times on the wire are durations or ages in seconds: the two clocks need not agre
 The rules of delivery, the same in both directions:
 
 * every create is idempotent by the id in its path: the same content again answers the same, other content answers 409;
-* a callback is sent until it is answered. 2xx: accepted (repeats included). 409, 410, 401, 403, 404, 400: final, stop
-  sending. Anything else (5xx, 429, no answer): send again later, the same bytes;
+* a callback is sent until it is answered. 2xx: accepted (repeats included). 409, 410, 401, 403, 404, 400, 413: final,
+  stop sending; an outcome that was refused for its form (400, 413) is followed once by a short one that says so, with
+  an error of phase ``report``. Anything else (5xx, 429, no answer): send again later, the same bytes;
 * ``fence`` grows with each write of the run. The agent remembers the highest fence of a workspace and refuses lower
   ones with 409 code ``fenced``; it remembers deleted ids and refuses to create them again with 410 (a tombstone), so a
   worker that was paused and wakes late can't bring a deleted workspace back.
@@ -63,7 +64,7 @@ class ErrorSchema(_Wire):
 
     code = fields.String(required=True)
     message = fields.String(required=True)
-    phase = fields.String(load_default=None, allow_none=True)  # clone, branch, setup, start, commit, push
+    phase = fields.String(load_default=None, allow_none=True)  # clone, branch, setup, start, commit, push, report
 
 
 class WorkspaceCreateSchema(_Wire):

@@ -84,6 +84,12 @@ def _http_error(error: HTTPException) -> AnyResponse:
         log.error("request_failed", method=request.method, path=request.path, error=repr(error))
     code, message = _SAID.get(status, (error.name.lower().replace(" ", "_"), error.name.lower()))
     headers = {k: v for k, v in error.get_headers() if k in _KEPT_HEADERS}
+    if status == 413:
+        limit = request.max_content_length
+        return error_response(
+            status, code, f"the body is longer than {limit} bytes", headers=headers, detail={"limit_bytes": limit},
+            fields={"body": f"must not be longer than {limit} bytes"},
+        )  # fmt: skip
     return error_response(status, code, message, headers=headers)
 
 
@@ -106,6 +112,7 @@ def _taskflow_error(error: TaskflowError) -> Response:
         log.error("infrastructure", code=error.code, error=error.message, path=request.path)
         return error_response(
             503, error.code, "a store this service needs is not usable now", advice=error.advice,
+            detail={"store": error.detail["store"]} if "store" in error.detail else None,
             headers={"Retry-After": str(RETRY_AFTER_S)},
         )  # fmt: skip
     return _unknown_error(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 import re
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, jsonify, request
@@ -83,6 +84,14 @@ def _add_errors(app: Flask) -> None:
     def on_http(error: HTTPException) -> tuple[Response, int]:
         code = error.name.lower().replace(" ", "_")
         return answer(error.code or 500, {"code": code, "message": error.description or error.name})
+
+    @app.errorhandler(sqlite3.Error)
+    @app.errorhandler(OSError)
+    def on_unwritable(error: Exception) -> tuple[Response, int]:
+        # A full disk, mostly. Nothing was begun that a repeat would not find: the caller tries again.
+        log.error("%s %s", request.method, request.path, exc_info=error)
+        said = error.strerror if isinstance(error, OSError) else str(error)
+        return answer(503, {"code": "store_unusable", "message": f"the node can't keep what it was told: {said}"})
 
     @app.errorhandler(Exception)
     def on_other(error: Exception) -> tuple[Response, int]:

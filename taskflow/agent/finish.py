@@ -13,6 +13,8 @@ from typing import Any
 from taskflow.agent.git import Deadline, Git, JobFailure
 
 CHANGED_FILES_MAX = 1000
+#: Of all names together: a path may have 4096 bytes, and a list of such names is of no use to anybody.
+CHANGED_FILES_BYTES_MAX = 256 * 1024
 _PUSH_WAITS_S = (0.5, 1.0, 2.0)  # before the second, third and fourth attempt
 _OUR_IDENTITY = ("user.name=taskflow", "user.email=taskflow@localhost")
 
@@ -48,15 +50,23 @@ def finish(order: FinishOrder) -> dict[str, Any]:
             return result
         result["commit"], result["output_branch"] = head, order.output_branch
         names = git.must("diff", "--name-only", "--no-ext-diff", "-z", base, head, phase="commit").out
-        result["changed_files"] = [
-            name.decode("utf-8", "replace") for name in names.split(b"\0")[:CHANGED_FILES_MAX] if name
-        ]
+        result["changed_files"] = changed_files(names)
         if order.push:
             _push(Git(Path(order.repo), order.git_env, Deadline(order.timeout_s)), order, head)
             result["pushed"] = True
     except JobFailure as failure:
         result["error"] = failure.as_dict()
     return result
+
+
+def changed_files(names: bytes) -> list[str]:
+    """The first of git's NUL-separated ``names``, no more than the two limits allow."""
+    found, left = [], CHANGED_FILES_BYTES_MAX
+    for name in names.split(b"\0")[:CHANGED_FILES_MAX]:
+        left -= len(name)
+        if name and left >= 0:
+            found.append(name.decode("utf-8", "replace"))
+    return found
 
 
 def _commit(git: Git, message: str) -> None:

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 
 from taskflow.agent.store import Delivery, Store
-from taskflow.agent.wire import LONGEST_WAIT_S, Wire, wait_s
+from taskflow.agent.wire import LONGEST_WAIT_S, Answer, Wire, wait_s
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.25
+
+
+#: What a short report keeps of the one that was refused; each of these has a length of its own that is bounded.
+_KEPT = (
+    "status", "base_commit",
+    "outcome", "exit_code", "commit", "output_branch", "pushed", "log_chunks", "log_truncated", "duration_s",
+)  # fmt: skip
+
+
+def short_report(payload: str, answer: Answer) -> str | None:
+    """What is sent once instead of an outcome that was refused for its form; None when it was a short one already.
+
+    Without it the one who waits for the outcome would wait until a deadline of hours.
+    """
+    report = json.loads(payload)
+    error = report.get("error") or {}
+    if error.get("phase") == "report":
+        return None
+    said = answer.body.get("error")
+    code = str(said.get("code", ""))[:50] if isinstance(said, dict) else ""
+    too_large = answer.status == 413 or code == "too_large"
+    why = f"a report of {len(payload)} bytes was refused with {answer.status} {code}".strip()
+    return json.dumps(
+        {key: report[key] for key in _KEPT if key in report}
+        | {
+            "error": {
+                "code": "result_too_large" if too_large else "result_refused",
+                "message": f"{why}; this is what could be kept of it. {error.get('message', '')[:500]}".strip(),
+                "phase": "report",
+            }
+        }
+    )
 
 
 class Outbox:
@@ -50,6 +83,10 @@ class Outbox:
         if answer.accepted:
             log.info("delivered %s", delivery.delivery_id)
             self._store.delivered(delivery.seq)
+            self._news.set()
+        elif answer.misfit and (short := short_report(delivery.payload, answer)) is not None:
+            log.error("refused for its form (%s), a short one follows: %s", answer.status, delivery.delivery_id)
+            self._store.replace_delivery(delivery.seq, short)
             self._news.set()
         elif answer.final:
             log.warning("refused for good (%s): %s", answer.status, delivery.delivery_id)

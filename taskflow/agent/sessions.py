@@ -254,10 +254,19 @@ class Sessions:
                 log.exception("following session %s", session_id)
                 time.sleep(1.0)
         sending.join()
-        session = self._store.session(session_id)
-        if session is not None and not self._is_discarded(session_id):
-            self._store.report_session(session, self._outcome_path(session))
-            self._outbox.ring()
+        self._report(session_id)
+
+    def _report(self, session_id: str) -> None:
+        while not self._is_discarded(session_id):
+            try:
+                session = self._store.session(session_id)
+                if session is not None:
+                    self._store.report_session(session, self._outcome_path(session))
+                    self._outbox.ring()
+                return
+            except Exception:  # a full disk: nobody else would report it before the agent's next start
+                log.exception("reporting session %s", session_id)
+                time.sleep(1.0)
 
     @staticmethod
     def _outcome_path(session: Session) -> str:

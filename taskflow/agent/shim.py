@@ -63,13 +63,17 @@ class Order:
 
 
 class Output:
-    """The output file: masked, and cut at a limit with a line that says so."""
+    """The output file: masked, and cut at a limit with a line that says so.
+
+    A disk that takes no more cuts it too: the command goes on, as it would at the limit.
+    """
 
     def __init__(self, path: Path, secrets: list[str], limit_bytes: int) -> None:
         self._file: IO[bytes] = path.open("ab", buffering=0)
         self._masker = Masker(secrets)
         self._limit = limit_bytes
         self._left = limit_bytes
+        self._refused: str | None = None  # the disk's own words
         self.truncated = False
 
     def write(self, data: bytes) -> None:
@@ -77,8 +81,15 @@ class Output:
         self._put(self._masker.feed(data))
 
     def close(self) -> None:
-        """Write what was held back and make it durable: the outcome must not be there without its output."""
+        """Write what was held back and make it durable: the outcome must not be there without its output.
+
+        Raises ``OSError`` while the disk takes nothing; call it again then.
+        """
+        if self._file.closed:
+            return
         self._put(self._masker.finish())
+        if self._refused is not None:
+            self._write(f"\n[taskflow: output cut: {self._refused}]\n".encode())
         os.fsync(self._file.fileno())
         self._file.close()
 
@@ -89,6 +100,12 @@ class Output:
             self.truncated = True
             data = data[: self._left] + f"\n[taskflow: output cut at {self._limit} bytes]\n".encode()
         self._left -= len(data)
+        try:
+            self._write(data)
+        except OSError as error:
+            self._refused, self.truncated = error.strerror, True
+
+    def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) or 0 :]
@@ -100,13 +117,13 @@ class Shim:
     def __init__(self, session_dir: Path, order: Order) -> None:
         self._dir = session_dir
         self._order = order
-        self._output = Output(session_dir / "output.log", order.secrets, order.log_limit_bytes)
+        self.output = Output(session_dir / "output.log", order.secrets, order.log_limit_bytes)
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
-        self._supervisor_gone = False
+        self.supervisor_gone = False  # then nobody waits for the outcome any more
         self._terminated = False
         self._verdict: str | None = None  # why we are ending the command; None while it may run
         self._kill_at: float | None = None
@@ -128,7 +145,6 @@ class Shim:
         kill_descendants(os.getpid())
         code = process.wait()
         self._drain(process.stdout)
-        self._output.close()
         outcome = self._verdict or "exited"
         return self._report(outcome, code if outcome == "exited" else None)
 
@@ -152,8 +168,7 @@ class Shim:
         message = f"{self._order.command[0]}: {error.strerror}"
         if error.errno == errno.ENOENT and not Path(self._order.cwd).is_dir():
             message = f"{self._order.cwd}: {error.strerror}"
-        self._output.write(message.encode() + b"\n")
-        self._output.close()
+        self.output.write(message.encode() + b"\n")
         report = self._report("exited", 127 if error.errno == errno.ENOENT else 126)
         report["error"] = {"code": "command_not_started", "message": message, "phase": "start"}
         return report
@@ -163,7 +178,7 @@ class Shim:
             "outcome": outcome,
             "exit_code": exit_code,
             "duration_s": round(time.monotonic() - self._started, 3),
-            "log_truncated": self._output.truncated,
+            "log_truncated": self.output.truncated,
             "error": None,
         }
 
@@ -172,7 +187,7 @@ class Shim:
         self._wake()
 
     def _on_supervisor_gone(self) -> None:
-        self._supervisor_gone = True
+        self.supervisor_gone = True
         self._wake()
 
     def _wake(self) -> None:
@@ -206,12 +221,12 @@ class Shim:
         except BlockingIOError:
             return None
         if data:
-            self._output.write(data)
+            self.output.write(data)
         return bool(data)
 
     def _keep_limits(self, process: subprocess.Popen[bytes]) -> None:
         now = time.monotonic()
-        if self._supervisor_gone and self._verdict != "lost":
+        if self.supervisor_gone and self._verdict != "lost":
             self._verdict, self._kill_at = "lost", now
         elif self._verdict is None:
             if self._terminated or (self._dir / "stop").exists():
@@ -282,11 +297,36 @@ def _begin(session_dir: Path) -> bool:
         descriptor = os.open(session_dir / "shim.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return False
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump({"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())}, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        _unbegin(session_dir)
+        raise
     return True
+
+
+def _unbegin(session_dir: Path) -> None:
+    """A full disk, before the command was started: the session may be begun again."""
+    (session_dir / "shim.json").unlink(missing_ok=True)
+
+
+def _leave_report(session_dir: Path, report: dict[str, Any], shim: Shim) -> None:
+    """Write ``exit.json``, waiting for room on a full disk: without it nobody could say how the command ended."""
+    while True:
+        try:
+            shim.output.close()
+            report["log_truncated"] = shim.output.truncated
+            write_json(session_dir / "exit.json", report)
+            return
+        except FileNotFoundError:
+            return  # the workspace was deleted
+        except OSError:
+            if shim.supervisor_gone:
+                return
+            time.sleep(1.0)
 
 
 def main(argv: list[str]) -> int:
@@ -298,13 +338,17 @@ def main(argv: list[str]) -> int:
     if lock is None or not _begin(session_dir):
         print("taken", flush=True)
         return 0
-    shim = Shim(session_dir, order)
+    try:
+        shim = Shim(session_dir, order)
+    except OSError:
+        _unbegin(session_dir)
+        raise
     print("ok", flush=True)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
     report = shim.run()
-    write_json(session_dir / "exit.json", report)
+    _leave_report(session_dir, report, shim)
     lock.close()
     return 0
 

@@ -166,10 +166,12 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # On a full disk SQLite may have rolled back by itself, or may have refused the COMMIT and kept it open.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def _rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         with self._lock:
@@ -345,13 +347,15 @@ class Store:
                 "UPDATE sessions SET reported = 1 WHERE id = ? AND status = 'ended' AND reported = 0", (session.id,)
             ).rowcount
             row = db.execute(
-                "SELECT outcome, silenced FROM sessions JOIN workspaces ON workspaces.id = workspace_id"
+                "SELECT outcome, logs_dropped, silenced FROM sessions JOIN workspaces ON workspaces.id = workspace_id"
                 " WHERE sessions.id = ?",
                 (session.id,),
             ).fetchone()
             if changed and row is not None and not row["silenced"]:
                 delivery_id = f"session_outcome:{session.id}"
-                _post(db, delivery_id, session.workspace_id, path, json.loads(row["outcome"]))
+                outcome = json.loads(row["outcome"])
+                outcome["log_truncated"] = outcome["log_truncated"] or bool(row["logs_dropped"])
+                _post(db, delivery_id, session.workspace_id, path, outcome)
 
     # --- log chunks
     def cut_chunk(self, session_id: str, output_size: int, chunk_max: int) -> None:
@@ -396,6 +400,11 @@ class Store:
         """The attempt got no answer that counts: try again at ``next_at``."""
         with self._transaction() as db:
             db.execute("UPDATE outbox SET attempts = attempts + 1, next_at = ? WHERE seq = ?", (next_at, seq))
+
+    def replace_delivery(self, seq: int, payload: str) -> None:
+        """Send ``payload`` instead, at once: the message as it was is refused for good."""
+        with self._transaction() as db:
+            db.execute("UPDATE outbox SET payload = ?, attempts = 0, next_at = 0 WHERE seq = ?", (payload, seq))
 
     def delivered(self, seq: int) -> None:
         """The message was answered for good."""

@@ -16,7 +16,7 @@ from requests.auth import AuthBase
 log = logging.getLogger(__name__)
 
 _TIMEOUTS_S = (3.05, 10)  # to connect, between two bytes of the answer
-_FINAL = frozenset((400, 401, 403, 404, 409, 410))
+_FINAL = frozenset((400, 401, 403, 404, 409, 410, 413))
 _FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 15.0
 
@@ -37,6 +37,11 @@ class Answer:
     def final(self) -> bool:
         """It will never take it: stop sending."""
         return self.status in _FINAL
+
+    @property
+    def misfit(self) -> bool:
+        """It will never take this message in this form: too long, or not as it wants it."""
+        return self.status in (400, 413)
 
     @property
     def over(self) -> bool:

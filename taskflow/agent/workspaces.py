@@ -7,7 +7,9 @@ import hmac
 import json
 import logging
 import os
+import sqlite3
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -188,7 +190,16 @@ class Workspaces:
             "error": error_report,
         }
         path = protocol.route(protocol.CALLBACK_WORKSPACE_OUTCOME, workspace_id=workspace.id)
-        if self._store.end_provisioning(workspace.id, clone=clone, error=error_report, path=path, report=report):
+        while True:
+            try:
+                ended = self._store.end_provisioning(
+                    workspace.id, clone=clone, error=error_report, path=path, report=report
+                )
+                break
+            except sqlite3.Error:  # a full disk: nobody else would report it before the agent's next start
+                log.exception("reporting workspace %s", workspace.id)
+                time.sleep(1.0)
+        if ended:
             log.info("workspace %s %s", workspace.id, report["status"])
             self._outbox.ring()
 

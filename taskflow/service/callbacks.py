@@ -140,7 +140,8 @@ class Callbacks:
                 return int(last) + 1
             # The agent cuts earlier and says so in the log; this bound is for one that does not.
             if session.log_bytes + len(data) > self._settings.log_limit_bytes + 2 * LOG_CHUNK_BYTES_MAX:
-                raise Gone(f"the log of session {session_id} is at its limit", code="log_limit")
+                # Not ``Gone``: by that its sender would end everything of the workspace, the outcome too.
+                raise UsageError(f"the log of session {session_id} is at its limit", code="log_limit")
             now = self._now()
             tx.execute(insert(LogChunk).values(session_id=session_id, number=chunk["number"], data=data, at=now))
             tx.execute(

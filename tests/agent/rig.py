@@ -241,6 +241,10 @@ class AgentRig:
         )
         return callbacks[0].body
 
+    def wait_posts(self, path_end: str, count: int) -> None:
+        """Wait until ``count`` callbacks have come whose path ends so."""
+        wait_until(lambda: len(self.control_plane.received(path_end)) >= count, f"{count} posts of {path_end}")
+
     def run(self, *command: str, **changes: Any) -> dict[str, Any]:
         """Run a session to its end; its outcome."""
         answer = self.session(*command, **changes)

@@ -63,7 +63,7 @@ def report_workspace_outcome(outcome: dict[str, Any], workspace_id: str) -> dict
     guard=WORKSPACE,
     body=protocol.LogChunkSchema,
     answers={200: answers.NextChunkSchema},
-    refusals={404: _UNKNOWN, 410: "the log is at its limit"},
+    refusals={400: "the log is at its limit (`log_limit`), or the chunk does not fit", 404: _UNKNOWN},
 )
 def append_session_log(chunk: dict[str, Any], workspace_id: str, session_id: str) -> dict[str, Any]:
     """Deliver the next piece of a session's output."""

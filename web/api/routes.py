@@ -124,7 +124,7 @@ def _operation(
 ) -> dict[str, Any]:
     said = dict(refusals)
     if schema is not None:
-        said[400 if guard.callback else 422] = "the input does not fit; `fields` names what is wrong"
+        said.setdefault(400 if guard.callback else 422, "the input does not fit; `fields` names what is wrong")
     if guard is not PUBLIC:
         said |= {401: "no valid token", 403: "the token is not for this"}
     if guard is API:

@@ -131,6 +131,11 @@ def failure_of(outcome: Mapping[str, Any]) -> PermanentError | None:
     if code != 0:
         said = error["message"] if error.get("phase") == "start" else f"the command exited with status {code}"
         return PermanentError(said, code="command_failed", detail={"exit_code": code})
+    if error.get("phase") == "report":  # the report itself was refused; this is a short one in its place
+        return PermanentError(
+            error["message"], code=error["code"], detail={"phase": "report"},
+            advice="the work is on its branch, if it was pushed; what was reported of it is not complete",
+        )  # fmt: skip
     if error:
         return PermanentError(
             error.get("message", "its work could not be saved"), code=f"{error.get('phase') or 'output'}_failed",
