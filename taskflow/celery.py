@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import redis
 import structlog
 from celery import signals
 
@@ -19,6 +20,7 @@ from taskflow.agent.processes import set_parent_death_signal
 from taskflow.bootstrap import App, bootstrap
 from taskflow.broker import ALARM_TASK, CeleryPublisher, make_celery
 from taskflow.celery_settings import beat_schedule
+from taskflow.errors import InfrastructureError
 from taskflow.ids import RunId
 from taskflow.settings import Settings
 
@@ -66,7 +68,11 @@ def _recycle(step: str) -> None:
 def ring_alarm(run_id: str, generation: str = "") -> None:
     """Fire an alarm: one turn of a run. Carries ids only."""
     with structlog.contextvars.bound_contextvars(run_id=run_id):
-        process.get().runner.turn(RunId(run_id), str(generation))
+        try:
+            process.get().runner.turn(RunId(run_id), str(generation))
+        except (redis.RedisError, InfrastructureError) as error:
+            # The lease, if it was taken, runs out; the index rings again when the store is usable.
+            log.warning("turn_broken_off", error=repr(error))
 
 
 def _register_sweep(name: str) -> None:

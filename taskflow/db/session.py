@@ -14,7 +14,15 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+    SQLAlchemyError,
+    StatementError,
+    TimeoutError,
+)
 
 from taskflow.clock import Clock, SystemClock
 from taskflow.errors import InfrastructureError
@@ -24,6 +32,13 @@ T = TypeVar("T")
 _TRIES = 8
 #: SQLSTATEs after which the same transaction may succeed: serialization failure, deadlock.
 _AGAIN = ("40001", "40P01")
+#: What ails the database -> what to do. All of it passes without a restart of ours once the cause is gone.
+_ADVICE = {
+    "database_full": "make room for the database; what waits goes on by itself",
+    "database_read_only": "make the database writable again; what waits goes on by itself",
+    "database_files": "the database can't read or write its files: look at its disk; what waits goes on by itself",
+    "database_busy": "ask again; if it lasts, something holds the database's locks or all of its connections",
+}
 
 
 def make_engine(url: str) -> Engine:
@@ -75,11 +90,11 @@ class Database:
                 if isinstance(error, (IntegrityError, DataError)):
                     raise
                 if attempt == _TRIES or not _may_succeed_again(error):
-                    raise InfrastructureError(f"the database failed: {error.orig!r}", code="database") from error
+                    raise database_failure(error) from error
             except StatementError:
                 raise  # a value that no column can hold: the caller's mistake, which waiting does not mend
             except SQLAlchemyError as error:
-                raise InfrastructureError(f"the database failed: {error!r}", code="database") from error
+                raise database_failure(error) from error
             self._clock.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
         raise AssertionError("unreachable")
 
@@ -90,11 +105,33 @@ class Database:
             with self.engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise InfrastructureError(f"the database failed: {error!r}", code="database") from error
+            raise database_failure(error) from error
 
     def dispose(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def database_failure(error: SQLAlchemyError) -> InfrastructureError:
+    """What the driver said, as an error whose code names the cause: database, or one of ``_ADVICE``."""
+    cause = getattr(error, "orig", None)
+    code = _cause(cause, error)
+    return InfrastructureError(
+        f"the database failed: {cause or error!r}", code=code, advice=_ADVICE.get(code), detail={"store": "database"}
+    )
+
+
+def _cause(cause: BaseException | None, error: SQLAlchemyError) -> str:
+    state = str(getattr(cause, "sqlstate", None) or "")
+    name = str(getattr(cause, "sqlite_errorname", None) or "")
+    if state == "53100" or name == "SQLITE_FULL":  # disk_full
+        return "database_full"
+    if state == "25006" or name.startswith("SQLITE_READONLY"):  # read_only_sql_transaction
+        return "database_read_only"
+    if state.startswith("58") or name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")):  # system_error, io_error
+        return "database_files"
+    busy = state in (*_AGAIN, "53300", "55P03") or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+    return "database_busy" if busy or isinstance(error, TimeoutError) else "database"
 
 
 def _may_succeed_again(error: DBAPIError) -> bool:

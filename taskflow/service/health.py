@@ -11,10 +11,14 @@ from sqlalchemy import select, text
 from taskflow.clock import isoformat
 from taskflow.db.migrate import check_current
 from taskflow.db.models import Sweep
+from taskflow.db.probe import check_writable
 from taskflow.db.session import Database
 from taskflow.engine.control import Control
 from taskflow.errors import InfrastructureError
 from taskflow.settings import Settings
+
+#: Writing is tried this often at most, however often readiness is asked for.
+_WRITES_EVERY_S = 5.0
 
 
 class Health:
@@ -25,12 +29,33 @@ class Health:
         self._control = control
         self._settings = settings
         self._now = now
+        self._writes: dict[str, str] = {}
+        self._writes_at = float("-inf")
 
     def ready(self) -> dict[str, Any]:
-        """``{"ready": bool, "checks": {name: "ok" or what is wrong}}``."""
+        """``{"ready": bool, "checks": {name: "ok" or what is wrong}}``.
+
+        A store that answers but takes no writes (full, read-only) is not ready; that is looked at every 5 s at most.
+        """
         checks = {"database": self._check(self._database_answers), "migrations": self._check(self._migrations)}
         checks["redis"] = self._check(lambda: self._control.client.ping())
+        if all(value == "ok" for value in checks.values()):
+            checks |= self._takes_writes()
         return {"ready": all(value == "ok" for value in checks.values()), "checks": checks}
+
+    def _takes_writes(self) -> dict[str, str]:
+        age_s = self._now() - self._writes_at
+        if not 0 <= age_s < _WRITES_EVERY_S:
+            self._writes = {
+                "database_writes": self._check(lambda: check_writable(self._database)),
+                "redis_writes": self._check(self._redis_takes_writes),
+            }
+            self._writes_at = self._now()
+        return self._writes
+
+    def _redis_takes_writes(self) -> None:
+        # Gone a moment later. At ``maxmemory``, or with a full disk under its append-only file, Redis refuses it.
+        self._control.client.set(f"{self._control.prefix}:probe", "1", px=1)
 
     def sweeps(self) -> list[dict[str, Any]]:
         """Each scheduled job with its last success and result."""
@@ -108,7 +133,9 @@ class Health:
     def _check(self, probe: Callable[[], object]) -> str:
         try:
             probe()
-        except (InfrastructureError, redis.RedisError) as error:
+        except InfrastructureError as error:
+            return f"{error.message}; {error.advice}" if error.advice else error.message
+        except redis.RedisError as error:
             return str(error) or repr(error)
         except Exception as error:  # a driver's own error is news too
             return repr(error)

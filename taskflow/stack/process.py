@@ -73,9 +73,12 @@ class SupervisedProcess:
         if self._popen is not None:
             raise ValueError(f"{self.spec.name} runs already")
         self.exit_code = None
-        if self.spec.before_start:
-            self.spec.before_start()
-        log = self._open_log()
+        try:
+            if self.spec.before_start:
+                self.spec.before_start()
+            log = self._open_log()
+        except OSError as error:  # a full disk: whoever keeps the process tries again, and nothing else ends
+            raise InfrastructureError(f"{self.spec.name} can't be started: {error}") from error
         parent, sig = os.getpid(), self.spec.death_signal
 
         def tie_to_parent() -> None:
