@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up test lint types contracts wheel clean
+.PHONY: help install run up test simulate mutants lint types contracts wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,12 @@ test: install ## lint, types, import contracts, all tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 4 --dist loadgroup -m "not e2e"
 	$(BIN)/pytest -m e2e -n 3 --dist loadfile
+
+simulate: install ## many processes on virtual time with every fault: SEEDS=2000 FIRST=1
+	$(BIN)/python -m tests.simulation --first-seed $(or $(FIRST),1) --seeds $(or $(SEEDS),2000)
+
+mutants: install ## break the engine on purpose, one fault at a time: the tests must notice each
+	$(BIN)/python -m tests.mutants
 
 lint: install ## ruff, fixing what it can
 	$(BIN)/ruff check --fix .

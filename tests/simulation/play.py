@@ -63,14 +63,13 @@ def play(seed: int, only: frozenset[int] | None = None) -> Played:
 
 def _the_storage() -> Storage:
     if not _storage:
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         _storage.append(Storage())
     return _storage[0]
 
 
 @contextmanager
 def _everything_seeded(seed: int) -> Iterator[None]:
-    """Ids count up, and what the product draws at random comes from the seed."""
+    """Ids count up, what the product draws at random comes from the seed, and nobody reads a log."""
     numbers = itertools.count(1)
 
     class CountedUlid:
@@ -80,7 +79,8 @@ def _everything_seeded(seed: int) -> Iterator[None]:
         def __str__(self) -> str:
             return f"{self._number:026d}"
 
-    state, real = random.getstate(), ids.ULID
+    state, real, logging_before = random.getstate(), ids.ULID, structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     random.seed(seed)
     ids.ULID = CountedUlid  # type: ignore[misc, assignment]
     try:
@@ -88,6 +88,7 @@ def _everything_seeded(seed: int) -> Iterator[None]:
     finally:
         ids.ULID = real  # type: ignore[misc]
         random.setstate(state)
+        structlog.configure(**logging_before)
 
 
 @contextmanager
