@@ -124,7 +124,9 @@ def database_failure(error: SQLAlchemyError) -> InfrastructureError:
 def _cause(cause: BaseException | None, error: SQLAlchemyError) -> str:
     state = str(getattr(cause, "sqlstate", None) or "")
     name = str(getattr(cause, "sqlite_errorname", None) or "")
-    if state == "53100" or name == "SQLITE_FULL":  # disk_full
+    # A quota or a limit of the server's process is "internal" to PostgreSQL, but it says what it is in words.
+    quota = state == "XX000" and "could not extend file" in str(cause)
+    if state == "53100" or name == "SQLITE_FULL" or quota:  # disk_full
         return "database_full"
     if state == "25006" or name.startswith("SQLITE_READONLY"):  # read_only_sql_transaction
         return "database_read_only"
