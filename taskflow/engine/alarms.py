@@ -44,11 +44,14 @@ class Ringer:
             sent += 1
         return sent
 
-    def ring(self, run_ids: Iterable[RunId]) -> None:
-        """Pull the alarms of these runs to now. With Redis away it is the rescue that finds what was recorded."""
+    def ring(self, run_ids: Iterable[RunId], *, due_too: bool = True) -> None:
+        """Pull the alarms of these runs to now. With Redis away it is the rescue that finds what was recorded.
+
+        ``due_too=False`` leaves those alone that are due already: in a backlog a hint more would only lengthen it.
+        """
         for run_id in run_ids:
             try:
-                alarm = self._control.signal(run_id)
+                alarm = self._control.signal(run_id, due_too=due_too)
             except redis.RedisError as error:
                 log.warning("ring_failed", run_id=run_id, error=repr(error))
                 return

@@ -179,13 +179,15 @@ class Control:
 
     # --- alarms and signals
 
-    def signal(self, run_id: RunId) -> Alarm | None:
+    def signal(self, run_id: RunId, *, due_too: bool = True) -> Alarm | None:
         """Pull the alarm to now. The alarm to publish, or None while a turn is running: it comes back by itself.
+
+        ``due_too=False``: None also for a run that is due already, whose hint the index repeats when the queue is short.
 
         Without control state (a new run, an emptied store) it is a hint of no generation: who fires it finds nothing
         and rebuilds the run from its row.
         """
-        raw = self._call("signal", self._run_keys(run_id), [run_id, self._grace])
+        raw = self._call("signal", self._run_keys(run_id), [run_id, self._grace, int(due_too)])
         if raw[0] == "missing":
             return Alarm(run_id, "", 0.0, "rebuild")
         return Alarm(run_id, raw[2], 0.0, raw[3]) if raw[0] == "ring" else None

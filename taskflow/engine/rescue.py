@@ -46,7 +46,7 @@ class Rescue:
         alarms = self._control.ensure(rows)
         self._ringer.publish(alarms)
         waiting = self._store.runs_with_awaited_signal(self._page)
-        self._ringer.ring(waiting)
+        self._ringer.ring(waiting, due_too=False)
         if alarms:
             log.warning("control_state_rebuilt", runs=len(alarms))
         return Rescued(
