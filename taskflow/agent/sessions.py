@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hmac
 import json
 import logging
@@ -30,6 +31,10 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.1
 _START_LIMIT_S = 10.0
 _FINISH_LIMIT_S = 600.0
+#: How long the work of a command waits for room on a full disk before its commit counts as failed; how often it tries.
+_ROOM_LIMIT_S = 600.0
+_ROOM_POLL_S = 2.0
+_NO_ROOM = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
 _DELETE_GRACE_S = 1.0
 _DELETE_LIMIT_S = 8.0
 _LOST: dict[str, Any] = {
@@ -57,6 +62,12 @@ def _hand_over(process: subprocess.Popen[bytes], order: bytes) -> bytes:
         return b""
     finally:
         watchdog.cancel()
+
+
+def lacks_room(answer: dict[str, Any]) -> bool:
+    """Whether a finishing job failed because the disk is full: by git's own words, which end with the system's."""
+    error = (answer.get("result") or answer).get("error") or {}
+    return any(words in error.get("message", "") for words in _NO_ROOM)
 
 
 class Sessions:
@@ -310,7 +321,7 @@ class Sessions:
             "error": report["error"],
         }
         if report["outcome"] in ("exited", "timed_out"):
-            answer = self._commit(session)
+            answer = self._commit_when_there_is_room(session)
             if answer is None:
                 return  # cancelled: the workspace is being deleted
             found = answer.get("result") or {"error": answer["error"]}
@@ -321,6 +332,18 @@ class Sessions:
             session.id, outcome, output_size(directory / "output.log"), protocol.LOG_CHUNK_BYTES_MAX
         )
         log.info("session %s ended: %s", session.id, outcome["outcome"])
+
+    def _commit_when_there_is_room(self, session: Session) -> dict[str, Any] | None:
+        """The answer of the finishing job; on a full disk again and again, because the work is lost with its end."""
+        end = time.monotonic() + _ROOM_LIMIT_S
+        while True:
+            answer = self._commit(session)
+            if answer is None or time.monotonic() > end or not lacks_room(answer):
+                return answer
+            log.warning("no room to commit the work of session %s; trying again", session.id)
+            time.sleep(_ROOM_POLL_S)
+            if self._is_discarded(session.id):
+                return None
 
     def _commit(self, session: Session) -> dict[str, Any] | None:
         workspace = self._store.workspace(session.workspace_id)

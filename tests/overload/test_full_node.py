@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from taskflow.agent import shim
+from taskflow.agent.sessions import lacks_room
 from taskflow.agent.store import Store
 from taskflow.errors import InfrastructureError
 from taskflow.stack.process import ProcessSpec, SupervisedProcess
@@ -71,6 +73,39 @@ def test_a_session_survives_a_full_disk(agent: AgentRig, full_disk: FullDisk) ->
     output = agent.control_plane.output(SESSION)
     assert output.startswith(b"before\n") and b"[taskflow: output cut: File too large]" in output
     assert len(agent.control_plane.received(f"/sessions/{SESSION}/outcome")) == 1
+
+
+def test_work_is_committed_once_there_is_room_for_it(rig: AgentRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """git finds the disk full after the command has ended: its work waits, because it would go with the workspace."""
+    full, tried, bin_dir = rig.root.parent / "full", rig.root.parent / "tried", rig.root.parent / "bin"
+    bin_dir.mkdir()
+    git = bin_dir / "git"
+    git.write_text(
+        f'#!/bin/sh\ncase "$*" in *" commit "*) if [ -e {full} ]; then touch {tried};'
+        ' echo "fatal: cannot store it: No space left on device" >&2; exit 128; fi;; esac\n'
+        f'exec {shutil.which("git")} "$@"\n'
+    )
+    git.chmod(0o755)
+    environ = rig.env()
+    monkeypatch.setattr(rig, "env", lambda: {**environ, "PATH": f"{bin_dir}:{environ['PATH']}"})
+    rig.start()
+    rig.ready()
+    full.touch()
+    rig.begin("sh", "-c", "echo work > out")
+    wait_until(tried.exists, "git found the disk full")
+    assert not rig.control_plane.received(f"/sessions/{SESSION}/outcome")
+    full.unlink()
+    outcome = rig.outcome()
+    assert (outcome["exit_code"], outcome["pushed"], outcome["error"]) == (0, True, None)
+    assert outcome["changed_files"] == ["out"]
+
+
+def test_only_a_full_disk_is_waited_for() -> None:
+    """Any other failure of git is reported at once."""
+    said = {"code": "git_failed", "message": "fatal: x: No space left on device", "phase": "commit"}
+    assert lacks_room({"result": {"error": said}}) and lacks_room({"error": said})
+    assert not lacks_room({"result": {"error": {**said, "message": "fatal: no"}}})
+    assert not lacks_room({"result": {"error": None}})
 
 
 def test_a_full_node_refuses_to_begin_and_begins_later(agent: AgentRig, full_disk: FullDisk) -> None:
