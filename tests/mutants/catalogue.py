@@ -57,7 +57,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "no-wake-and-no-sweep", "a signal that comes while a turn runs is found at the next poll at best",
         (
             Edit(_LUA + "signal.lua", "  redis.call('HSET', KEYS[1], 'wake', '1')\n", ""),
-            Edit("taskflow/engine/rescue.py", "        self._ringer.ring(waiting)\n", ""),
+            Edit("taskflow/engine/rescue.py", "        self._ringer.ring(waiting, due_too=False)\n", ""),
         ),
         (*_CONTROL, *_TURN),
     ),

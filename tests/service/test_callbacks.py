@@ -95,7 +95,7 @@ def test_while_redis_is_away_the_row_is_stored_and_found_later(world: World, mon
     """The caller gets its answer; the run goes on when Redis is back."""
     task, caller, workspace_id, _ = parked(world, "workspace_ready")
 
-    def away(*_: Any) -> Any:
+    def away(*_: Any, **__: Any) -> Any:
         raise redis.ConnectionError("refused")
 
     with monkeypatch.context() as patch:
