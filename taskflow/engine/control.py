@@ -28,6 +28,8 @@ from taskflow.ids import RunId
 
 _SCRIPTS = ("fire", "renew", "commit", "signal", "ensure", "pump", "forget")
 _GENERATION_MAX = 2**31
+#: How long after the end of a lease the index looks at its run: long enough for the key to be gone.
+_LEASE_SLACK_S = "0.1"
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Control:
 
     def fire(self, run_id: RunId, generation: str, token: str) -> Fired:
         """Take the lease if this alarm may start a turn now."""
-        raw = self._call("fire", self._run_keys(run_id), [run_id, generation, token, self._lease_ms, self._grace])
+        raw = self._call("fire", self._run_keys(run_id), [run_id, generation, token, self._lease_ms, _LEASE_SLACK_S])
         if len(raw) == 2:
             return Fired(raw[0], float(raw[1]))
         verdict, now, due, found, step, rev, attempt, fires, lost, name = raw
@@ -146,7 +148,7 @@ class Control:
     def renew(self, run_id: RunId, token: str) -> bool:
         """Extend the lease; False when it is no longer ours."""
         _, lease, alarms = self._run_keys(run_id)
-        return bool(self._scripts["renew"](keys=[lease, alarms], args=[run_id, token, self._lease_ms, self._grace]))
+        return bool(self._scripts["renew"](keys=[lease, alarms], args=[run_id, token, self._lease_ms, _LEASE_SLACK_S]))
 
     def commit(
         self, run_id: RunId, token: str, kind: str, *, step: str, rev: int, delay_s: float, keep: bool
@@ -166,6 +168,7 @@ class Control:
                 self._lease_ms,
                 self._near,
                 self._grace,
+                _LEASE_SLACK_S,
             ],
         )
         if len(raw) == 2:

@@ -2,7 +2,7 @@
 -- KEYS[1] run hash   KEYS[2] lease   KEYS[3] alarms (sorted set)
 -- ARGV[1] run id  ARGV[2] token  ARGV[3] kind: step, snooze, retry or release  ARGV[4] step  ARGV[5] rev
 -- ARGV[6] delay until the next alarm, s  ARGV[7] keep the lease if it is due: 1 or 0
--- ARGV[8] lease, ms  ARGV[9] near window, s  ARGV[10] grace, s
+-- ARGV[8] lease, ms  ARGV[9] near window, s  ARGV[10] grace, s  ARGV[11] slack after the end of a lease, s
 -- Returns {verdict, now, due, generation, woke, fires}; verdict is fenced, missing, kept or parked.
 local t = redis.call('TIME')
 local now = tonumber(t[1]) + tonumber(t[2]) / 1000000
@@ -26,7 +26,7 @@ if woke then due = now end
 redis.call('HSET', KEYS[1], 'wake', '0', 'lost', '0', 'due', string.format('%.6f', due))
 if ARGV[7] == '1' and due <= now then
   redis.call('PEXPIRE', KEYS[2], ARGV[8])
-  redis.call('ZADD', KEYS[3], string.format('%.6f', now + tonumber(ARGV[8]) / 1000 + tonumber(ARGV[10])), ARGV[1])
+  redis.call('ZADD', KEYS[3], string.format('%.6f', now + tonumber(ARGV[8]) / 1000 + tonumber(ARGV[11])), ARGV[1])
   redis.call('HSET', KEYS[1], 'lost', '1')
   local fires = redis.call('HINCRBY', KEYS[1], 'fires', 1)
   return {'kept', stamp, string.format('%.6f', due), '0', woke and '1' or '0', tostring(fires)}

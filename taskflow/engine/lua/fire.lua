@@ -1,6 +1,6 @@
 -- fire: may this alarm start a turn now? If so, take the lease.
 -- KEYS[1] run hash   KEYS[2] lease   KEYS[3] alarms (sorted set)
--- ARGV[1] run id  ARGV[2] generation of the hint ('' = any)  ARGV[3] token  ARGV[4] lease, ms  ARGV[5] grace, s
+-- ARGV[1] run id  ARGV[2] generation of the hint ('' = any)  ARGV[3] token  ARGV[4] lease, ms  ARGV[5] slack after the end of a lease, s
 -- Returns {verdict, now, due, generation, step, rev, attempt, fires, lost, name}; verdict is missing, busy, stale, early or go.
 local t = redis.call('TIME')
 local now = tonumber(t[1]) + tonumber(t[2]) / 1000000

@@ -1,6 +1,6 @@
 -- renew: extend the lease of a turn and move the run's alarm with it.
 -- KEYS[1] lease   KEYS[2] alarms (sorted set)
--- ARGV[1] run id  ARGV[2] token  ARGV[3] lease, ms  ARGV[4] grace, s
+-- ARGV[1] run id  ARGV[2] token  ARGV[3] lease, ms  ARGV[4] slack after the end of a lease, s
 -- Returns 1, or 0 when the lease is no longer this token's.
 if redis.call('GET', KEYS[1]) ~= ARGV[2] then return 0 end
 local t = redis.call('TIME')

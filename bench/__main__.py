@@ -1,0 +1,34 @@
+"""``python -m bench WORKLOAD``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+
+WORKLOADS = {"recovery": "how long until work goes on after a worker, the broker, its data, beat or an agent died"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, then print a table, or one JSON object and nothing else."""
+    listed = "\n".join(f"  {name:<12}{what}" for name, what in WORKLOADS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=f"workloads:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("workload", choices=sorted(WORKLOADS))
+    parser.add_argument("--rounds", type=int, default=3, help="how often (default 3)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    args = parser.parse_args(argv)
+    if args.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    measured = importlib.import_module(f"bench.workloads.{args.workload}").measure(args.rounds)
+    print(json.dumps(measured.as_dict()) if args.json else measured.table())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""What a measurement answers, also where nothing came in the time it was watched."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.report import Measured, median
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([1.0, 3.0, 2.0], 2.0), ([1.0, None, 2.0], 2.0), ([1.0, None, None], None), ([None], None)],
+)
+def test_what_never_came_is_later_than_everything_that_did(values: list[float | None], expected: float | None) -> None:
+    """A median over rounds in which most saw nothing is nothing, not the few that did."""
+    assert median(values) == expected
+
+
+def test_a_report_has_medians_for_both_and_says_what_was_not_seen() -> None:
+    """null for programs, ">120" for people; the worst round is never hidden."""
+    measured = Measured("recovery", 120.0, {"lease_s": 5.0})
+    measured.rounds += [
+        {"taskflow": {"worker_kill_s": 5.0}, "celery": {"worker_kill_s": None}},
+        {"taskflow": {"worker_kill_s": 5.5}, "celery": {"worker_kill_s": 100.0}},
+        {"taskflow": {"worker_kill_s": 4.5}, "celery": {"worker_kill_s": None}},
+    ]
+
+    found = measured.as_dict()
+
+    assert found["median"] == {"taskflow": {"worker_kill_s": 5.0}, "celery": {"worker_kill_s": None}}
+    assert found["said"] == {"taskflow": {}, "celery": {"worker_kill_s": ">120"}}
+    assert found["versions"]["celery"] and found["rounds"] == 3
+    line = measured.table().splitlines()[-1].split()
+    assert line == ["worker_kill_s", "5.00", "(4.50", "to", "5.50)", ">120", "(100.00", "to", ">120)"]
