@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up test simulate mutants lint types contracts wheel clean
+.PHONY: help install run up test simulate mutants crashpoints bench newest-celery lint types contracts wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,7 +32,7 @@ test: install ## lint, types, import contracts, all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 4 --dist loadgroup -m "not e2e"
+	$(BIN)/pytest -n 4 --dist loadgroup -m "not e2e and not crashpoints"
 	$(BIN)/pytest -m e2e -n 3 --dist loadfile
 
 simulate: install ## many processes on virtual time with every fault: SEEDS=2000 FIRST=1
@@ -40,6 +40,21 @@ simulate: install ## many processes on virtual time with every fault: SEEDS=2000
 
 mutants: install ## break the engine on purpose, one fault at a time: the tests must notice each
 	$(BIN)/python -m tests.mutants
+
+crashpoints: install ## kill the worker at every call in the path of a task, on SQLite and PostgreSQL
+	$(BIN)/pytest -m crashpoints -n 2 --dist loadgroup tests/crashpoints
+
+bench: install ## measure: WORKLOAD=recovery
+	$(BIN)/python -m bench $(or $(WORKLOAD),recovery)
+
+newest-celery: install ## would the newest Celery survive a restart of its broker? In a .venv of its own
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check -e '.[test]'
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade celery kombu
+	@.venv-newest/bin/pip list --disable-pip-version-check 2>/dev/null | grep -iE '^(celery|kombu) '
+	@if .venv-newest/bin/python -m pytest -q tests/integration/test_celery_restart.py; then \
+		echo "the newest Celery survives: the pin in setup.cfg can go"; \
+	else echo "the newest Celery does not survive: keep the pin"; exit 1; fi
 
 lint: install ## ruff, fixing what it can
 	$(BIN)/ruff check --fix .
@@ -55,4 +70,4 @@ wheel: install ## build the wheel into dist/
 	$(BIN)/python -m build --wheel
 
 clean: ## remove .venv and build leftovers
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -10,7 +10,6 @@ import os
 import time
 
 import taskflow.celery as real
-from bench.seen import note
 from taskflow.bootstrap import App
 from taskflow.db.runs import insert_run
 from taskflow.engine.outcomes import Advance, Done, Outcome, Snooze
@@ -18,6 +17,7 @@ from taskflow.engine.pipeline import Pipeline, Step, StepContext
 from taskflow.engine.store import RunRow
 from taskflow.errors import StepError
 from taskflow.ids import RunId, new_run_id
+from tests.support.seen import note
 
 app = real.app
 TICK_S = 0.5

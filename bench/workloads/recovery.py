@@ -18,15 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.peers import ours, plain_celery
-from bench.processes import Child, celery, clean_environ, worker
+from bench.peers import ours
 from bench.report import Measured
-from bench.seen import Look, looks
 from taskflow.bootstrap import App, bootstrap
 from taskflow.db.migrate import upgrade
 from taskflow.settings import Settings
 from taskflow.sweeps.ledger import last_success_at
 from tests.e2e.stack import Stack, make_repository
+from tests.support import plain_celery
+from tests.support.celery_processes import Child, celery, clean_environ, worker
+from tests.support.seen import Look, looks
 from tests.support.servers import ValkeyServer
 from tests.support.waiting import wait_until
 
@@ -121,7 +122,7 @@ def _plain(slots: int = 2) -> Iterator[tuple[Place, Child]]:
     with (
         _place() as place,
         worker(
-            "bench.peers.plain_celery",
+            "tests.support.plain_celery",
             "one",
             "celery",
             environ=place.environ,
@@ -185,7 +186,9 @@ def _kill_ours() -> float | None:
 def _kill_plain() -> float | None:
     with (
         _plain() as (place, one),
-        worker("bench.peers.plain_celery", "two", "celery", environ=place.environ, log=place.folder / "two.log") as two,
+        worker(
+            "tests.support.plain_celery", "two", "celery", environ=place.environ, log=place.folder / "two.log"
+        ) as two,
     ):
         _send(place, "bench.hang", "hang", _HANG_S)
         return _kill_who_runs(place, place.first("hang"), one, two)
@@ -286,7 +289,7 @@ def _beat_ours() -> float | None:
 
 def _beat_plain() -> float | None:
     with _plain() as (place, _):
-        with celery("bench.peers.plain_celery", "beat", "-s", str(place.folder / "beat"), environ=place.environ,
+        with celery("tests.support.plain_celery", "beat", "-s", str(place.folder / "beat"), environ=place.environ,
                     log=place.folder / "beat.log", ready="beat") as beat:  # fmt: skip
             wait_until(lambda: len(place.looks("beat")) >= 2, "beat's tasks run", timeout_s=60)
             beat.kill()

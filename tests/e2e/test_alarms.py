@@ -7,8 +7,6 @@ import dataclasses
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ from taskflow.db.models import Run
 from taskflow.settings import Settings
 from tests.e2e.stack import Stack, assert_completed_once
 from tests.e2e.toy import start_runs
+from tests.support.celery_processes import worker as celery_worker
 from tests.support.servers import ValkeyServer
 from tests.support.waiting import wait_until
 
@@ -36,20 +35,9 @@ PREFIX = "taskflow"
 
 @contextlib.contextmanager
 def worker(environ: dict[str, str], log: Path, name: str, app: str = "taskflow.celery") -> Iterator[psutil.Process]:
-    """A Celery worker in a process group of its own."""
-    with log.open("ab") as stream:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", "alarm,sweep", "--concurrency", "2",
-             "--without-gossip", "--without-mingle", "-n", f"{name}@%h"],
-            env=environ, stdout=stream, stderr=stream, start_new_session=True,
-        )  # fmt: skip
-    try:
-        wait_until(lambda: b"ready" in log.read_bytes(), f"the worker is ready; see {log}", timeout_s=60)
+    """A worker of ours in a process group of its own."""
+    with celery_worker(app, name, "alarm,sweep", environ=environ, log=log) as child:
         yield psutil.Process(child.pid)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait(10)
 
 
 @dataclasses.dataclass

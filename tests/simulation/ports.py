@@ -200,7 +200,7 @@ class HostClock:
         """Only differences mean something: they are right on every host."""
         return time.time()
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:  # part of the Clock port
         """Only a retry of a transaction sleeps; nothing else could happen meanwhile."""
 
 

@@ -1,4 +1,4 @@
-"""Workers and beats as child processes of their own group, ended with the block that started them."""
+"""Celery workers and beats as children with a process group of their own, ended with the block that started them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same jobs on Celery and Redis alone, with the settings its documentation gives for tasks that must not be lost.
+"""Jobs on Celery and Redis alone, with the settings its documentation gives for tasks that must not be lost.
 
 ``acks_late`` and ``reject_on_worker_lost``: a task whose worker dies is delivered again. The visibility timeout stays at
 its default of an hour, as the documentation asks for one longer than the longest countdown.
@@ -11,7 +11,7 @@ import time
 
 from celery import Celery
 
-from bench.seen import note
+from tests.support.seen import note
 
 TICK_S = 0.5
 app = Celery("plain", broker=os.environ.get("BENCH_BROKER", "redis://127.0.0.1:1/0"))
@@ -20,6 +20,7 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     task_ignore_result=True,
     worker_prefetch_multiplier=1,
+    worker_pool=os.environ.get("BENCH_POOL", "prefork"),
     broker_connection_retry_on_startup=True,
     beat_schedule={"beat": {"task": "bench.once", "schedule": 1.0, "args": ("beat",)}},
 )
