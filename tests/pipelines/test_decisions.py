@@ -114,6 +114,8 @@ def test_workspace_dispatch_asks_the_node_with_the_runs_own_ids(world: World) ->
     assert workspace_id.removeprefix("ws-") == task["run_id"].removeprefix("run-")
     assert made["content"]["output_branch"] == f"taskflow/{task['id']}-1"
     assert made["token"] == world.app.tools.vault.derive_token("workspace", workspace_id)
+    assert went_to(decide(world, task, "workspace_dispatch")) == "workspace_ready"
+    assert list(world.agent.workspaces) == [workspace_id]  # asked again, the node made no second one
 
 
 def test_workspace_ready_parks_until_its_answer(world: World) -> None:

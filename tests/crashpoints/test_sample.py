@@ -1,0 +1,33 @@
+"""A few points on each run of the tests, others each day; and the list itself."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+
+from tests.crashpoints.crash import crash_and_judge
+from tests.crashpoints.points import kept, listed, sample
+from tests.crashpoints.stack import CrashStack
+
+pytestmark = pytest.mark.e2e
+
+_SIZE = 5
+
+
+def test_the_list_names_every_point_of_an_undisturbed_walk(crash_stack: CrashStack, root: Path) -> None:
+    """A call that was added to the path of a task has to be crashed at: ``python -m tests.crashpoints`` lists it."""
+    crash_stack.seen()
+    evidence = root / "evidence"
+    tasks = crash_stack.walk(evidence)
+    assert crash_stack.wrong(tasks, evidence) == []
+    assert kept(crash_stack.seen()) - set(listed()) == set()
+
+
+def test_todays_sample_is_survived(crash_stack: CrashStack, root: Path) -> None:
+    """The points are chosen by the day; all are seen in turn."""
+    today = datetime.datetime.now(datetime.timezone.utc).toordinal()
+    for points in sample(today, _SIZE):
+        print(f"killed at {' then '.join(points)}")
+        crash_and_judge(crash_stack, root, points)
