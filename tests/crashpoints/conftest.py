@@ -13,7 +13,11 @@ from tests.support.databases import BACKENDS
 __all__ = ["crash_stack"]
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+#: With ``--dist loadgroup`` each database has a process of its own, so that its stack is started once.
+_PARAMS = [pytest.param(name, marks=pytest.mark.xdist_group(f"crashpoints-{name}")) for name in BACKENDS]
+
+
+@pytest.fixture(scope="module", params=_PARAMS)
 def crash_stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrashStack]:
     """The stack on SQLite, then on PostgreSQL."""
     url = ""
