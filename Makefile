@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up test simulate mutants crashpoints bench newest-celery lint types contracts wheel clean
+.PHONY: help install run up test simulate mutants crashpoints bench newest-celery chaos lint types contracts wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ newest-celery: install ## would the newest Celery survive a restart of its broke
 	@if .venv-newest/bin/python -m pytest -q tests/integration/test_celery_restart.py; then \
 		echo "the newest Celery survives: the pin in setup.cfg can go"; \
 	else echo "the newest Celery does not survive: keep the pin"; exit 1; fi
+
+chaos: install ## the real stack under a seeded monkey: TASKS=1000 MINUTES=10 SEED=1
+	@$(BIN)/python -m tests.chaos --json --tasks $(or $(TASKS),1000) --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
 
 lint: install ## ruff, fixing what it can
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,1 @@
+"""The real stack under a seeded monkey: ``python -m tests.chaos --help``."""
