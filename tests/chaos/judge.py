@@ -111,8 +111,10 @@ def _executed_once(workload: Workload, installation: Installation, verdict: Verd
                     f"the command of job {job.number} ran {count} times in run {run_number}"
                 )
     entered: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    # Nodes become warm again and again; a run of a task enters each status once.
+    changes = select(Event.run_id, Event.data).where(Event.kind == "status_changed", Event.subject_kind == "task")
     with installation.engine.connect() as sql:
-        for event in sql.execute(select(Event.run_id, Event.data).where(Event.kind == "status_changed")):
+        for event in sql.execute(changes):
             entered[event.run_id][event.data["to"]] += 1
         sessions = Counter(sql.execute(select(AgentSession.run_id)).scalars())
     verdict.duplicate_effects += [
