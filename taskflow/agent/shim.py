@@ -329,6 +329,14 @@ def _leave_report(session_dir: Path, report: dict[str, Any], shim: Shim) -> None
             time.sleep(1.0)
 
 
+def _say(word: str) -> None:
+    """Tell the agent, if it still lives: one killed while we were starting has left us its whole order."""
+    try:
+        os.write(1, f"{word}\n".encode())
+    except BrokenPipeError:
+        pass  # what has begun is never begun again, so it goes on; the agent's successor follows it
+
+
 def main(argv: list[str]) -> int:
     """Run the shim. Answers ``ok`` or ``taken`` on stdout before the command starts, then lets go of the agent."""
     session_dir = Path(argv[0])
@@ -336,14 +344,14 @@ def main(argv: list[str]) -> int:
     become_subreaper()
     lock = _take_lock(session_dir)
     if lock is None or not _begin(session_dir):
-        print("taken", flush=True)
+        _say("taken")
         return 0
     try:
         shim = Shim(session_dir, order)
     except OSError:
         _unbegin(session_dir)
         raise
-    print("ok", flush=True)
+    _say("ok")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
