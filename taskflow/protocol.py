@@ -78,6 +78,7 @@ class WorkspaceCreateSchema(_Wire):
     output_branch = fields.String(required=True)
     setup_command = fields.List(fields.String(), load_default=None, allow_none=True)  # argv
     env = fields.Dict(keys=fields.String(), values=fields.String(), load_default=dict)
+    private_hosts = fields.Boolean(load_default=True)  # whether a repository's host may be a private address
     provision_timeout_s = fields.Float(required=True)
     callback_token = fields.String(required=True)
 

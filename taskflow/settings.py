@@ -118,6 +118,14 @@ class Settings:
         "requests of one API token to one web process, as a mean of ten seconds; more get 429; 0 = no limit",
     )
 
+    # --- what tasks may name
+    repository_local_paths: bool = _setting(
+        True, "flag", "tasks may name a path on the node as their repository; switch it off where owners share nodes"
+    )
+    repository_private_hosts: bool = _setting(
+        False, "flag", "tasks may name repository hosts with loopback or private addresses (a git server of your own)"
+    )
+
     # --- sweeps
     stuck_interval_s: float = _setting(60.0, "s", "how often the stuck-task sweep runs")
     outbox_interval_s: float = _setting(5.0, "s", "how often the outbox is drained")

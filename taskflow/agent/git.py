@@ -121,6 +121,9 @@ class Git:
         "commit.gpgSign=false",  # would ask for a passphrase
         "gc.auto=0",  # starts a process that outlives its parent
         "maintenance.auto=false",
+        "http.followRedirects=false",  # the host that was checked is the host that is asked
+        "protocol.ext.allow=never",
+        "submodule.recurse=false",
     )
 
     def __init__(self, repo: Path, env: Mapping[str, str], deadline: Deadline) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskflow.addresses import AddressRefused, check_resolved, repository_host
 from taskflow.agent.git import Deadline, Git, JobFailure, run
 from taskflow.agent.places import private_directory, remove_tree
 
@@ -23,6 +24,7 @@ class ProvisionOrder:
     git_env: dict[str, str]
     setup_env: dict[str, str]
     timeout_s: float
+    private_hosts: bool = True
 
 
 def provision(order: ProvisionOrder) -> dict[str, Any]:
@@ -34,6 +36,7 @@ def provision(order: ProvisionOrder) -> dict[str, Any]:
     deadline = Deadline(order.timeout_s)
     private_directory(repo.parent)
     remove_tree(repo)
+    _check_host(order.repository, order.private_hosts)
     git = Git(repo, order.git_env, deadline)
     asked = ["--branch", order.branch] if order.branch is not None else []
     git.must("clone", *asked, "--", order.repository, str(repo), phase="clone", cwd=repo.parent)
@@ -51,6 +54,16 @@ def provision(order: ProvisionOrder) -> dict[str, Any]:
     if order.setup_command:
         _set_up(order.setup_command, repo, order.setup_env, deadline)
     return found
+
+
+def _check_host(repository: str, private: bool) -> None:
+    """Refuse to fetch from where a node must not be sent. A name may resolve otherwise a moment later: see SECURITY.md."""
+    host = repository_host(repository)
+    try:
+        if host:
+            check_resolved(host, private=private)
+    except AddressRefused as error:
+        raise JobFailure("repository_refused", f"the repository's host {host} {error}", "clone") from error
 
 
 def _set_up(command: list[str], repo: Path, env: Mapping[str, str], deadline: Deadline) -> None:

@@ -29,7 +29,7 @@ from taskflow.agent.store import Store, Workspace
 log = logging.getLogger(__name__)
 
 #: Not part of the content that a repeated create is compared by.
-_NOT_CONTENT = ("fence", "callback_token")
+_NOT_CONTENT = ("fence", "callback_token", "private_hosts")
 
 
 class Locks:
@@ -219,5 +219,6 @@ class Workspaces:
             git_env={**git_env(os.environ), **marks},
             setup_env={**session_env(os.environ), **marks, **payload["env"]},
             timeout_s=payload["provision_timeout_s"],
+            private_hosts=payload.get("private_hosts", True),
         )
         return self._jobs.run(workspace.id, order, marks, order.timeout_s)

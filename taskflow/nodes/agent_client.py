@@ -48,7 +48,8 @@ class AgentClient:
     def is_alive(self) -> bool:
         """Does the agent answer at all? One of the signs of a living node."""
         try:
-            return requests.get(self._address + protocol.AGENT_HEALTH, timeout=self._timeout).ok
+            answer = requests.get(self._address + protocol.AGENT_HEALTH, timeout=self._timeout, allow_redirects=False)
+            return answer.status_code == 200
         except requests.RequestException:
             return False
 
@@ -63,8 +64,9 @@ class AgentClient:
     def _call(self, method: str, path: str, payload: Mapping[str, Any] | None) -> dict[str, Any]:
         try:
             response = requests.request(
-                method, self._address + path, json=payload, headers=self._headers, timeout=self._timeout
-            )
+                method, self._address + path, json=payload, headers=self._headers, timeout=self._timeout,
+                allow_redirects=False,  # the token is for this address, and for no other that it names
+            )  # fmt: skip
         except requests.ConnectTimeout as error:
             raise TransientError("the node agent could not be reached", code="agent_unreachable") from error
         except requests.ReadTimeout as error:
@@ -72,8 +74,10 @@ class AgentClient:
         except requests.RequestException as error:
             # Refused, or broken off while it answered: either way the id makes it safe to ask again.
             raise OutcomeUnknown("the connection to the node agent failed", code="agent_unreachable") from error
-        if response.ok:
+        if response.status_code < 300:
             return _answer(response)
+        if response.status_code < 400:
+            raise OutcomeUnknown("what answered sends us elsewhere: it is not a node agent", code="agent_unreachable")
         raise _as_error(response)
 
 

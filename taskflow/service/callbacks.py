@@ -10,10 +10,12 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from sqlalchemy import Connection, Row, func, insert, select, update
 
+from taskflow.addresses import AddressRefused, check_host, is_loopback
 from taskflow.db.events import append_event
 from taskflow.db.models import AgentSession, LogChunk, Node, Task, Workspace
 from taskflow.db.nodes import end_session, get_node, get_session, get_workspace
@@ -30,6 +32,8 @@ from taskflow.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+#: The provider whose nodes are processes of this machine.
+LOCAL_PROVIDER = "local"
 AGENT_READY = "agent_ready"
 WORKSPACE_OUTCOME = "workspace_outcome"
 SESSION_OUTCOME = "session_outcome"
@@ -60,6 +64,7 @@ class Callbacks:
             run = get_run(tx, node.run_id, lock=True)
             if node.destroyed_at is not None or run is None or run.finished_at is not None:
                 raise Gone(f"node {node_id} is {node.status}")
+            _check_address(beat["address"], local=node.provider == LOCAL_PROVIDER)
             first_ready = bool(beat["ready"]) and node.agent_ready_at is None
             tx.execute(
                 update(Node)
@@ -235,3 +240,20 @@ class Callbacks:
         if session is None or session.workspace_id != workspace_id:
             raise NotFound(f"no session {session_id} in workspace {workspace_id}")
         return session
+
+
+def _check_address(address: str, *, local: bool) -> None:
+    """An address that requests with the node's agent token may be sent to. Raises ``UsageError``."""
+    try:
+        parts = urlsplit(address)
+        host, named = parts.hostname or "", parts.port
+        check_host(host, private=True)
+    except AddressRefused as error:
+        raise UsageError(f"the node's address {error}", fields={"address": f"its host {error}"}) from None
+    except ValueError:
+        raise UsageError("the node's address is no URL", fields={"address": "is no URL"}) from None
+    bare = parts.scheme in ("http", "https") and host and named is not None and parts.path in ("", "/")
+    if not bare or "@" in parts.netloc or parts.query or parts.fragment:
+        raise UsageError("the node's address is not one", fields={"address": "must be http(s)://host:port"})
+    if local and not is_loopback(host):
+        raise UsageError("a local node is reached over loopback only", fields={"address": "must be a loopback address"})

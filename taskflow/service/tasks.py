@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import Connection, Row, select
 from sqlalchemy.exc import IntegrityError
 
+from taskflow.addresses import AddressRefused, check_host, repository_host
 from taskflow.db import tasks as task_rows
 from taskflow.db.events import append_event, events_after
 from taskflow.db.models import AgentSession, LogChunk
@@ -135,6 +136,7 @@ class Tasks:
         }
 
     def _check(self, spec: Mapping[str, Any]) -> None:
+        self._check_repository(spec["repository"])
         limit_s = spec.get("time_limit_s")
         if limit_s is not None and not 0 < limit_s <= self._settings.execution_ceiling_s:
             raise UsageError(
@@ -144,6 +146,21 @@ class Tasks:
         both = set(spec.get("env") or {}) & set(spec.get("secrets") or {})
         if both:
             raise UsageError("a name can't be both env and secret", fields={"secrets": f"also in env: {sorted(both)}"})
+
+    def _check_repository(self, repository: str) -> None:
+        """Where a node may be sent to fetch from; the node looks again, at what the name resolves to."""
+        host = repository_host(repository)
+        if host is None:
+            if not self._settings.repository_local_paths:
+                raise UsageError(
+                    "paths on a node are not taken as repositories here", fields={"repository": "must be a URL"},
+                    advice="the setting is TASKFLOW_REPOSITORY_LOCAL_PATHS",
+                )  # fmt: skip
+            return
+        try:
+            check_host(host, private=self._settings.repository_private_hosts)
+        except AddressRefused as error:
+            raise UsageError(f"the repository's host {error}", fields={"repository": f"its host {error}"}) from None
 
     def run(self, caller: Caller, task_id: str) -> dict[str, Any]:
         """Start a draft. Raises ``Conflict`` when it was started already (a double click)."""

@@ -5,6 +5,7 @@ Its callbacks go through the service with the tokens that came over the wire, as
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -42,7 +43,8 @@ class FakeAgent:
 
     def __init__(self, order: NodeOrder, service: Service, planner: Planner, plan: Plan) -> None:
         self.order = order
-        self.address = f"http://{order.label}.node"
+        # One port for each label: on this machine, as a local node's address must be, and listened on by nobody.
+        self.address = f"http://127.0.0.1:{10_000 + zlib.crc32(order.label.encode()) % 50_000}"
         self.plan = plan
         self.alive = True
         self.workspaces: dict[str, dict[str, Any]] = {}

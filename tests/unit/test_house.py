@@ -14,8 +14,8 @@ from tests.support import house
 
 LINT_IMPORTS = Path(sys.executable).parent / "lint-imports"
 MODULES = (
-    "bootstrap", "broker", "celery", "celery_settings", "cli", "clock", "errors", "file_lock", "files", "ids", "logs",
-    "protocol", "settings", "vault",
+    "addresses", "bootstrap", "broker", "celery", "celery_settings", "cli", "clock", "errors", "file_lock", "files",
+    "ids", "logs", "protocol", "settings", "vault",
 )  # fmt: skip
 PACKAGES = ("agent", "db", "engine", "nodes", "pipelines", "service", "stack", "sweeps")
 

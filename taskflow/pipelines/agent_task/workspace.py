@@ -32,6 +32,7 @@ class Preparation(TaskSteps):
                 "output_branch": output_branch(task.id, ctx.run.number),
                 "setup_command": task.setup_command,
                 "env": task.env,
+                "private_hosts": self._settings.repository_private_hosts,
                 "provision_timeout_s": self._settings.workspace_bootstrap_s,
                 "callback_token": self._tools.vault.derive_token("workspace", workspace_id),
             },

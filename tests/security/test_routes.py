@@ -1,0 +1,149 @@
+"""Every route of the url map, for every kind of caller: exactly the documented answer, and nothing written when refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from tests.security.conftest import Picture
+from tests.web.test_callbacks import BEAT, EXITED, READY
+from tests.web.world import SPEC, Place, World
+
+CALLERS = (
+    "nobody", "garbage", "expired", "revoked", "another_owner", "its_node", "its_workspace", "another_node",
+    "another_workspace", "ended_workspace",
+)  # fmt: skip
+_API = {
+    "nobody": 401, "garbage": 401, "expired": 401, "revoked": 401, "another_owner": 404, "its_node": 403,
+    "its_workspace": 403, "another_node": 403, "another_workspace": 403, "ended_workspace": 403,
+}  # fmt: skip
+#: A list of one's own: another owner sees an empty one.
+_LIST = {**_API, "another_owner": 200}
+_MAKE = {**_API, "another_owner": 202}
+_OPEN = dict.fromkeys(CALLERS, 200)
+_NODE = {**_API, "another_owner": 403, "its_node": 200}
+_WORKSPACE = {**_API, "another_owner": 403, "its_workspace": 200}
+
+#: (method, rule) -> what each caller is answered. A route that is not here fails the test.
+TABLE: dict[tuple[str, str], dict[str, int]] = {
+    ("GET", "/healthz"): _OPEN,
+    ("GET", "/readyz"): dict.fromkeys(CALLERS, 503),  # no worker and no beat here; it says so to everybody
+    ("GET", "/api/openapi.json"): _OPEN,
+    ("POST", "/api/tasks"): _MAKE,
+    ("GET", "/api/tasks"): _LIST,
+    ("GET", "/api/tasks/<task_id>"): _API,
+    ("POST", "/api/tasks/<task_id>/run"): _API,
+    ("POST", "/api/tasks/<task_id>/cancel"): _API,
+    ("POST", "/api/tasks/<task_id>/rerun"): _API,
+    ("GET", "/api/tasks/<task_id>/events"): _API,
+    ("GET", "/api/tasks/<task_id>/logs"): _API,
+    ("GET", "/api/tasks/<task_id>/why"): _API,
+    ("GET", "/api/nodes"): _LIST,
+    ("POST", "/api/nodes/<node_id>/destroy"): _API,
+    ("POST", "/callbacks/nodes/<node_id>/ready"): _NODE,
+    ("POST", "/callbacks/nodes/<node_id>/heartbeat"): _NODE,
+    ("POST", "/callbacks/workspaces/<workspace_id>/outcome"): _WORKSPACE,
+    ("POST", "/callbacks/workspaces/<workspace_id>/sessions/<session_id>/logs"): _WORKSPACE,
+    ("POST", "/callbacks/workspaces/<workspace_id>/sessions/<session_id>/outcome"): _WORKSPACE,
+}
+BODIES: dict[str, Any] = {
+    "/api/tasks": SPEC,
+    "/callbacks/nodes/<node_id>/ready": BEAT,
+    "/callbacks/nodes/<node_id>/heartbeat": BEAT,
+    "/callbacks/workspaces/<workspace_id>/outcome": READY,
+    "/callbacks/workspaces/<workspace_id>/sessions/<session_id>/logs": {"number": 1, "data": "aGk="},
+    "/callbacks/workspaces/<workspace_id>/sessions/<session_id>/outcome": EXITED,
+}
+
+
+@dataclass
+class Scene:
+    """A task under way, and everybody who might want something of it."""
+
+    world: World
+    task_id: str
+    place: Place
+    tokens: dict[str, str | None]
+
+    def path(self, rule: str) -> str:
+        """The rule with the ids of the task."""
+        ids = {
+            "task_id": self.task_id, "node_id": self.place.node_id, "workspace_id": self.place.workspace_id,
+            "session_id": self.place.session_id,
+        }  # fmt: skip
+        for name, value in ids.items():
+            rule = rule.replace(f"<{name}>", value)
+        return rule
+
+
+@pytest.fixture
+def scene(world: World) -> Scene:
+    """Made so that each kind of caller has a token that is right for something."""
+    accounts = world.service.accounts
+    expired = accounts.create_token(owner="ada", name="brief", expires_s=1)["token"]
+    revoked = accounts.create_token(owner="ada", name="old")
+    accounts.revoke_token(revoked["id"])
+    world.clock.advance(2)
+    task, other, ended = world.submit(), world.submit(), world.submit()
+    place, other_place, ended_place = world.place(task), world.place(other), world.place(ended)
+    world.call("POST", f"/api/tasks/{ended['id']}/cancel", {})
+    world.end(ended, "cancelled")
+    return Scene(
+        world, task["id"], place,
+        {
+            "nobody": None, "garbage": "tf_" + "x" * 43, "expired": expired, "revoked": revoked["token"],
+            "another_owner": world.other_token, "its_node": place.node_token, "its_workspace": place.workspace_token,
+            "another_node": other_place.node_token, "another_workspace": other_place.workspace_token,
+            "ended_workspace": ended_place.workspace_token,
+        },
+    )  # fmt: skip
+
+
+def test_every_route_is_in_the_table(app: Flask) -> None:
+    """Who adds a route says here what every kind of caller gets."""
+    rules = {
+        (method, rule.rule)
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert rules == set(TABLE)
+
+
+@pytest.mark.parametrize(("method", "rule"), sorted(TABLE))
+def test_every_caller_gets_exactly_the_documented_answer(
+    scene: Scene, picture: Picture, method: str, rule: str
+) -> None:
+    """And a refused one has changed nothing, in any table."""
+    for caller in CALLERS:
+        before = picture()
+        answer = scene.world.call(
+            method, scene.path(rule), BODIES.get(rule, {} if method == "POST" else None), token=scene.tokens[caller]
+        )
+        assert answer.status_code == TABLE[method, rule][caller], f"{caller}: {answer.text}"
+        if answer.status_code >= 400:
+            assert picture() == before, f"{caller} was refused and something was written"
+
+
+@pytest.mark.parametrize(("method", "rule"), sorted(TABLE))
+def test_other_methods_and_overrides_open_nothing(scene: Scene, picture: Picture, method: str, rule: str) -> None:
+    """A method that is not the route's is 405 (or needs the same token), also when a header pretends another one."""
+    before = picture()
+    known = {known_method for known_method, known_rule in TABLE if known_rule == rule} | {"HEAD", "OPTIONS"}
+    for wrong in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"} - known:
+        answer = scene.world.call(wrong, scene.path(rule), headers={"X-HTTP-Method-Override": method})
+        assert answer.status_code == 405, wrong
+    assert picture() == before
+
+
+def test_no_answer_may_be_read_by_a_page_of_another_site(scene: Scene) -> None:
+    """CORS is off: no answer names an origin, a preflight opens nothing."""
+    for method, rule in TABLE:
+        asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": method}
+        for answer in (
+            scene.world.call("OPTIONS", scene.path(rule), headers=asked),
+            scene.world.call("GET", "/api/tasks", headers=asked),
+        ):
+            assert not [name for name in answer.headers.keys() if name.lower().startswith("access-control-")]  # noqa: SIM118
