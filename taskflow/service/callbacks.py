@@ -7,7 +7,6 @@ After the end of the run the answer is ``Gone``, so that the sender stops. Nothi
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -133,7 +132,7 @@ class Callbacks:
         caller.must_be("workspace", workspace_id)
         try:
             data = base64.b64decode(chunk["data"], validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error, or a letter beyond ASCII
             raise UsageError("the chunk is not base64", fields={"data": "not base64"}) from error
         if len(data) > LOG_CHUNK_BYTES_MAX:
             raise UsageError(f"a chunk holds at most {LOG_CHUNK_BYTES_MAX} bytes", fields={"data": "too long"})

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, select
+from sqlalchemy import select
 
+from taskflow.db.models import Base
 from tests.web.conftest import app, control, database, service, world  # noqa: F401  fixtures
 from tests.web.world import World
 
@@ -22,11 +22,9 @@ def picture(world: World) -> Picture:  # noqa: F811
 
     def take() -> str:
         with world.database.read() as tx:
-            found = MetaData()
-            found.reflect(tx)
-            rows: dict[str, Any] = {
-                name: sorted(repr(tuple(row)) for row in tx.execute(select(table)))
-                for name, table in sorted(found.tables.items())
+            rows = {
+                table.name: sorted(repr(tuple(row)) for row in tx.execute(select(table)))
+                for table in Base.metadata.sorted_tables
             }
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 

@@ -214,6 +214,7 @@ def test_a_callback_of_wrong_form_is_answered_so_that_its_sender_stops(world: Wo
     for kwargs in sent:
         assert world.call("POST", path, token=place.workspace_token, **kwargs).status_code == 400, str(kwargs)[:80]
     assert _chunk(world, place, 1, "no base64!").status_code == 400
+    assert _chunk(world, place, 1, "\x95QUFB").status_code == 400  # beyond ASCII
 
 
 def test_a_newer_peer_may_say_more(world: World, place: Place) -> None:
