@@ -38,6 +38,22 @@ def test_who_waits_for_capacity_is_woken_by_the_release(make_world: MakeWorld) -
     assert took_s <= world.settings.outbox_interval_s + world.plan.workspace_s + 1  # type: ignore[operator]
 
 
+def test_a_release_whose_worker_dies_wakes_who_waits_all_the_same(make_world: MakeWorld) -> None:
+    """The promise of a wake-up is part of the release: nobody sits out a poll because the one who would ring is dead."""
+    world = make_world(node_slots=1, capacity_poll_s=3000.0)
+    first = world.submit()
+    world.at_step(first, "running")
+    second = world.submit()
+    world.at_step(second, "waiting_for_capacity")
+    world.crash_at("applied:cleanup", first["run_id"])
+    world.finish(first)
+
+    took_s = world.run_until(lambda: world.task(second["id"])["step"] == "running", "the waiting task runs")
+
+    assert world.crashes == ["applied:cleanup"]
+    assert took_s <= world.settings.outbox_interval_s + world.plan.workspace_s + 1  # type: ignore[operator]
+
+
 def test_the_release_wakes_the_one_with_the_higher_priority(make_world: MakeWorld) -> None:
     """The best claim is rung first: priority, then the longest wait."""
     world = make_world(node_slots=1, capacity_poll_s=3000.0)

@@ -243,6 +243,25 @@ def test_a_cleanup_that_gives_up_does_not_hide_the_cause(hasty_world: World) -> 
     assert world.run_row(task).error["code"] == "cleanup_failed"
 
 
+@pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
+def test_a_task_has_ended_before_its_cleanup_begins(world: World, end: str) -> None:
+    """Whatever becomes of the cleanup, the task's end is written and its slot is the only thing that may be late."""
+    world.plan.outcome = {"outcome": "exited", "exit_code": int(end == "failed")}
+    task = world.submit()
+    if end == "cancelled":
+        world.at_step(task, "workspace_ready")
+        world.cancel(task["id"])
+    seen: list[str] = []
+
+    def look(run_id: str, name: str) -> None:
+        if (run_id, name) == (task["run_id"], "perform:cleanup"):
+            seen.append(world.task(task["id"])["status"])
+
+    world.at_checkpoint = look
+    world.finish(task)
+    assert seen == [end]
+
+
 def test_a_bug_in_a_step_is_tried_a_few_times_and_then_reported(world: World) -> None:
     """An unexpected exception never loses a run."""
 

@@ -1,0 +1,311 @@
+"""Faults around the engine: guards in SQL, callbacks, slots, nodes, sweeps, access, the node's agent."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Edit, Mutant
+
+_NODES = "taskflow/db/nodes.py"
+_TASKS = "taskflow/db/tasks.py"
+_CALLBACKS = "taskflow/service/callbacks.py"
+_ACCOUNTS = "taskflow/service/accounts.py"
+_CLOSING = "taskflow/pipelines/agent_task/closing.py"
+_WORKSPACES = "taskflow/agent/workspaces.py"
+_GUARDS = ("tests/db/test_guards.py",)
+_CALLS = ("tests/service/test_callbacks.py",)
+_CONTRACT = ("tests/agent/test_contract.py",)
+_MACHINE = ("tests/nodes/test_machine.py",)
+
+_SQL = (
+    Mutant(
+        "any-status-from-any", "a status is left for one that does not follow it",
+        (Edit(
+            _TASKS, "    guard = [Task.id == task_id, Task.status.in_(allowed)]\n",
+            "    guard = [Task.id == task_id]\n",
+        ),),
+        _GUARDS,
+    ),
+    Mutant(
+        "old-run-writes-status", "a former run ends the task that its successor works on",
+        (Edit(_TASKS, "        guard.append(Task.run_id == run_id)\n", "        pass\n"),),
+        (*_GUARDS, "tests/pipelines/test_rerun.py"),
+    ),
+    Mutant(
+        "slots-not-counted", "more workspaces on a node than it has slots",
+        (Edit(_NODES, "        if live_count(tx, node_id) >= taken.slots:\n", "        if False:\n"),), _GUARDS,
+    ),
+    Mutant(
+        "slots-counted-before-the-lock", "two placements that count at once both find the last slot free",
+        (
+            Edit(
+                _NODES, "        # The node's run first, then the node: the same order",
+                "        counted = live_count(tx, node_id)\n"
+                "        # The node's run first, then the node: the same order",
+            ),
+            Edit(_NODES, "        if live_count(tx, node_id) >= taken.slots:\n", "        if counted >= taken.slots:\n"),
+        ),
+        _GUARDS,
+    ),
+    Mutant(
+        "place-on-a-draining-node", "a workspace is put on a node that is being destroyed",
+        (Edit(
+            _NODES, "            .where(Node.id == node_id, Node.status.in_(NODE_USABLE))\n",
+            "            .where(Node.id == node_id)\n",
+        ),),
+        ("tests/pipelines/test_capacity.py",),
+    ),
+    Mutant(
+        "drained-under-a-claim", "a node that was just claimed is drained because its warm time is over",
+        (Edit(_NODES, "        if idle and live_count(tx, node_id):\n", "        if False:\n"),),
+        ("tests/pipelines/test_capacity.py", "tests/nodes"),
+    ),
+    Mutant(
+        "nodes-without-limit", "a race for the last allowed node makes two",
+        (Edit(_NODES, "        if alive >= nodes_max:\n", "        if False:\n"),), _GUARDS,
+    ),
+    Mutant(
+        "writers-begin-late", "a writing transaction finds out at its end that another one wrote",
+        (Edit("taskflow/db/session.py", '"BEGIN IMMEDIATE" if writes else "BEGIN"', '"BEGIN"'),),
+        ("tests/db/test_databases.py",),
+    ),
+    Mutant(
+        "busy-is-final", "a moment of contention in the database fails what it hits",
+        (Edit("taskflow/db/session.py", "if attempt == _TRIES or not _may_succeed_again(error):", "if True:"),),
+        ("tests/db/test_databases.py",),
+    ),
+    Mutant(
+        "second-key-second-task", "a repeated submission makes a second task",
+        (Edit("taskflow/service/tasks.py", "            if used is not None:\n", "            if False:\n"),),
+        ("tests/service/test_tasks_explain_health.py",),
+    ),
+)  # fmt: skip
+
+_TASK = (
+    Mutant(
+        "ring-before-commit", "the woken turn reads SQL before the answer is there, and nobody wakes it again",
+        (Edit(
+            _CALLBACKS, "        self._ringer.ring([self._database.write(work)])\n",
+            "        with self._database.read() as tx:\n            found = get_workspace(tx, workspace_id)\n"
+            "        self._ringer.ring([RunId(found.run_id)] if found else [])\n        self._database.write(work)\n",
+        ),),
+        ("tests/service/test_rings.py",),
+    ),
+    Mutant(
+        "start-before-commit", "the first alarm of a run fires before its row is there, and is taken for a leftover",
+        (
+            Edit(
+                "taskflow/service/tasks.py", "        if made and run is not None:\n            self._start(run)\n", "",
+            ),
+            Edit(
+                "taskflow/service/tasks.py", "            insert_run(tx, run, created_at=now)\n        task_rows",
+                "            insert_run(tx, run, created_at=now)\n            self._start(run)\n        task_rows",
+            ),
+        ),
+        ("tests/service/test_rings.py",),
+    ),
+    Mutant(
+        "callback-after-the-end", "a workspace that ended comes back by its own late report",
+        (Edit(
+            _CALLBACKS,
+            "            if run.finished_at is not None or task.status in TERMINAL or workspace.released_at is not None:\n"
+            "                raise Gone(f\"the run of workspace",
+            "            if False:\n                raise Gone(f\"the run of workspace",
+        ),),
+        _CALLS,
+    ),
+    Mutant(
+        "late-result-thrown-away", "work that was done on a node wrongly taken for dead is lost",
+        (Edit(
+            _CALLBACKS, "if task.run_id != run.id or known is not None or not wrongly_dead:", "if True:",
+        ),),
+        ("tests/pipelines/test_failures.py",),
+    ),
+    Mutant(
+        "cleanup-before-the-end", "the task's end waits for its cleanup, and is lost with it",
+        (
+            Edit(
+                "taskflow/pipelines/agent_task/session.py",
+                'effects=(ended, transition_effect(task_id, "completed", run_id=run_id, now=ctx.now, fields=fields)),',
+                "effects=(ended,),",
+            ),
+            Edit(
+                _CLOSING, "        return Done(effects=self._release(ctx))\n",
+                "        end = transition_effect(ctx.run.subject_id, 'completed', run_id=ctx.run.id, now=ctx.now)\n"
+                "        return Done(effects=(*self._release(ctx), end))\n",
+            ),
+        ),
+        ("tests/pipelines/test_failures.py::test_a_task_has_ended_before_its_cleanup_begins",),
+    ),
+    Mutant(
+        "workspace-left-on-its-node", "what ran goes on running after its task's end",
+        (Edit(
+            _CLOSING, "            self._tools.agent(node).delete_workspace(workspace.id, ctx.run.rev)\n",
+            "            pass\n",
+        ),),
+        ("tests/pipelines/test_decisions.py",),
+    ),
+    Mutant(
+        "slot-not-given-back", "every task takes a slot for ever",
+        (Edit(_CLOSING, "        return Done(effects=self._release(ctx))\n", "        return Done()\n"),),
+        ("tests/pipelines/test_capacity.py",),
+    ),
+    Mutant(
+        "capacity-not-promised", "a worker that dies after a release takes the wake-up of those who wait with it",
+        (Edit(
+            _NODES, '        promise(tx, CAPACITY_RELEASED, {"owner_id": released.owner_id}, now)\n', "",
+        ),),
+        ("tests/pipelines/test_capacity.py::test_a_release_whose_worker_dies_wakes_who_waits_all_the_same",),
+    ),
+    Mutant(
+        "outbox-forgets-failures", "a promise whose consumer failed counts as kept",
+        (Edit(
+            "taskflow/sweeps/drain_outbox.py",
+            "        retry_at = now() + min(_RETRY_MAX_S, _RETRY_BASE_S * 2 ** min(row.attempts, 10))\n", "",
+        ),),
+        ("tests/db/test_sweeps.py",),
+    ),
+    Mutant(
+        "rerun-during-cleanup", "the next run begins while the last one still holds its workspace",
+        (Edit(
+            "taskflow/service/tasks.py",
+            "if last is not None and last.finished_at is None and task.status in TERMINAL:", "if False:",
+        ),),
+        ("tests/pipelines/test_rerun.py",),
+    ),
+    Mutant(
+        "stuck-sweep-fails-the-living", "a task whose runner is alive is failed because it is old",
+        (Edit(
+            "taskflow/sweeps/fail_stuck_tasks.py", "    if facts.runner_alive:\n", "    if False:\n",
+        ),),
+        ("tests/db/test_sweeps.py",),
+    ),
+)  # fmt: skip
+
+_NODE = (
+    Mutant(
+        "bought-without-looking", "a crash after buying buys again",
+        (Edit(
+            "taskflow/nodes/machine.py", "provider.find_by_label(node.label) or provider.create(self._order(node))",
+            "provider.create(self._order(node))",
+        ),),
+        _MACHINE,
+    ),
+    Mutant(
+        "destroyed-before-it-is", "a server that still costs money counts as destroyed",
+        (Edit(
+            "taskflow/nodes/machine.py",
+            "        if not self._provider(node).destroy(node.server_id or node.label):\n            return",
+            "        self._provider(node).destroy(node.server_id or node.label)\n        if False:\n            return",
+        ),),
+        _MACHINE,
+    ),
+    Mutant(
+        "one-sign-is-death", "a node that is only slow, or only out of reach, loses its tasks",
+        (Edit("taskflow/nodes/liveness.py", "if gone and agent_answers is False:", "if gone or agent_answers is False:"),),
+        ("tests/nodes/test_selector.py",),
+    ),
+    Mutant(
+        "late-order-for-a-destroyed-node", "a paused worker's order makes a server that nobody knows",
+        (Edit(
+            "taskflow/nodes/providers/local.py",
+            'if (folder / "destroy").exists() or (folder / "destroyed").exists():', "if False:",
+        ),),
+        ("tests/nodes/test_local_provider.py",),
+    ),
+)  # fmt: skip
+
+_ACCESS = (
+    Mutant(
+        "token-of-any-workspace", "a workspace reports for another one",
+        (Edit(
+            _ACCOUNTS, "        if self.scope != scope or self.subject_id != subject_id:\n",
+            "        if self.scope != scope:\n",
+        ),),
+        _CALLS,
+    ),
+    Mutant(
+        "token-of-any-scope", "a workspace's token opens the API of its owner",
+        (Edit(_ACCOUNTS, "        if row.scope != scope:\n", "        if False:\n"),),
+        ("tests/service/test_accounts_vault.py",),
+    ),
+    Mutant(
+        "revoked-token", "a token that was revoked goes on working",
+        (Edit(_ACCOUNTS, "if row is None or row.revoked_at is not None:", "if row is None:"),),
+        ("tests/service/test_accounts_vault.py",),
+    ),
+    Mutant(
+        "expired-token", "a token outlives its time",
+        (Edit(
+            _ACCOUNTS, "if row.expires_at is not None and row.expires_at <= self._clock.now():", "if False:",
+        ),),
+        ("tests/service/test_accounts_vault.py",),
+    ),
+    Mutant(
+        "tasks-of-everybody", "another owner's task can be read, cancelled and run again",
+        (Edit(
+            _TASKS, "select(TASKS).where(Task.owner_id == owner_id, Task.id == task_id)",
+            "select(TASKS).where(Task.id == task_id)",
+        ),),
+        ("tests/service/test_tasks_explain_health.py",),
+    ),
+)  # fmt: skip
+
+_AGENT = (
+    Mutant(
+        "no-tombstones", "a paused worker makes a workspace again that was deleted",
+        (Edit(
+            _WORKSPACES, "            self._refuse_deleted(workspace_id)\n            content = digest",
+            "            content = digest",
+        ),),
+        _CONTRACT,
+    ),
+    Mutant(
+        "tombstones-for-the-known-only", "a creation that comes after its own cleanup makes a workspace for ever",
+        (Edit(
+            _WORKSPACES, "            self._store.bury(workspace_id, fence)\n",
+            "            if known is not None:\n                self._store.bury(workspace_id, fence)\n",
+        ),),
+        _CONTRACT,
+    ),
+    Mutant(
+        "tombstone-after-the-removal", "an agent that dies while it deletes forgets that it was told to",
+        (Edit(
+            _WORKSPACES,
+            "            self._store.bury(workspace_id, fence)\n            self._remove(workspace_id)\n",
+            "            self._remove(workspace_id)\n            self._store.bury(workspace_id, fence)\n",
+        ),),
+        ("tests/agent/test_endings.py::test_a_deletion_that_was_cut_short_is_ended_by_the_next_agent",),
+    ),
+    Mutant(
+        "agent-ignores-fences", "a worker whose run went on elsewhere starts a session",
+        (Edit(_WORKSPACES, 'if payload["fence"] < workspace.fence:', 'if payload["fence"] < -1:'),), _CONTRACT,
+    ),
+    Mutant(
+        "session-started-again", "a repeated request runs the command a second time",
+        (Edit("taskflow/agent/sessions.py", '            if known.status != "starting":\n', "            if False:\n"),),
+        _CONTRACT,
+    ),
+    Mutant(
+        "agent-counts-no-slots", "a node takes more than it has room for",
+        (Edit("taskflow/agent/store.py", "            if live >= slots:\n", "            if False:\n"),), _CONTRACT,
+    ),
+    Mutant(
+        "outcome-sent-once", "an outcome that could not be delivered is dropped",
+        (Edit(
+            "taskflow/agent/outbox.py",
+            "            self._store.postpone(delivery.seq, time.time() + wait_s(delivery.attempts))\n",
+            "            self._store.delivered(delivery.seq)\n",
+        ),),
+        ("tests/agent/test_survival.py",),
+    ),
+    Mutant(
+        "secrets-in-the-log", "what a command prints of its secrets is sent and stored",
+        (Edit(
+            "taskflow/agent/masking.py",
+            "        self._secrets = sorted((value.encode(\"utf-8\", \"surrogateescape\") for value in values), key=len)\n",
+            "        self._secrets: list[bytes] = []\n",
+        ),),
+        ("tests/agent/test_output.py",),
+    ),
+)  # fmt: skip
+
+MUTANTS: tuple[Mutant, ...] = (*_SQL, *_TASK, *_NODE, *_ACCESS, *_AGENT)
