@@ -59,6 +59,11 @@ newest-celery: install ## would the newest Celery survive a restart of its broke
 chaos: install ## the real stack under a seeded monkey: TASKS=1000 MINUTES=10 SEED=1
 	@$(BIN)/python -m tests.chaos --json --tasks $(or $(TASKS),1000) --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
 
+audit: install ## ask a vulnerability database about the pinned dependencies (needs the network)
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+
 lint: install ## ruff, fixing what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -73,4 +78,4 @@ wheel: install ## build the wheel into dist/
 	$(BIN)/python -m build --wheel
 
 clean: ## remove .venv and build leftovers
-	rm -rf .venv .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-newest .venv-audit build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
