@@ -11,9 +11,11 @@ from taskflow.cli.app import cli
 from taskflow.db.status import mermaid
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _LINK = re.compile(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)")
-_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+_TEST = re.compile(r"`(tests/[\w/]+(?:\.py)?)(?:::(\w+))?`")
+#: Pages whose promises name the tests that hold them, and how many they name at least.
+_PROMISES = {"README.md": 6, "SECURITY.md": 10, "docs/explanation/failure.md": 30}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -23,13 +25,14 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
-def test_every_test_that_the_readme_names_exists() -> None:
+@pytest.mark.parametrize("page", _PROMISES)
+def test_every_test_that_a_promise_names_exists(page: str) -> None:
     """A promise is only as good as the test beside it."""
-    named = _TEST.findall((ROOT / "README.md").read_text())
-    assert len(named) >= 6
+    named = _TEST.findall((ROOT / page).read_text())
+    assert len(named) >= _PROMISES[page]
     for file, function in named:
-        text = (ROOT / file).read_text()
-        assert not function or f"def {function}(" in text, f"{file}::{function}"
+        assert (ROOT / file).exists(), file
+        assert not function or f"def {function}(" in (ROOT / file).read_text(), f"{file}::{function}"
 
 
 def test_the_status_diagram_is_the_table() -> None:
