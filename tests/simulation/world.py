@@ -31,7 +31,7 @@ from tests.support.keys import keys_left
 from tests.support.virtual import Planner
 
 #: Events in which faults may happen, and in which everything must be over afterwards.
-_CHAOS_EVENTS = 600
+_CHAOS_EVENTS = 500
 _CALM_EVENTS = 12_000
 _WORKERS = 2
 #: Waits that run out while things happen; polls so far apart that a lost wake-up is seen as a task that hangs.
