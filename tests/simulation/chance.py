@@ -41,6 +41,7 @@ FAULTS: dict[str, float] = {
     "cancel": 0.2,
     "rerun": 0.8,
 }
+_OF_PEOPLE = ("cancel", "rerun")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class Chance:
             kind: self._faults.choice((0.5, 1.0, 1.0, 3.0)) if self._faults.random() < 0.5 else 0.0 for kind in FAULTS
         }
         self._number = 0
+        #: Whether faults happen now. What people do depends on ``peace`` alone, which never ends.
         self.active = True
+        self.peace = False
         self.injected: list[Fault] = []
         self.counts: Counter[str] = Counter()
 
@@ -76,7 +79,7 @@ class Chance:
 
     def fault(self, kind: str) -> bool:
         """Whether a fault of this kind happens here."""
-        if not self.active or not self._intensity[kind]:
+        if not self._intensity[kind] or not (self.active or (kind in _OF_PEOPLE and not self.peace)):
             return False
         if self._faults.random() >= FAULTS[kind] * self._intensity[kind]:
             return False

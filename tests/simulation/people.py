@@ -30,7 +30,7 @@ class People:
         self._time_limit_s = 600.0 if simulation.settings.session_grace_s > 10 else 6.0
         self._wanted = self._chance.order.choice((1, 1, 1, 2, 2))
         for number in range(self._wanted):
-            simulation.planner.after(self._chance.between(0.0, 10.0), lambda key=f"key-{number}": self._submit(key))
+            simulation.planner.after(self._chance.between(0.0, 4.0), lambda key=f"key-{number}": self._submit(key))
 
     # --- what they do
 

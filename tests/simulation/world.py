@@ -30,8 +30,10 @@ from tests.simulation.storage import Storage
 from tests.support.keys import keys_left
 from tests.support.virtual import Planner
 
-#: Events in which faults may happen, and in which everything must be over afterwards.
+#: Faults begin within the first so many events, and may happen in the next so many.
+_CHAOS_BEGINS = 700
 _CHAOS_EVENTS = 500
+#: Afterwards everything must be over within these.
 _CALM_EVENTS = 12_000
 _WORKERS = 2
 #: Waits that run out while things happen; polls so far apart that a lost wake-up is seen as a task that hangs.
@@ -86,7 +88,7 @@ class Simulation:
         skew_s = self.chance.between(-20.0, 20.0) if self.chance.fault("clock_skew") else 0.0
         if self.chance.fault("newer_state"):
             self._releases = 2
-        release = self._releases if self.chance.active else self.highest_release
+        release = self.highest_release if self.chance.peace else self.chance.order.randint(1, self._releases)
         process = Process(name, release, skew_s)
         clock = HostClock(process)
         database = SimulatedDatabase(
@@ -165,8 +167,10 @@ class Simulation:
     # --- events
 
     def run(self) -> None:
-        """Faults for a while, then peace until everything is over."""
-        while self.events < _CHAOS_EVENTS and not (self.events > _CHAOS_EVENTS / 3 and self.people.satisfied()):
+        """Quiet for a while, so that every part of a task's life gets its faults; then faults; then peace to the end."""
+        begin = self.chance.order.randrange(_CHAOS_BEGINS)
+        while self.events < begin + _CHAOS_EVENTS and not self.people.satisfied():
+            self.chance.active = self.events >= begin
             self._event()
         self._make_peace()
         for ready, what in (
@@ -184,6 +188,7 @@ class Simulation:
     def _make_peace(self) -> None:
         self.gate.say("", "--- no more faults")
         self.chance.active = False
+        self.chance.peace = True
         for process in self.processes:
             process.paused_until = process.renewal_stalled_until = 0.0
             if process.alive and process.release < self.highest_release:
