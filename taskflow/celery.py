@@ -85,7 +85,13 @@ for _name in beat_schedule(settings):
     _register_sweep(_name)
 
 
+_pumping: set[int] = set()
+
+
 def _start_pump() -> None:
+    if os.getpid() in _pumping:
+        return  # Celery's solo pool says that its child started and, in the same process, that the worker is ready
+    _pumping.add(os.getpid())
     wired = process.get()
     wired.check_installation()
     threading.Thread(target=wired.pump.run_forever, name="pump", daemon=True).start()

@@ -13,7 +13,7 @@ from tests.crashpoints.stack import CrashStack
 
 pytestmark = pytest.mark.e2e
 
-_SIZE = 5
+_SIZE = 3
 
 
 def test_the_list_names_every_point_of_an_undisturbed_walk(crash_stack: CrashStack, root: Path) -> None:
