@@ -13,8 +13,15 @@ _WALKS_MAX = 3
 _numbers = itertools.count(1)
 
 
+class NotReached(AssertionError):
+    """No walk came to the point: what there was to judge was right."""
+
+
 def crash_and_judge(stack: CrashStack, root: Path, points: tuple[str, ...]) -> None:
-    """Kill the worker at ``points``, one after the other, and judge. Raises ``AssertionError`` saying what is wrong."""
+    """Kill the worker at ``points``, one after the other, and judge.
+
+    Raises ``AssertionError`` saying what is wrong, ``NotReached`` when nothing is but the point was never met.
+    """
     reached: list[str] = []
     for _ in range(_WALKS_MAX):
         evidence = root / f"evidence-{next(_numbers)}"
@@ -26,4 +33,4 @@ def crash_and_judge(stack: CrashStack, root: Path, points: tuple[str, ...]) -> N
         assert not wrong, f"killed at {reached}: {wrong}"
         if reached == list(points):
             return
-    raise AssertionError(f"armed {points}, but the worker died only at {reached}; record the list again?")
+    raise NotReached(f"armed {points}, but the worker died only at {reached}; record the list again?")
