@@ -59,6 +59,17 @@ def test_every_pair_of_statuses_is_legal_or_refused_whole(world: World) -> None:
     assert promised == sum(len(targets) for targets in TRANSITIONS.values())
 
 
+def test_a_former_run_changes_no_status(world: World) -> None:
+    """What a run decides about its task counts while it is the task's run: a rerun takes its say away."""
+    world.run("run-2", "task-1", number=2)
+    world.task("task-1", "in_progress", run_id="run-2", run_number=2)
+    with pytest.raises(IllegalTransition):
+        world.write(lambda tx: transition(tx, "task-1", "failed", actor="runner", now=9.0, run_id="run-1"))
+    assert _event_seqs(world, "task-1") == [1]
+    world.write(lambda tx: transition(tx, "task-1", "failed", actor="runner", now=9.0, run_id="run-2"))
+    assert _event_seqs(world, "task-1") == [1, 2]
+
+
 def test_a_terminal_status_needs_its_time_and_only_that(world: World) -> None:
     """The schema refuses an ended task without ``completed_at`` and an open one with it."""
     world.task("task-1")

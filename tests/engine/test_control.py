@@ -64,6 +64,20 @@ def test_commit_without_the_lease_is_fenced_and_changes_nothing(rig: Rig) -> Non
     assert control.commit(run_id, "new", "step", step="two", rev=1, delay_s=0, keep=False).verdict == "parked"
 
 
+def test_a_turn_is_rung_when_its_lease_ends_and_not_before(rig: Rig) -> None:
+    """What takes a lease moves the alarm to its end: fire does, and each commit that keeps it."""
+    control, run_id, s = rig.control, rig.start(), rig.settings
+    control.fire(run_id, "", "t")
+    rig.hints.alarms.clear()
+    for rev in range(3):
+        assert s.lease_s < _score(rig, run_id) < s.lease_s + s.ring_grace_s
+        rig.shift(s.lease_s * 0.9)
+        assert rig.pump.tick() == 0
+        assert control.commit(run_id, "t", "step", step="two", rev=rev, delay_s=0, keep=True).verdict == "kept"
+    rig.shift(s.lease_s + 0.101)
+    assert rig.pump.tick() == 1
+
+
 def test_renewal_moves_the_index_entry_with_the_lease(rig: Rig) -> None:
     """While a lease is renewed nobody rings the run; when it is not, the index rings just after the lease."""
     control, run_id, s = rig.control, rig.start(), rig.settings

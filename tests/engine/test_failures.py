@@ -142,14 +142,21 @@ def test_a_step_that_kills_its_worker_is_counted_out(make_rig: MakeRig, first_cr
     assert_no_keys_left(rig.client, rig.settings.key_prefix)
 
 
-def test_a_step_that_never_ends_is_counted_out(make_rig: MakeRig) -> None:
-    """More fires than the bound are a loop, said so on the run."""
-    rig = make_rig(toy(Step("one", lambda ctx: Snooze(0.0))))
-    rig.configure(step_max_fires=120)
+@pytest.mark.parametrize("turn_max_steps", [1, 50])
+def test_a_step_that_never_ends_is_counted_out(make_rig: MakeRig, turn_max_steps: int) -> None:
+    """Begun as often as the bound allows, within turns or across them, it is a loop, said so on the run."""
+    begun: list[int] = []
+
+    def loop(ctx: StepContext) -> Outcome:
+        begun.append(ctx.attempt)
+        return Snooze(0.0)
+
+    rig = make_rig(toy(Step("one", loop)))
+    rig.configure(step_max_fires=120, turn_max_steps=turn_max_steps)
     run_id = rig.start()
     rig.run_alarms()
     error = rig.row(run_id).error
-    assert error is not None and error["code"] == "step_loops"
+    assert error is not None and error["code"] == "step_loops" and len(begun) == 120
 
 
 def test_an_inbox_over_its_bound_fails_the_step_but_not_the_cleanup(make_rig: MakeRig) -> None:

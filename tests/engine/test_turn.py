@@ -14,7 +14,7 @@ from taskflow.engine.pipeline import Step, StepContext
 from taskflow.engine.store import Change
 from taskflow.errors import PermanentError
 from tests.engine.conftest import MakeRig
-from tests.support.engine import External, advance, toy
+from tests.support.engine import External, WallClock, advance, toy
 from tests.support.keys import assert_no_keys_left
 
 
@@ -170,6 +170,29 @@ def test_no_wait_sleeps_past_the_deadline_of_its_step(make_rig: MakeRig, outcome
     rig.start()
     rig.run_alarms()
     assert expired and 100 <= expired[0] - began < 103
+
+
+class _WrongClock(WallClock):
+    def __init__(self, off_s: float) -> None:
+        self.off_s = off_s
+
+    def now(self) -> float:
+        return super().now() + self.off_s
+
+
+@pytest.mark.parametrize("off_s", [-7200.0, 7200.0])
+def test_the_clock_of_its_host_decides_nothing(make_rig: MakeRig, off_s: float) -> None:
+    """Two hours wrong, a worker gives a wait the minute it has by Redis time, no less and no more."""
+    rig = make_rig(toy(Step("first", advance), Step("wait", _wait(poll_s=10.0), limit_s=60.0)))
+    rig.runner._clock = _WrongClock(off_s)
+    run_id = rig.start()
+    entered_at = rig.control.now()
+    rig.run_alarms(until=lambda: rig.control.now() > entered_at + 45)
+    assert rig.row(run_id).finished_at is None
+    rig.run_alarms()
+    error = rig.row(run_id).error
+    assert error is not None and error["code"] == "step_timeout"
+    assert error["detail"]["until"] == pytest.approx(entered_at + 60, abs=1)
 
 
 @pytest.mark.parametrize("race", ["before_load", "after_load"])

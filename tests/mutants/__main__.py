@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--only", action="append", metavar="NAME", help="this mutant alone; may be repeated")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at once (default: one a core)")
+    parser.add_argument("--own", action="store_true", help="ask each mutant's own tests alone, not all of them")
     parser.add_argument("--list", action="store_true", help="name the mutants and what each breaks")
     args = parser.parse_args(argv)
     unknown = set(args.only or ()) - {mutant.name for mutant in MUTANTS}
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(f"{mutant.name:<32} {mutant.breaks}" for mutant in chosen))
         return 0
     with tempfile.TemporaryDirectory(prefix="taskflow-mutants-") as folder:
-        return _run(chosen, Path(folder), max(1, args.jobs))
+        return _run(chosen, Path(folder), max(1, args.jobs), own=args.own)
 
 
 def rooms_of_tests(tree: Path) -> list[str]:
@@ -73,7 +74,7 @@ def rooms_of_tests(tree: Path) -> list[str]:
     return [room for room in _FIRST if room in rooms] + sorted(rooms - {*_FIRST})
 
 
-def _run(chosen: Sequence[Mutant], folder: Path, jobs: int) -> int:
+def _run(chosen: Sequence[Mutant], folder: Path, jobs: int, *, own: bool) -> int:
     trees: queue.Queue[Path] = queue.Queue()
     for number in range(jobs):
         trees.put(_copy(folder / f"tree-{number}"))
@@ -83,7 +84,7 @@ def _run(chosen: Sequence[Mutant], folder: Path, jobs: int) -> int:
         if control:
             return 1
         caught = 0
-        for verdict in pool.map(lambda mutant: _in_a_tree(mutant, trees), chosen):
+        for verdict in pool.map(lambda mutant: _in_a_tree(mutant, trees, own=own), chosen):
             caught += bool(verdict.by)
             print(verdict.line(), flush=True)
     print(f"caught {caught}/{len(chosen)}")
@@ -143,11 +144,11 @@ def _control(chosen: Sequence[Mutant], trees: queue.Queue[Path], pool: ThreadPoo
     return ""
 
 
-def _in_a_tree(mutant: Mutant, trees: queue.Queue[Path]) -> Verdict:
+def _in_a_tree(mutant: Mutant, trees: queue.Queue[Path], *, own: bool) -> Verdict:
     tree = trees.get()
     began = time.monotonic()
     try:
-        by, trouble = _judge(mutant, tree)
+        by, trouble = _judge(mutant, tree, own=own)
         if by and not any(by.startswith(test) for test in mutant.tests) and _pytest(tree, [by])[0]:
             by, trouble = "", f"BROKEN: {by} fails without the fault, too"
         return Verdict(mutant, by, time.monotonic() - began, trouble)
@@ -155,7 +156,7 @@ def _in_a_tree(mutant: Mutant, trees: queue.Queue[Path]) -> Verdict:
         trees.put(tree)
 
 
-def _judge(mutant: Mutant, tree: Path) -> tuple[str, str]:
+def _judge(mutant: Mutant, tree: Path, *, own: bool) -> tuple[str, str]:
     """The test that noticed, and what is wrong with the mutant itself; the tree is left as it was."""
     before = {edit.file: (tree / edit.file).read_text() for edit in mutant.edits}
     try:
@@ -164,7 +165,7 @@ def _judge(mutant: Mutant, tree: Path) -> tuple[str, str]:
             if text.count(edit.old) != 1:
                 return "", f"NO LONGER APPLIES to {edit.file}"
             (tree / edit.file).write_text(text.replace(edit.old, edit.new))
-        for targets in (mutant.tests, *((room,) for room in rooms_of_tests(tree))):
+        for targets in (mutant.tests, *((room,) for room in rooms_of_tests(tree) if not own)):
             status, output = _pytest(tree, targets)
             noticed = _NOTICED.search(output)
             if noticed is not None:

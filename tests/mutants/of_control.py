@@ -84,13 +84,28 @@ MUTANTS: tuple[Mutant, ...] = (
         _CONTROL,
     ),
     Mutant(
+        "kept-lease-leaves-the-alarm", "after the first steps of a long turn the index rings it at every look",
+        (_lua(
+            "commit",
+            "  redis.call('ZADD', KEYS[3], string.format('%.6f', "
+            "now + tonumber(ARGV[8]) / 1000 + tonumber(ARGV[11])), ARGV[1])\n",
+        ),),
+        _CONTROL,
+    ),
+    Mutant(
         "crashes-not-counted", "a step that kills its worker does so for ever",
         (_lua("fire", "run[7] = tostring(redis.call('HINCRBY', KEYS[1], 'lost', 1))", "run[7] = '1'"),),
         ("tests/engine/test_failures.py",),
     ),
     Mutant(
-        "firings-not-counted", "a step that never ends is never seen as one",
-        (_lua("commit", "redis.call('HINCRBY', KEYS[1], 'fires', 1)", "1"),), ("tests/engine/test_failures.py",),
+        "loops-of-turns-not-counted", "a step that never ends, in turns of its own, is never seen as a loop",
+        (_lua("fire", "run[6] = tostring(redis.call('HINCRBY', KEYS[1], 'fires', 1))", "run[6] = '1'"),),
+        ("tests/engine/test_failures.py::test_a_step_that_never_ends_is_counted_out",),
+    ),
+    Mutant(
+        "loops-in-a-turn-not-counted", "a step that never ends, within a turn, goes round many times the bound",
+        (_lua("commit", "redis.call('HINCRBY', KEYS[1], 'fires', 1)", "1"),),
+        ("tests/engine/test_failures.py::test_a_step_that_never_ends_is_counted_out",),
     ),
     Mutant(
         "repeated-ring-loses-its-place", "in a backlog a run that is rung again goes to the end of the queue",

@@ -27,7 +27,7 @@ _SQL = (
     Mutant(
         "old-run-writes-status", "a former run ends the task that its successor works on",
         (Edit(_TASKS, "        guard.append(Task.run_id == run_id)\n", "        pass\n"),),
-        (*_GUARDS, "tests/pipelines/test_rerun.py"),
+        ("tests/db/test_guards.py::test_a_former_run_changes_no_status",),
     ),
     Mutant(
         "slots-not-counted", "more workspaces on a node than it has slots",

@@ -7,7 +7,6 @@ from tests.mutants.mutant import Edit, Mutant
 _RUNNER = "taskflow/engine/runner.py"
 _RUNS = "taskflow/db/runs.py"
 _TURN = ("tests/engine/test_turn.py",)
-_CRASHES = ("tests/engine/test_crashes.py",)
 _FAILURES = ("tests/engine/test_failures.py",)
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -106,7 +105,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "older-rev-not-adopted", "after a crash between apply and commit, a step that kills its worker is never seen",
-        (Edit(_RUNNER, "return self._steps(turn) if same else self._adopt(turn)", "return self._steps(turn)"),), _CRASHES,
+        (Edit(_RUNNER, "return self._steps(turn) if same else self._adopt(turn)", "return self._steps(turn)"),), _FAILURES,
     ),
     Mutant(
         "older-release-runs-newer-state", "a worker of the last release acts on state it does not know",
