@@ -65,10 +65,10 @@ class Installation:
             self.database_url = self.postgres.create_database(_DATABASE)
             self.engine = make_engine(self.database_url)
             self.web_port = free_port()
+            targets = {"valkey": self.valkey.port, "postgres": self.postgres.port, "web": self.web_port}
             for link in LINKS:
-                self.links[link].target_port = {
-                    "valkey": self.valkey.port, "postgres": self.postgres.port, "web": self.web_port,
-                }[link.split("-")[1]]  # fmt: skip
+                self.links[link].target_port = targets.get(link.split("-")[1], 0)
+            self.links["worker-agent"].told = True  # agents come and go, each on a port of its own
             self.start_supervisor()
         except BaseException:
             self.__exit__()
@@ -99,7 +99,8 @@ class Installation:
             "TASKFLOW_DATA_DIR": str(self.data_dir), "TASKFLOW_PORT": str(self.web_port),
             "TASKFLOW_REDIS_URL": self.valkey.url, "TASKFLOW_DATABASE_URL": self.database_url,
             "TASKFLOW_PUBLIC_URL": f"http://127.0.0.1:{self.links['agent-web'].port}",
-            "CHAOS_LINKS": json.dumps(links), "CHAOS_DIR": str(self.notes), "PYTHONPATH": str(_ROOT),
+            "CHAOS_LINKS": json.dumps(links), "CHAOS_AGENT_LINK": str(self.links["worker-agent"].port),
+            "CHAOS_DIR": str(self.notes), "PYTHONPATH": str(_ROOT),
         }  # fmt: skip
 
     def owned(self, name: str, work: Callable[[], object]) -> None:

@@ -44,7 +44,7 @@ def judge(installation: Installation, workload: Workload, rev: invariants.RevWat
         task = tasks.get(workload.accepted.get(job.number, ""))
         if task is not None:
             _ended_right(job, task, runs, installation, workload, verdict)
-    _executed_once(workload, installation, verdict)
+    _executed_once(workload, installation, tasks, verdict)
     _commits(installation, tasks, verdict)
     verdict.illegal_transitions += [
         *invariants.status_histories(installation.engine), *invariants.event_numbers(installation.engine), *rev.wrong
@@ -101,10 +101,13 @@ def _ended_right(
         verdict.unexpected_ends.append(told)
 
 
-def _executed_once(workload: Workload, installation: Installation, verdict: Verdict) -> None:
+def _executed_once(workload: Workload, installation: Installation, tasks: dict[str, Any], verdict: Verdict) -> None:
     for job in workload.jobs:
         file = workload.evidence_of(job)
         lines = file.read_text().splitlines() if file.exists() else []
+        task = tasks.get(workload.accepted.get(job.number, ""))
+        if not lines and task is not None and task.status == "completed":
+            verdict.lost.append(f"{task.id} (job {job.number}) is completed and its command never ran")
         for run_number, count in Counter(line.split()[0] for line in lines).items():
             if count > 1:
                 verdict.duplicate_effects.append(

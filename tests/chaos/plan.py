@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tests.chaos.proxy import MODES
 
-LINKS = ("worker-valkey", "worker-postgres", "web-valkey", "web-postgres", "agent-web")
+LINKS = ("worker-valkey", "worker-postgres", "web-valkey", "web-postgres", "agent-web", "worker-agent")
 #: (kind, how often relative to the others)
 KILLS = (
     ("child", 46), ("worker", 7), ("worker-2", 7), ("web", 9), ("beat", 6), ("nodehost", 6), ("agent", 11),

@@ -16,10 +16,14 @@ _CHUNK = 65536
 
 
 class Proxy:
-    """One link. ``target_port`` may be set later; until then connections are closed at once."""
+    """One link. ``target_port`` may be set later; until then connections are closed at once.
+
+    ``told``: each connection begins with a line that names its target's port, for servers that come and go.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, target_port: int = 0) -> None:
         self.target_port = target_port
+        self.told = False
         self.mode = "pass"
         self._loop = loop
         self._writers: set[asyncio.StreamWriter] = set()
@@ -59,13 +63,14 @@ class Proxy:
         self._writers.add(writer)
         out: asyncio.StreamWriter | None = None
         try:
-            if self.mode in ("refuse", "reset") or not self.target_port:
+            if self.mode in ("refuse", "reset") or not (self.target_port or self.told):
                 _end(writer, reset=self.mode == "reset")
                 return
             if self.mode == "half_open":
                 await reader.read(-1)
                 return
-            back, out = await asyncio.open_connection("127.0.0.1", self.target_port)
+            port = int(await reader.readline() or b"0") if self.told else self.target_port
+            back, out = await asyncio.open_connection("127.0.0.1", port)
             self._writers.add(out)
             pumps = [asyncio.create_task(self._pump(reader, out)), asyncio.create_task(self._pump(back, writer))]
             await asyncio.wait(pumps)

@@ -91,6 +91,24 @@ def test_the_proxy_breaks_what_it_is_told_to(echo: int) -> None:
         proxies.close()
 
 
+def test_a_proxy_that_is_told_serves_each_connection_where_it_says(echo: int) -> None:
+    """The first line names the port and does not pass; what is broken by a mode is broken here too."""
+    proxies = Proxies("link")
+    try:
+        proxies["link"].told = True
+
+        def ask() -> bytes:
+            with socket.create_connection(("127.0.0.1", proxies["link"].port), timeout=2) as client:
+                client.sendall(f"{echo}\nhi".encode())
+                return client.recv(10)
+
+        assert ask() == b"hi"
+        proxies["link"].set_mode("reset")
+        assert _fails(ask) in (ConnectionResetError, BrokenPipeError)
+    finally:
+        proxies.close()
+
+
 def _fails(ask: object) -> object:
     try:
         return ask()  # type: ignore[operator]
