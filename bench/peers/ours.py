@@ -9,17 +9,14 @@ from __future__ import annotations
 import os
 import time
 
-import taskflow.celery as real
 from taskflow.bootstrap import App
-from taskflow.db.runs import insert_run
 from taskflow.engine.outcomes import Advance, Done, Outcome, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
-from taskflow.engine.store import RunRow
 from taskflow.errors import StepError
-from taskflow.ids import RunId, new_run_id
+from taskflow.ids import RunId
+from tests.support.own_pipeline import start_runs, with_pipeline
 from tests.support.seen import note
 
-app = real.app
 TICK_S = 0.5
 
 
@@ -44,34 +41,15 @@ def never(ctx: StepContext, error: StepError | None = None) -> Outcome:
 PIPELINE = Pipeline(
     name="bench", version=1, steps=(Step("job", job),), closing=frozenset(), on_cancel=never, on_failure=never
 )
-_get = real.process.get
-
-
-def _with_jobs() -> App:
-    wired = _get()
-    wired.pipelines.setdefault(PIPELINE.name, PIPELINE)
-    return wired
-
-
-real.process.get = _with_jobs  # type: ignore[method-assign]
+app = with_pipeline(PIPELINE)
 
 
 def start(wired: App, owner_id: str, jobs: dict[str, tuple[str, float, float]]) -> dict[str, RunId]:
     """Start runs in one transaction: name -> (kind, seconds from now, seconds of work). Their run ids by name."""
     now = wired.control.now()
-    rows = {
-        name: RunRow(
-            id=new_run_id(), pipeline=PIPELINE.name, version=1, subject_kind="bench", subject_id=name, number=1,
-            owner_id=owner_id, step="job", rev=0, step_entered_at=now,
-            results={"job": name, "kind": kind, "due_at": now + in_s, "seconds": seconds},
-        )
+    results = [
+        {"job": name, "kind": kind, "due_at": now + in_s, "seconds": seconds}
         for name, (kind, in_s, seconds) in jobs.items()
-    }  # fmt: skip
-
-    def work(tx: object) -> None:
-        for row in rows.values():
-            insert_run(tx, row, created_at=now)  # type: ignore[arg-type]
-
-    wired.database.write(work)
-    wired.ringer.publish(wired.control.ensure(list(rows.values())))
-    return {name: row.id for name, row in rows.items()}
+    ]
+    rows = start_runs(wired, owner_id, PIPELINE, results, now=now)
+    return {name: row.id for name, row in zip(jobs, rows, strict=True)}

@@ -5,16 +5,12 @@
 
 from __future__ import annotations
 
-import taskflow.celery as real
 from taskflow.bootstrap import App
-from taskflow.db.runs import insert_run
 from taskflow.engine.outcomes import Advance, Done, Outcome, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
-from taskflow.engine.store import RunRow
 from taskflow.errors import StepError
-from taskflow.ids import new_run_id
-
-app = real.app
+from tests.support import own_pipeline
+from tests.support.own_pipeline import with_pipeline
 
 
 def wait(ctx: StepContext) -> Outcome:
@@ -31,33 +27,11 @@ def never(ctx: StepContext, error: StepError | None = None) -> Outcome:
 PIPELINE = Pipeline(
     name="toy", version=1, steps=(Step("wait", wait),), closing=frozenset(), on_cancel=never, on_failure=never
 )
-_get = real.process.get
-
-
-def _with_toy() -> App:
-    wired = _get()
-    wired.pipelines.setdefault(PIPELINE.name, PIPELINE)
-    return wired
-
-
-real.process.get = _with_toy  # type: ignore[method-assign]
+app = with_pipeline(PIPELINE)
 
 
 def start_runs(wired: App, owner_id: str, delays_s: list[float]) -> list[str]:
     """Start one run for each delay, in one transaction."""
     now = wired.control.now()
-    rows = [
-        RunRow(
-            id=new_run_id(), pipeline="toy", version=1, subject_kind="toy", subject_id=f"toy-{new_run_id()}", number=1,
-            owner_id=owner_id, step="wait", rev=0, step_entered_at=now, results={"due_at": now + delay_s},
-        )
-        for delay_s in delays_s
-    ]  # fmt: skip
-
-    def work(tx: object) -> None:
-        for row in rows:
-            insert_run(tx, row, created_at=now)  # type: ignore[arg-type]
-
-    wired.database.write(work)
-    wired.ringer.publish(wired.control.ensure(rows))
-    return [row.id for row in rows]
+    results = [{"due_at": now + delay_s} for delay_s in delays_s]
+    return [row.id for row in own_pipeline.start_runs(wired, owner_id, PIPELINE, results, now=now)]

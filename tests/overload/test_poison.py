@@ -21,7 +21,7 @@ from taskflow.db.models import ErrorRow, Run
 from taskflow.engine.store import RunRow
 from taskflow.settings import Settings
 from tests.e2e.test_alarms import worker
-from tests.overload.toy import HOG_BYTES, executions, insert_runs
+from tests.overload.toy import HOG_BYTES, executions, insert_kinds
 from tests.support.keys import assert_no_keys_left
 from tests.support.servers import ValkeyServer
 from tests.support.waiting import wait_until
@@ -45,7 +45,7 @@ class Rough:
 
     def start(self, *kinds: str) -> list[RunRow]:
         """New runs, rung as a submission rings them."""
-        rows = insert_runs(self.app, self.owner_id, list(kinds))
+        rows = insert_kinds(self.app, self.owner_id, list(kinds))
         self.app.ringer.publish(self.app.control.ensure(rows))
         return rows
 
@@ -144,7 +144,7 @@ def test_what_ruins_its_worker_is_counted_out_and_the_others_go_on(rough: Rough)
 
 def test_a_backlog_does_not_multiply_itself(rough: Rough) -> None:
     """Two thousand due runs whose hints were lost, one worker: the queue stays short, and every run ends once."""
-    runs = insert_runs(rough.app, rough.owner_id, ["fine"] * BACKLOG)
+    runs = insert_kinds(rough.app, rough.owner_id, ["fine"] * BACKLOG)
     for start in range(0, BACKLOG, 500):
         rough.app.control.ensure(runs[start : start + 500])
     settings = rough.app.settings
@@ -177,7 +177,7 @@ def test_redis_at_its_memory_limit_is_said_and_survived(rough: Rough) -> None:
         client.config_set("maxmemory", 1)
         health = rough.app.service.health
         assert health.ready()["checks"]["redis_writes"].startswith("command not allowed when used memory")
-        rows = insert_runs(rough.app, rough.owner_id, ["fine"] * 20)
+        rows = insert_kinds(rough.app, rough.owner_id, ["fine"] * 20)
         for row in rows:
             rough.app.service.tasks._start(row)  # as a submission does: it must not fail
         wait_until(lambda: "pump_failed" in (rough.data_dir / "worker.log").read_text(), "the worker says so")

@@ -11,16 +11,13 @@ import signal
 import threading
 from pathlib import Path
 
-import taskflow.celery as real
 from taskflow.bootstrap import App
-from taskflow.db.runs import insert_run
 from taskflow.engine.outcomes import Advance, Done, Outcome
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
 from taskflow.engine.store import RunRow
 from taskflow.errors import StepError
-from taskflow.ids import new_run_id
+from tests.support.own_pipeline import insert_runs, with_pipeline
 
-app = real.app
 HOG_BYTES = 300 * 1024 * 1024
 STEP_LIMIT_S = 1.0
 _held: list[bytearray] = []
@@ -61,33 +58,14 @@ PIPELINE = Pipeline(
     name="rough", version=1, steps=(Step("work", work, timeout_s=30.0), Step("stuck", work, timeout_s=STEP_LIMIT_S)),
     closing=frozenset(), on_cancel=never, on_failure=failed,
 )  # fmt: skip
-_get = real.process.get
+app = with_pipeline(PIPELINE)
 
 
-def _with_rough() -> App:
-    wired = _get()
-    wired.pipelines.setdefault(PIPELINE.name, PIPELINE)
-    return wired
-
-
-real.process.get = _with_rough  # type: ignore[method-assign]
-
-
-def insert_runs(wired: App, owner_id: str, kinds: list[str]) -> list[RunRow]:
+def insert_kinds(wired: App, owner_id: str, kinds: list[str]) -> list[RunRow]:
     """New runs in SQL, one for each kind, and nothing of them in Redis yet."""
+    results = [{"kind": kind} for kind in kinds]
     now = wired.control.now()
-    rows = [
-        RunRow(
-            id=new_run_id(), pipeline="rough", version=1, subject_kind="rough", subject_id=f"rough-{new_run_id()}",
-            number=1, owner_id=owner_id, step="stuck" if kind.startswith("hang") else "work", rev=0,
-            step_entered_at=now, results={"kind": kind},
-        )
-        for kind in kinds
-    ]  # fmt: skip
-
-    def insert(tx: object) -> None:
-        for row in rows:
-            insert_run(tx, row, created_at=now)  # type: ignore[arg-type]
-
-    wired.database.write(insert)
-    return rows
+    return insert_runs(
+        wired, owner_id, PIPELINE, results, now=now,
+        step_of=lambda found: "stuck" if found["kind"].startswith("hang") else "work",
+    )  # fmt: skip
