@@ -46,8 +46,8 @@ def insert_runs(
         rows.append(
             RunRow(
                 id=run_id, pipeline=pipeline.name, version=pipeline.version, subject_kind=pipeline.name,
-                subject_id=f"{pipeline.name}-{run_id}", number=1, owner_id=owner_id, step=step_of(found) if step_of else pipeline.first, rev=0,
-                step_entered_at=now, results=found,
+                subject_id=f"{pipeline.name}-{run_id}", number=1, owner_id=owner_id,
+                step=step_of(found) if step_of else pipeline.first, rev=0, step_entered_at=now, results=found,
             )
         )  # fmt: skip
 
