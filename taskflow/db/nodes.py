@@ -300,8 +300,19 @@ def waiting_for_capacity(tx: Connection, owner_id: str, limit: int) -> list[RunI
     rows = tx.execute(
         select(Run.id)
         .join(Task, and_(Task.run_id == Run.id))
-        .where(Task.owner_id == owner_id, Run.finished_at.is_(None), Run.step == "waiting_for_capacity")
+        .where(*_waits(owner_id))
         .order_by(Task.priority.desc(), Run.step_entered_at)
         .limit(limit)
     ).all()
     return [RunId(row.id) for row in rows]
+
+
+def count_waiting(tx: Connection, owner_id: str) -> int:
+    """How many runs of this owner wait for capacity."""
+    return tx.execute(
+        select(func.count()).select_from(Run).join(Task, and_(Task.run_id == Run.id)).where(*_waits(owner_id))
+    ).scalar_one()
+
+
+def _waits(owner_id: str) -> tuple[Any, ...]:
+    return Task.owner_id == owner_id, Run.finished_at.is_(None), Run.step == "waiting_for_capacity"

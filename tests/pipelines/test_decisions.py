@@ -14,6 +14,7 @@ from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Snooze
 from taskflow.engine.pipeline import StepContext
 from taskflow.engine.store import Signal
 from taskflow.errors import PermanentError, StepError
+from taskflow.pipelines.agent_task import placement
 from tests.support.fake_agent import outcome
 from tests.support.world import World
 from tests.support.world_fixtures import MakeWorld
@@ -77,6 +78,15 @@ def test_waiting_for_capacity_snoozes_while_all_is_full_and_goes_back_when_it_is
     world.cancel(first["id"])
     world.finish(first)
     assert went_to(decide(world, second, "waiting_for_capacity")) == "node_selection"
+
+
+def test_many_who_wait_look_rarely(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are rung when there is room; their own looks together are a few a second, however many they are."""
+    world = make_world(node_slots=1)
+    at(world, "running")
+    second = world.submit()
+    monkeypatch.setattr(placement, "count_waiting", lambda *_: 1000)
+    assert decide(world, second, "waiting_for_capacity") == Snooze(250.0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from taskflow.db.nodes import candidates, create_node_effect, reserve_workspace_effect
+from taskflow.db.nodes import candidates, count_waiting, create_node_effect, reserve_workspace_effect
 from taskflow.db.status import NODE_COMING, NODE_USABLE
 from taskflow.db.tasks import set_fields_effect, transition_effect
 from taskflow.engine.outcomes import Advance, Outcome, Snooze
@@ -19,6 +19,8 @@ from taskflow.pipelines.agent_task.shared import TaskSteps
 from taskflow.vault import hash_token
 
 _PROVIDER = "local"
+#: Looks of all who wait together. A thousand that looked every quarter of a minute were most of what the workers did.
+_LOOKS_PER_S = 4.0
 
 
 class Placement(TaskSteps):
@@ -43,10 +45,12 @@ class Placement(TaskSteps):
         )  # fmt: skip
 
     def wait_for_capacity(self, ctx: StepContext) -> Outcome:
-        """Look whenever a slot is released, and now and then in any case."""
+        """Look whenever a slot is released, and now and then in any case: the more wait, the more rarely each."""
         choice = self._choose(ctx, self._task(ctx))
         if choice.action == "wait":
-            return Snooze(self._settings.capacity_poll_s)
+            with self._tools.database.read() as tx:
+                waiting = count_waiting(tx, ctx.run.owner_id)
+            return Snooze(max(self._settings.capacity_poll_s, waiting / _LOOKS_PER_S))
         return Advance("node_selection", reason=choice.reason)
 
     def wait_for_node(self, ctx: StepContext) -> Outcome:
