@@ -33,12 +33,25 @@ class Child:
         self.process.wait(20)
 
 
+def command(app: str, *arguments: str) -> list[str]:
+    """The command line of ``celery -A app arguments``."""
+    return [sys.executable, "-m", "celery", "-A", app, *arguments]
+
+
+def worker_arguments(name: str, queues: str, slots: int = 2) -> tuple[str, ...]:
+    """What follows the app in the command line of a worker with ``slots`` processes."""
+    return (
+        "worker", "-Q", queues, "--concurrency", str(slots), "-n", f"{name}@%h", "--without-gossip", "--without-mingle",
+        "--loglevel", "INFO",
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
 def celery(app: str, *arguments: str, environ: Mapping[str, str], log: Path, ready: str = "ready") -> Iterator[Child]:
     """``celery -A app arguments`` until the block ends; entered when its log says ``ready``."""
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", app, *arguments],
+            command(app, *arguments),
             env=dict(environ), stdout=stream, stderr=stream, start_new_session=True,
             preexec_fn=die_with_parent(signal.SIGKILL),
         )  # fmt: skip
@@ -57,9 +70,7 @@ def worker(
     app: str, name: str, queues: str, *, environ: Mapping[str, str], log: Path, slots: int = 2
 ) -> Iterator[Child]:
     """A worker with ``slots`` processes."""
-    arguments = ("worker", "-Q", queues, "--concurrency", str(slots), "-n", f"{name}@%h", "--without-gossip",
-                 "--without-mingle", "--loglevel", "INFO")  # fmt: skip
-    with celery(app, *arguments, environ=environ, log=log) as child:
+    with celery(app, *worker_arguments(name, queues, slots), environ=environ, log=log) as child:
         yield child
 
 
