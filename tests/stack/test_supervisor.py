@@ -66,9 +66,12 @@ def test_a_dead_process_is_restarted_without_its_old_children(settings: Settings
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: supervisor.status()[0].restarts == 1 and supervisor.status()[0].pid, "restarted")
         assert not any(is_alive(one) for one in [pid, *old])
-        record = read_json(supervisor.data_dir.run / "processes.json")
-        assert record is not None
-        assert record["processes"][0]["pid"] == supervisor.status()[0].pid
+
+        def recorded() -> bool:
+            record = read_json(supervisor.data_dir.run / "processes.json")
+            return record is not None and record["processes"][0]["pid"] == supervisor.status()[0].pid
+
+        wait_until(recorded, "the record names the new one")
 
 
 def test_a_failed_start_names_the_process_and_shows_its_log(settings: Settings) -> None:
