@@ -128,6 +128,10 @@ class OurPlace:
         """See ``bench.peers.ours.start``."""
         ours.start(self.app, self.owner_id, jobs)
 
+    def commit_only(self, name: str) -> None:
+        """See ``bench.peers.ours.commit_only``."""
+        ours.commit_only(self.app, self.owner_id, name)
+
 
 @contextlib.contextmanager
 def our_place() -> Iterator[OurPlace]:

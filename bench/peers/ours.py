@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from taskflow.bootstrap import App
 from taskflow.engine.outcomes import Advance, Done, Outcome, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
 from taskflow.errors import StepError
 from taskflow.ids import RunId
-from tests.support.own_pipeline import start_runs, with_pipeline
+from tests.support.own_pipeline import insert_runs, start_runs, with_pipeline
 from tests.support.seen import note
 
 TICK_S = 0.5
@@ -47,9 +48,18 @@ app = with_pipeline(PIPELINE)
 def start(wired: App, owner_id: str, jobs: dict[str, tuple[str, float, float]]) -> dict[str, RunId]:
     """Start runs in one transaction: name -> (kind, seconds from now, seconds of work). Their run ids by name."""
     now = wired.control.now()
-    results = [
+    rows = start_runs(wired, owner_id, PIPELINE, _results(jobs, now), now=now)
+    return {name: row.id for name, row in zip(jobs, rows, strict=True)}
+
+
+def commit_only(wired: App, owner_id: str, name: str) -> None:
+    """A run whose starter died right after its commit: nothing in Redis knows it, only the rescue can find it."""
+    now = wired.control.now()
+    insert_runs(wired, owner_id, PIPELINE, _results({name: ("once", 0.0, 0.0)}, now), now=now)
+
+
+def _results(jobs: dict[str, tuple[str, float, float]], now: float) -> list[dict[str, Any]]:
+    return [
         {"job": name, "kind": kind, "due_at": now + in_s, "seconds": seconds}
         for name, (kind, in_s, seconds) in jobs.items()
     ]
-    rows = start_runs(wired, owner_id, PIPELINE, results, now=now)
-    return {name: row.id for name, row in zip(jobs, rows, strict=True)}
