@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ import redis
 from sqlalchemy import Engine, text
 
 _CHUNK = 1 << 20
+#: What every derived token looks like: what it is for, and its signature.
+_TOKEN = re.compile(rb"[A-Za-z0-9_-]{16,200}\.[A-Za-z0-9_-]{27}")
+_TOKEN_BYTES_MAX = 228
+_HEX = re.compile(rb"\\\\x((?:[0-9a-f]{2})+)")
 #: Where a secret is kept on purpose, readable by its owner alone.
 _ALLOWED = ("stack.json", "secret.key")
 
@@ -20,7 +25,9 @@ class Canary:
 
     def __init__(self, needles: Iterable[str]) -> None:
         self.needles = [needle.encode() for needle in needles]
-        self.in_arguments: set[str] = set()
+        #: Tokens that are known only at the end: one look for all of them together.
+        self.tokens: frozenset[bytes] = frozenset()
+        self._arguments: set[bytes] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="canary", daemon=True)
 
@@ -42,15 +49,20 @@ class Canary:
                     said = (entry / "cmdline").read_bytes()
                 except OSError:
                     continue  # it ended while we looked
-                if self._in(said):
-                    self.in_arguments.add(said.replace(b"\0", b" ")[:60].decode(errors="replace"))
+                self._arguments.add(said)
+
+    def in_arguments(self) -> list[str]:
+        """Every command line that was seen."""
+        found = (said for said in self._arguments if self._in(said))
+        return sorted({f"arguments of {said.replace(bytes(1), b' ')[:60].decode(errors='replace')}" for said in found})
 
     def _in(self, data: bytes) -> bool:
-        return any(needle in data for needle in self.needles)
+        if any(needle in data for needle in self.needles):
+            return True
+        return bool(self.tokens) and any(found in self.tokens for found in _TOKEN.findall(data))
 
     def in_sql(self, engine: Engine) -> list[str]:
-        """Every row of every table as PostgreSQL writes it; bytes are searched as their hexadecimal text."""
-        hexed = [needle.hex().encode() for needle in self.needles]
+        """Every row of every table as PostgreSQL writes it, and its bytes, which PostgreSQL writes as hexadecimal."""
         found = []
         with engine.connect() as sql:
             tables = [
@@ -59,7 +71,7 @@ class Canary:
             for table in tables:
                 for row in sql.execute(text(f'SELECT t::text FROM "{table}" t')):
                     said = str(row[0]).encode()
-                    if self._in(said) or any(needle in said for needle in hexed):
+                    if self._in(said) or any(self._in(bytes.fromhex(part.decode())) for part in _HEX.findall(said)):
                         found.append(f"SQL table {table}")
                         break
         return found
@@ -70,10 +82,11 @@ class Canary:
 
     def in_files(self, *roots: Path) -> list[str]:
         """Every file below ``roots``, but for those that hold a secret on purpose."""
-        return [f"file {path}" for root in roots for path in _files(root) if self._in_file(path)]
+        return [f"file {path}" for root in roots for path in _files(root) if self.in_file(path)]
 
-    def _in_file(self, path: Path) -> bool:
-        longest = max(len(needle) for needle in self.needles)
+    def in_file(self, path: Path) -> bool:
+        """Whether one file holds any."""
+        longest = max(_TOKEN_BYTES_MAX, *(len(needle) for needle in self.needles))
         try:
             with path.open("rb") as file:
                 before = b""

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from sqlalchemy import make_url
+from sqlalchemy import make_url, select
 
 from taskflow.agent.processes import processes_with_env
+from taskflow.db.models import Node, Workspace
 from taskflow.db.session import make_engine
+from taskflow.vault import Vault
 from tests.chaos.plan import LINKS
 from tests.chaos.proxy import Proxies
 from tests.e2e.stack import make_repository
@@ -34,8 +36,8 @@ _SETTINGS = {
     "TASKFLOW_LEASE_S": "3", "TASKFLOW_RESCUE_INTERVAL_S": "2", "TASKFLOW_OUTBOX_INTERVAL_S": "2",
     "TASKFLOW_HEARTBEAT_INTERVAL_S": "2", "TASKFLOW_HEARTBEAT_STALE_S": "30", "TASKFLOW_CAPACITY_POLL_S": "40",
     "TASKFLOW_LIVENESS_POLL_S": "15", "TASKFLOW_NEWER_STATE_RETRY_S": "2", "TASKFLOW_NODE_SLOTS": "12",
-    "TASKFLOW_LOCAL_NODES_MAX": "2", "TASKFLOW_NODE_WARM_S": "15", "TASKFLOW_WORKER_CONCURRENCY": "3",
-    "TASKFLOW_WARM_INTERVAL_S": "5", "TASKFLOW_STUCK_INTERVAL_S": "10",
+    "TASKFLOW_LOCAL_NODES_MAX": "2", "TASKFLOW_NODE_WARM_S": "8", "TASKFLOW_WORKER_CONCURRENCY": "3",
+    "TASKFLOW_WARM_INTERVAL_S": "3", "TASKFLOW_STUCK_INTERVAL_S": "10",
 }  # fmt: skip
 
 
@@ -133,6 +135,15 @@ class Installation:
             return False
         self.tokens.add(info["token"])
         return True
+
+    def derived_tokens(self) -> frozenset[bytes]:
+        """The tokens of every node and workspace there was, in both directions."""
+        vault = Vault((self.data_dir / "secret.key").read_text().strip())
+        with self.engine.connect() as sql:
+            nodes, workspaces = (list(sql.execute(select(kind.id)).scalars()) for kind in (Node, Workspace))
+        made = [vault.derive_token("workspace", name) for name in workspaces]
+        made += [vault.derive_token(scope, name) for scope in ("node", "agent") for name in nodes]
+        return frozenset(token.encode() for token in made)
 
     def _info(self) -> dict[str, Any] | None:
         with contextlib.suppress(OSError, ValueError):

@@ -8,10 +8,11 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Engine, select
 
-from taskflow.db.models import AgentSession, Event, Run, Task
+from taskflow.db.models import AgentSession, Event, Run, Task, Workspace
 from tests.chaos.installation import Installation
+from tests.chaos.placed import Placed
 from tests.chaos.plan import Job
 from tests.chaos.workload import Workload
 from tests.support import invariants
@@ -33,19 +34,46 @@ class Verdict:
     lost_with_machine: list[str] = field(default_factory=list)
 
 
-def judge(installation: Installation, workload: Workload, rev: invariants.RevWatch) -> Verdict:
+class _Seen:
+    """What SQL says of the runs. ``order``: run to the time in its history of a cancel and of its session's outcome."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.order: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        self._told_at: dict[str, float] = {}
+        with engine.connect() as sql:
+            self.runs = {row.id: row for row in sql.execute(select(Run.__table__))}
+            self._workspaces = {row.run_id: row for row in sql.execute(select(Workspace.__table__))}
+            for event in sql.execute(select(Event.__table__).where(Event.subject_kind == "task")):
+                name = event.data.get("name") if event.kind == "signal_recorded" else event.kind
+                if name in ("session_outcome", "cancel_requested"):
+                    self.order[event.run_id].setdefault(name, event.seq)
+                if name == "session_outcome":
+                    self._told_at[event.run_id] = event.at
+
+    def on_machine(self, run_id: str, installation: Installation) -> bool:
+        """Whether the run had a workspace, and had not told its outcome, at a moment when the machine went away."""
+        workspace = self._workspaces.get(run_id)
+        if workspace is None:
+            return False
+        end = min(workspace.released_at or float("inf"), self._told_at.get(run_id, float("inf")))
+        # A loss is told in the machine's own name too: an outcome "lost" comes after the machine is back.
+        return any(workspace.reserved_at <= at <= end for at in installation.supervisor_deaths)
+
+
+def judge(installation: Installation, workload: Workload, rev: invariants.RevWatch, placed: Placed) -> Verdict:
     """Look at everything, when nothing goes on any more."""
     verdict = Verdict()
     with installation.engine.connect() as sql:
         tasks = {row.id: row for row in sql.execute(select(Task.__table__))}
-        runs = {row.id: row for row in sql.execute(select(Run.__table__))}
+    seen = _Seen(installation.engine)
     _submitted_once(workload, tasks, verdict)
     for job in workload.jobs:
         task = tasks.get(workload.accepted.get(job.number, ""))
         if task is not None:
-            _ended_right(job, task, runs, installation, workload, verdict)
+            _ended_right(job, task, seen, installation, workload, verdict)
     _executed_once(workload, installation, tasks, verdict)
     _commits(installation, tasks, verdict)
+    verdict.duplicate_effects += placed.twice()
     verdict.illegal_transitions += [
         *invariants.status_histories(installation.engine), *invariants.event_numbers(installation.engine), *rev.wrong
     ]  # fmt: skip
@@ -73,29 +101,28 @@ def _submitted_once(workload: Workload, tasks: dict[str, Any], verdict: Verdict)
 
 
 def _ended_right(
-    job: Job, task: Any, runs: dict[str, Any], installation: Installation, workload: Workload, verdict: Verdict
+    job: Job, task: Any, seen: _Seen, installation: Installation, workload: Workload, verdict: Verdict
 ) -> None:
-    run = runs.get(task.run_id)
+    run = seen.runs.get(task.run_id)
     if task.completed_at is None or run is None or run.finished_at is None:
         verdict.stuck.append(f"{task.id} (job {job.number}, {job.kind}) is {task.status} at {run and run.step}")
         return
-    right = {
-        "works": {"completed"}, "rerun": {"completed"}, "fails": {"failed"},
-        "cancelled": {"cancelled"} if job.number in workload.cancelled else {"completed"},
-    }[job.kind]  # fmt: skip
+    right = {"fails": "failed"}.get(job.kind, "completed")
+    outcome, cancel = seen.order[run.id].get("session_outcome"), seen.order[run.id].get("cancel_requested")
+    if job.number in workload.cancelled and cancel is None:
+        verdict.lost.append(f"the cancel of {task.id} (job {job.number}) was accepted and is not in its history")
+    # Whichever came first decides: the outcome of the session or the cancel.
+    if cancel is not None and (outcome is None or cancel < outcome):
+        right = "cancelled"
+    ways = {right, "cancelled"} if cancel is not None and right == "completed" else {right}
     code = (task.error or {}).get("code")
-    if job.kind == "cancelled":
-        right = right | {"completed"}  # it may have ended before the cancel was seen
-    if task.status in right and (task.status != "failed" or code == "command_failed"):
+    runs = [row for row in seen.runs.values() if row.subject_id == task.id]
+    if job.kind == "rerun" and len(runs) != 2:
+        verdict.unexpected_ends.append(f"{task.id} (job {job.number}, {job.kind}) has {len(runs)} runs")
+    if task.status in ways and (task.status != "failed" or code == "command_failed"):
         return
     told = f"{task.id} (job {job.number}, {job.kind}) is {task.status}: {task.error}"
-    died = any(
-        row.created_at <= at <= (task.completed_at or at) + 1
-        for row in runs.values()
-        if row.subject_id == task.id
-        for at in installation.supervisor_deaths
-    )
-    if died and task.status == "failed" and code in _LOST_WITH_THE_MACHINE:
+    if task.status == "failed" and code in _LOST_WITH_THE_MACHINE and seen.on_machine(run.id, installation):
         verdict.lost_with_machine.append(told)
     else:
         verdict.unexpected_ends.append(told)

@@ -58,12 +58,18 @@ def faults(seed: int, seconds: float) -> list[Fault]:
             lasts = dice.uniform(0.2, 4) if kind.startswith(("valkey", "postgres")) else 0.0
             made.append(Fault(at, kind, lasts_s=lasts, pick=dice.random()))
         at += dice.uniform(*_OTHER_EVERY_S)
+    # Dice may forget a store; a long run hurts each of them.
+    for target, every_s in (("postgres", 150.0), ("valkey", 170.0)):
+        at = every_s * dice.uniform(0.4, 0.8)
+        while at < seconds * 0.95:
+            made.append(Fault(at, "kill", target, lasts_s=dice.uniform(0.2, 4)))
+            at += every_s
     at = SUPERVISOR_EVERY_S * dice.uniform(0.5, 0.9)
     while at < seconds * 0.9:
         made.append(Fault(at, "kill", "supervisor"))
         at += SUPERVISOR_EVERY_S
     # The rolling restart: one worker, the web process, the other worker; in between old and new run side by side.
-    for part, target in ((0.25, "worker-2"), (0.4, "web"), (0.7, "worker")):
+    for part, target in ((0.25, "worker-2"), (0.35, "web"), (0.55, "worker")):
         made.append(Fault(seconds * part, "roll", target))
     return sorted(made)
 
