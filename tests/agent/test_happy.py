@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from taskflow import protocol
@@ -133,12 +132,3 @@ def test_a_session_sees_only_the_allowed_environment(agent: AgentRig) -> None:
     assert f"TASKFLOW_SESSION_ID={SESSION}" in lines
     assert f"TASKFLOW_DATA_DIR={agent.data_dir}" in lines
     assert not [line for line in lines if line.startswith(("TASKFLOW_SECRET_KEY", "PYTHONPATH"))]
-
-
-def test_the_agent_listens_within_a_second_or_so(rig: AgentRig) -> None:
-    """Starting is fast: a node is not kept waiting by its agent (generous limit for a busy machine)."""
-    began = time.monotonic()
-    rig.start()
-    took_s = time.monotonic() - began
-    print(f"agent start: {took_s:.2f} s")
-    assert took_s < 5.0

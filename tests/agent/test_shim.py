@@ -9,21 +9,43 @@ import sys
 from pathlib import Path
 
 
+def _argv(session: Path) -> list[str]:
+    return [sys.executable, "-m", "taskflow.agent.shim", str(session)]
+
+
+def _order(cwd: Path, evidence: Path) -> str:
+    """A command that adds a line to ``evidence``."""
+    return json.dumps(
+        {
+            "command": ["sh", "-c", f'echo ran >> "{evidence}"'], "cwd": str(cwd), "env": dict(os.environ),
+            "secrets": [], "time_limit_s": 30, "log_limit_bytes": 1000, "lifeline": None,
+        }
+    )  # fmt: skip
+
+
+def test_a_session_that_was_begun_is_never_begun_again(tmp_path: Path) -> None:
+    """Whoever asks again, an agent that lost its memory too: the second shim says so and starts nothing."""
+    evidence, session = tmp_path / "evidence", tmp_path / "session"
+    session.mkdir()
+    said = [
+        subprocess.run(
+            _argv(session), input=_order(tmp_path, evidence), capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+        for _ in range(2)
+    ]
+    assert said == ["ok\n", "taken\n"]
+    assert evidence.read_text() == "ran\n"
+
+
 def test_a_shim_whose_agent_is_killed_while_it_starts_runs_its_command(tmp_path: Path) -> None:
     """It has its order and can't say ``ok`` to anybody: the command runs all the same, once, and leaves its report."""
     evidence, session = tmp_path / "evidence", tmp_path / "session"
     session.mkdir()
-    order = {
-        "command": ["sh", "-c", f'echo ran >> "{evidence}"'], "cwd": str(tmp_path), "env": dict(os.environ),
-        "secrets": [], "time_limit_s": 30, "log_limit_bytes": 1000, "lifeline": None,
-    }  # fmt: skip
     read, write = os.pipe()
-    shim = subprocess.Popen(
-        [sys.executable, "-m", "taskflow.agent.shim", str(session)], stdin=subprocess.PIPE, stdout=write, text=True
-    )
+    shim = subprocess.Popen(_argv(session), stdin=subprocess.PIPE, stdout=write, text=True)
     os.close(write)
     os.close(read)  # nobody will read its answer, as when the agent is gone
-    shim.communicate(json.dumps(order), timeout=60)
+    shim.communicate(_order(tmp_path, evidence), timeout=60)
     assert shim.returncode == 0
     assert evidence.read_text() == "ran\n"
     report = json.loads((session / "exit.json").read_text())

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
+import requests
 
 from tests.agent.control_plane import FakeControlPlane
 from tests.agent.rig import SESSION, WS, AgentRig, git
@@ -67,6 +71,23 @@ def test_an_agent_killed_again_and_again_makes_one_commit(agent: AgentRig) -> No
     assert {call.body["commit"] for call in agent.control_plane.received(f"/sessions/{SESSION}/outcome")} == {
         git(agent.origin, "rev-parse", "taskflow/task-1-1")
     }
+
+
+def test_an_agent_killed_while_it_deletes_goes_on_deleting(agent: AgentRig) -> None:
+    """What it was told is written down before anything is ended: its successor finishes, and refuses a late start."""
+    agent.ready()
+    agent.begin("sh", "-c", "trap '' TERM; echo begun; while :; do sleep 1; done")
+    agent.wait_output(b"begun")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(agent.delete, fence=2)
+        wait_until((agent.session_dir() / "stop").exists, "the session is being ended, which its command delays")
+        agent.kill()
+        with pytest.raises(requests.ConnectionError):
+            asked.result()
+    agent.start()
+    assert agent.workspace()["status"] == "deleted"
+    assert agent.session("true", fence=3).status_code == 410
+    wait_until(lambda: not (agent.root / "workspaces" / WS).exists(), "its successor removes the rest")
 
 
 def test_sigterm_ends_the_agent_and_leaves_the_session(agent: AgentRig) -> None:

@@ -10,6 +10,7 @@ _CALLBACKS = "taskflow/service/callbacks.py"
 _ACCOUNTS = "taskflow/service/accounts.py"
 _CLOSING = "taskflow/pipelines/agent_task/closing.py"
 _WORKSPACES = "taskflow/agent/workspaces.py"
+_SHIM = "taskflow/agent/shim.py"
 _GUARDS = ("tests/db/test_guards.py",)
 _CALLS = ("tests/service/test_callbacks.py",)
 _CONTRACT = ("tests/agent/test_contract.py",)
@@ -56,7 +57,7 @@ _SQL = (
     Mutant(
         "drained-under-a-claim", "a node that was just claimed is drained because its warm time is over",
         (Edit(_NODES, "        if idle and live_count(tx, node_id):\n", "        if False:\n"),),
-        ("tests/pipelines/test_capacity.py", "tests/nodes"),
+        ("tests/pipelines/test_capacity.py::test_a_claim_just_before_the_warm_time_ends_keeps_the_node",),
     ),
     Mutant(
         "nodes-without-limit", "a race for the last allowed node makes two",
@@ -273,7 +274,7 @@ _AGENT = (
             "            self._store.bury(workspace_id, fence)\n            self._remove(workspace_id)\n",
             "            self._remove(workspace_id)\n            self._store.bury(workspace_id, fence)\n",
         ),),
-        ("tests/agent/test_endings.py::test_a_deletion_that_was_cut_short_is_ended_by_the_next_agent",),
+        ("tests/agent/test_survival.py::test_an_agent_killed_while_it_deletes_goes_on_deleting",),
     ),
     Mutant(
         "agent-ignores-fences", "a worker whose run went on elsewhere starts a session",
@@ -281,8 +282,16 @@ _AGENT = (
     ),
     Mutant(
         "session-started-again", "a repeated request runs the command a second time",
-        (Edit("taskflow/agent/sessions.py", '            if known.status != "starting":\n', "            if False:\n"),),
+        (
+            Edit("taskflow/agent/sessions.py", '            if known.status != "starting":\n', "            if False:\n"),
+            Edit(_SHIM, "os.O_WRONLY | os.O_CREAT | os.O_EXCL", "os.O_WRONLY | os.O_CREAT"),
+        ),
         _CONTRACT,
+    ),
+    Mutant(
+        "session-begun-again", "a command is run again by an agent that does not know that it was started",
+        (Edit(_SHIM, "os.O_WRONLY | os.O_CREAT | os.O_EXCL", "os.O_WRONLY | os.O_CREAT"),),
+        ("tests/agent/test_shim.py",),
     ),
     Mutant(
         "agent-counts-no-slots", "a node takes more than it has room for",

@@ -185,6 +185,7 @@ def test_a_claim_just_before_the_warm_time_ends_keeps_the_node(world: World) -> 
 
     assert world.task(claimed[0])["status"] == "completed"
     assert world.task(claimed[0])["node_id"] == node.id
+    assert (world.node().id, world.node().status) in [(node.id, "active"), (node.id, "warm")]
     world.assert_settled()
 
 
