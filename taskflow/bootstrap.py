@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 
+from taskflow import logs
 from taskflow.broker import CeleryPublisher
 from taskflow.clock import Clock, SystemClock
 from taskflow.db.installation import agreed_shards
@@ -103,7 +104,9 @@ def bootstrap(
     )  # fmt: skip
     publisher = publisher or CeleryPublisher(settings)
     ringer = Ringer(control, publisher)
-    vault = Vault(data_dir.secret_key())
+    secret_key = data_dir.secret_key()
+    logs.hide([secret_key])
+    vault = Vault(secret_key)
     if providers is None:
         providers = {"local": LocalProvider(data_dir.root)}
     tools = StepTools(database, providers, vault, settings)

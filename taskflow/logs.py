@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import structlog
 
-from taskflow.settings import Settings
+from taskflow.settings import Settings, table
 
 get_logger = structlog.get_logger
 
@@ -22,11 +23,26 @@ MASK = "***"
 _SECRET_KEYS = re.compile(r"(?:^|_)(?:token|password|secret|secret_key|authorization)$", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)", re.IGNORECASE)
 _BEARER = re.compile(r"(?P<head>\bBearer\s+)[\w.~+/=-]+", re.IGNORECASE)
+#: A user's token, and the signed id (packed when that is shorter) that is the token of a node or workspace.
+_TOKEN = re.compile(r"\btf_[\w-]{40,}|(?:\bI|\.eJ)[\w-]{15,}\.[\w-]{27}(?![\w-])")
+_SHORTEST = 8  # characters; a shorter value would be found in words that are none
+
+_known: tuple[str, ...] = ()  # longest first: one may be the beginning of another
+
+
+def hide(values: Iterable[str]) -> None:
+    """Mask these values from now on in every line of this process; ones of fewer than 8 characters are left."""
+    global _known
+    more = {value for value in values if len(value) >= _SHORTEST}
+    _known = tuple(sorted(more.union(_known), key=len, reverse=True))
 
 
 def mask_text(text: str) -> str:
-    """``text`` with the passwords of URLs and bearer tokens replaced."""
-    return _BEARER.sub(rf"\g<head>{MASK}", _URL_PASSWORD.sub(rf"\g<head>{MASK}", text))
+    """``text`` with the passwords of URLs, tokens and the values of ``hide`` replaced."""
+    for value in _known:
+        text = text.replace(value, MASK)
+    text = _URL_PASSWORD.sub(rf"\g<head>{MASK}", text)
+    return _TOKEN.sub(MASK, _BEARER.sub(rf"\g<head>{MASK}", text))
 
 
 def _masked(value: Any) -> Any:
@@ -54,7 +70,11 @@ def mask_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
 
 
 def configure(settings: Settings) -> None:
-    """Set up structlog and the root logger for this process; calling it again replaces what was set up."""
+    """Set up structlog and the root logger for this process; calling it again replaces what was set up.
+
+    The values of secret settings, and the passwords inside them, are masked from then on.
+    """
+    hide(_secrets_of(settings))
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -96,6 +116,20 @@ def configure(settings: Settings) -> None:
     root.setLevel(_level(settings.log_level))
     # Says at INFO, at each look at the schema, which dialect it found.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _secrets_of(settings: Settings) -> Iterable[str]:
+    for row in table():
+        if row.secret:
+            value = getattr(settings, row.name)
+            if "://" not in value:
+                yield value
+                continue
+            try:
+                password = urlsplit(value).password or ""
+            except ValueError:
+                continue  # no URL that anything here could use
+            yield from (password, unquote(password))
 
 
 def _level(name: str) -> int:

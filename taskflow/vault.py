@@ -18,8 +18,10 @@ from cryptography.fernet import Fernet, InvalidToken
 from itsdangerous import URLSafeSerializer
 
 from taskflow.errors import InfrastructureError
+from taskflow.logs import MASK
 
 API_TOKEN_PREFIX = "tf_"  # noqa: S105
+_SHORTEST = 4  # characters; hiding shorter ones would shred a text and say what they are
 
 
 class Vault:
@@ -62,6 +64,33 @@ class Vault:
     def derive_token(self, scope: str, subject_id: str) -> str:
         """The token of a node or workspace: the same each time. ``scope``: node, workspace, or agent (inbound)."""
         return str(URLSafeSerializer(self._secret_key, salt=f"taskflow.{scope}").dumps(subject_id))
+
+    def mask_outcome(self, outcome: Mapping[str, Any], sealed: bytes | None) -> dict[str, Any]:
+        """A session's outcome with its task's ``sealed`` secrets replaced in the texts that its command has a hand in.
+
+        Those are names of files and what programs said; the rest is the protocol's own words, which a secret may happen
+        to contain. When the secrets can't be opened, those texts are withheld as a whole: how it ended counts anyway.
+        """
+        values: list[str] | None
+        try:
+            secrets = [said for value in self.decrypt(sealed).values() for said in (value, value.strip())]
+            values = sorted({said for said in secrets if len(said) >= _SHORTEST}, key=len, reverse=True)
+        except InfrastructureError:
+            values = None
+
+        def masked(text: str) -> str:
+            if values is None:
+                return MASK
+            for value in values:
+                text = text.replace(value, MASK)
+            return text
+
+        found, error = dict(outcome), outcome.get("error")
+        if outcome.get("changed_files"):
+            found["changed_files"] = [masked(name) for name in outcome["changed_files"]]
+        if error and error.get("message"):
+            found["error"] = {**error, "message": masked(error["message"])}
+        return found
 
 
 def new_api_token() -> str:

@@ -42,15 +42,20 @@ _ADVICE = {
 
 
 def make_engine(url: str) -> Engine:
-    """An engine for ``url``. PostgreSQL URLs without a driver get psycopg."""
+    """An engine for ``url``. PostgreSQL URLs without a driver get psycopg.
+
+    Its errors don't show what was written: those texts get into logs, and the values are users' (env, output, titles).
+    """
     parsed = make_url(url)
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() == "sqlite":
-        engine = create_engine(parsed, connect_args={"timeout": 10.0})
+        engine = create_engine(parsed, connect_args={"timeout": 10.0}, hide_parameters=True)
         _make_sqlite_strict(engine)
         return engine
-    return create_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=15, pool_timeout=10)
+    return create_engine(
+        parsed, hide_parameters=True, pool_pre_ping=True, pool_size=5, max_overflow=15, pool_timeout=10
+    )
 
 
 def _make_sqlite_strict(engine: Engine) -> None:

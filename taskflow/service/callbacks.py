@@ -28,6 +28,7 @@ from taskflow.ids import RunId
 from taskflow.protocol import LOG_CHUNK_BYTES_MAX
 from taskflow.service.accounts import Caller
 from taskflow.settings import Settings
+from taskflow.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -43,9 +44,12 @@ _LIVENESS_VERDICTS = frozenset({"session_lost", "node_lost", "step_timeout", "st
 class Callbacks:
     """The verbs of nodes and workspaces. ``payload`` is the wire message, already checked by its schema."""
 
-    def __init__(self, database: Database, ringer: Ringer, settings: Settings, now: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, ringer: Ringer, vault: Vault, settings: Settings, now: Callable[[], float]
+    ) -> None:
         self._database = database
         self._ringer = ringer
+        self._vault = vault
         self._settings = settings
         self._now = now
 
@@ -171,10 +175,13 @@ class Callbacks:
             now = self._now()
             _, run, task = self._find(tx, workspace_id)
             session = self._session_of(tx, workspace_id, session_id)
+            outcome = self._vault.mask_outcome(
+                payload, task.secrets_encrypted
+            )  # a repeat is masked the same, and equal
             if task.status in TERMINAL or task.run_id != run.id or run.finished_at is not None:
-                return None, self._late(tx, run, task, session, payload, now)
-            self._record(tx, run, SESSION_OUTCOME, session_id, payload, now)
-            end_session(tx, session_id, payload, now)
+                return None, self._late(tx, run, task, session, outcome, now)
+            self._record(tx, run, SESSION_OUTCOME, session_id, outcome, now)
+            end_session(tx, session_id, outcome, now)
             return run.id, {"recorded": True}
 
         ring, answer = self._database.write(work)

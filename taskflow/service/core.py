@@ -47,7 +47,7 @@ class Service:
         self.now = StoreClock(control, clock).now
         self.accounts = Accounts(database, clock)
         self.tasks = Tasks(database, control, ringer, vault, pipelines, settings, self.now)
-        self.callbacks = Callbacks(database, ringer, settings, self.now)
+        self.callbacks = Callbacks(database, ringer, vault, settings, self.now)
         self.explain = Explain(database, control, pipelines, settings, self.now)
         self.health = Health(database, control, settings, self.now)
 

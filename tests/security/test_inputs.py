@@ -25,6 +25,8 @@ REPOSITORIES = (
     "ssh://-oProxyCommand=touch/y", "git@-oProxyCommand=x:y", "-oProxyCommand=x@host:y", "git://host.example/x",
     "ftp://host.example/x", "file://host.example/x", "javascript:alert(1)", "../../etc", "relative/path", "~/repo",
     "https://user:hunter2@host.example/x", "https://host.example/x\n--upload-pack=y", "/srv/repo\0", "/srv/\ud800",
+    "https://ghp_hunter2@host.example/x", "https://glpat-hunter2@host.example/x", f"https://{'hunter2' * 6}@host.example/x",
+    "https://host.example/x?token=hunter2", "https://host.example/x#hunter2", "https://%67hp_hunter2@host.example/x",
     "https://", "https:///x", "https://host.example:99999/x", "", " ", "x" * 3000,
 )  # fmt: skip
 BRANCHES = (

@@ -102,6 +102,38 @@ def test_a_fingerprint_needs_the_key() -> None:
     assert Vault(KEY).fingerprint({"a": 1}) != Vault(KEY).fingerprint({"a": 2})
 
 
+SAID = {
+    "outcome": "exited", "exit_code": 1, "commit": "c0ffee", "output_branch": "taskflow/exited", "pushed": False,
+    "changed_files": ["a.txt", "s3cret-one.txt"],
+    "error": {"code": "push", "message": "s3cret-one-longer is not s3cret-one, no", "phase": "push"},
+}  # fmt: skip
+
+
+def test_an_outcome_is_kept_without_the_secrets_of_its_task() -> None:
+    """In names of files and in what programs said; the longer of two first, short ones and the protocol's words not."""
+    vault = Vault(KEY)
+    sealed = vault.encrypt({"A": "s3cret-one", "B": " s3cret-one-longer\n", "C": "exited", "D": "no", "E": ""})
+    masked = vault.mask_outcome(SAID, sealed)
+    assert masked == {
+        **SAID,
+        "changed_files": ["a.txt", "***.txt"],
+        "error": {"code": "push", "message": "*** is not ***, no", "phase": "push"},
+    }
+    assert vault.mask_outcome(masked, sealed) == masked
+    assert vault.mask_outcome(SAID, None) == SAID
+    assert SAID["changed_files"] == ["a.txt", "s3cret-one.txt"]
+
+
+def test_an_outcome_whose_secrets_cannot_be_opened_counts_without_its_texts() -> None:
+    """Another secret key than the one they were sealed with: how the command ended is known all the same."""
+    masked = Vault(KEY + "2").mask_outcome(SAID, Vault(KEY).encrypt({"A": "s3cret-one"}))
+    assert masked == {
+        **SAID,
+        "changed_files": ["***", "***"],
+        "error": {"code": "push", "message": "***", "phase": "push"},
+    }
+
+
 def test_a_secret_reaches_the_session_and_nothing_else(world: World, tmp_path: Path) -> None:
     """Not the database, not events, errors, views or Redis; the command gets it."""
     secret = "s3cret-value-that-is-unique"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from taskflow.settings import Settings
 from taskflow.stack import commands
@@ -16,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_procfile_and_supervisor_run_the_same_commands() -> None:
     """With default settings a Procfile line is the argv of the function."""
-    lines = dict(re.findall(r"^(\w+): exec (.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE))
+    lines = dict(re.findall(r"^(\w+):.*\bexec (.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE))
     found = {k: shlex.split(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", v).replace("$$", "1")) for k, v in lines.items()}
     settings = Settings()
     expected = {
@@ -27,6 +31,21 @@ def test_procfile_and_supervisor_run_the_same_commands() -> None:
         "nodehost": commands.nodehost_argv(),
     }
     assert {k: [sys.executable, *v[1:]] for k, v in found.items()} == expected
+
+
+@pytest.mark.parametrize("login", [None, ""])
+def test_flower_does_not_start_without_a_login(login: str | None) -> None:
+    """It would show every task and stop workers for whoever reaches its port."""
+    line = re.search(r"^flower: (.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE)
+    assert line is not None
+    environ = {"PATH": os.environ["PATH"]} | ({} if login is None else {"FLOWER_BASIC_AUTH": login})
+    ended = subprocess.run(
+        ["/bin/sh", "-c", line.group(1).replace("exec python", "exec echo started")],
+        env=environ, capture_output=True, text=True, timeout=10, check=False,
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert "started" not in ended.stdout
+    assert "FLOWER_BASIC_AUTH" in ended.stderr
 
 
 def test_children_see_exactly_the_settings_given(tmp_path: Path) -> None:

@@ -142,6 +142,8 @@ class World:
         now = self.clock.now()
 
         def work(tx: Connection) -> None:
+            for passed in ("delegated", "in_progress") if status == "completed" else ():
+                transition(tx, task["id"], passed, actor="runner", now=now)
             transition(tx, task["id"], status, actor="runner", now=now, fields={"error": error} if error else None)
             tx.execute(update(Run).where(Run.id == task["run_id"]).values(finished_at=now, step="cleanup"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from marshmallow import ValidationError
 
@@ -22,6 +22,9 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCP_LIKE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*@(?P<host>[^\s/:@-][^\s/:@]*):[^\s].*")
 _REF_FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//")
+#: A user name of http(s) that is an access token; hosts of git take one in either place.
+_TOKEN_LIKE = re.compile(r"(?:gh[oprsu]_|github_pat_|gl(?:cbt|dt|ft|imt|oas|pat|ptt|rt|soat)-|ATBB|ATCTT)\S*|\S{33,}")
+_ELSEWHERE = "git takes it from the node's credential helper or ssh agent"
 _FORMS = "must be an absolute path, file://, https://, http://, ssh:// or user@host:path"
 
 
@@ -58,13 +61,15 @@ def repository(text: str) -> None:
 def _remote_url(text: str) -> None:
     try:
         parts = urlsplit(text)
-        host, password, _port = parts.hostname, parts.password, parts.port
+        host, user, password, _port = parts.hostname, parts.username or "", parts.password, parts.port
     except ValueError as error:
         raise ValidationError("is not a URL that can be read") from error
     if parts.scheme not in ("http", "https", "ssh") or "://" not in text:
         raise ValidationError(_FORMS)
-    if password is not None:
-        raise ValidationError("must not hold a password: git takes it from the node's credential helper or ssh agent")
+    if password is not None or (parts.scheme != "ssh" and _TOKEN_LIKE.fullmatch(unquote(user))):
+        raise ValidationError(f"must not hold a password or token: {_ELSEWHERE}")
+    if parts.query or parts.fragment:
+        raise ValidationError(f"must have no query: tokens stand there; {_ELSEWHERE}")
     if not host or host.startswith("-") or parts.netloc.startswith("-"):
         raise ValidationError("must name a host")
 

@@ -77,7 +77,8 @@ class Execution(TaskSteps):
                 code="session_lost", advice=_LOST_ADVICE,
             ) from error  # fmt: skip
         if state is not None and state.get("outcome"):
-            return self._ended(ctx, state["outcome"])
+            sealed = self._task(ctx).secrets_encrypted
+            return self._ended(ctx, self._tools.vault.mask_outcome(state["outcome"], sealed))
         raise PermanentError(
             f"the session did not report within {ctx.now - ctx.run.step_entered_at:.0f} s; its node says "
             f"{'nothing of it' if state is None else state['status']}",

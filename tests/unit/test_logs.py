@@ -1,0 +1,67 @@
+"""What is written to a log holds no secret, wherever in a line it stood."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from taskflow import logs
+from taskflow.ids import new_run_id, workspace_id_of
+from taskflow.settings import Settings
+from taskflow.vault import Vault, new_api_token
+
+KEY = "a-key-that-is-long-enough"
+PASSWORD = "p%40ss-of-the-database"
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No value is known yet, and the root logger is put back afterwards."""
+    monkeypatch.setattr(logs, "_known", ())
+    root = logging.getLogger()
+    kept, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = kept
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("at redis://user:hunter2@host/0", "at redis://user:***@host/0"),
+        ("Authorization: Bearer abc.def-1", "Authorization: Bearer ***"),
+        (f"said {new_api_token()}.", "said ***."),
+        (f"said {Vault(KEY).derive_token('workspace', workspace_id_of(new_run_id()))}", "said ***"),
+        (f"said {Vault(KEY).derive_token('node', 'node-' + 'a' * 40)}", "said ***"),
+        ("Invalid.Reference of tf_short in It.is.fine", "Invalid.Reference of tf_short in It.is.fine"),
+    ],
+    ids=["url", "bearer", "user", "workspace", "node", "words"],
+)
+def test_secrets_are_known_by_their_shape(fresh: None, text: str, masked: str) -> None:
+    """Passwords of URLs, bearer tokens, users' tokens, tokens of nodes and workspaces; words stay."""
+    assert logs.mask_text(text) == masked
+
+
+def test_secrets_are_known_by_their_value(fresh: None) -> None:
+    """The longer first, or its rest would stay; values short enough to be found in any word are left."""
+    logs.hide(["the-secret", "the-secret-and-more", "short"])
+    assert logs.mask_text("short: the-secret-and-more, the-secret") == "short: ***, ***"
+
+
+def test_the_secrets_of_the_settings_are_masked_in_every_line(fresh: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever logs, in a text, a field or the text of an error; also the password alone, quoted or not."""
+    logs.configure(
+        Settings(secret_key=KEY, database_url=f"postgresql://ada:{PASSWORD}@db/x", log_level="INFO", log_json=True)
+    )
+    logging.getLogger("some.library").warning("key %s", KEY)
+    try:
+        raise ValueError(f"password {PASSWORD}")
+    except ValueError:
+        logs.get_logger("ours").exception("failed", said=["p@ss-of-the-database"], token="t-1")
+    written = capsys.readouterr().err
+    assert len(written.splitlines()) == 2
+    for secret in (KEY, PASSWORD, "p@ss-of-the-database", "t-1"):
+        assert secret not in written
+    assert "ValueError: password ***" in written
