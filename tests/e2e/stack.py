@@ -18,6 +18,7 @@ import redis
 import requests
 
 from taskflow.agent.processes import processes_with_env
+from tests.support.processes import die_with_parent
 from tests.support.waiting import wait_until
 
 
@@ -46,6 +47,7 @@ class Stack:
                 stdout=log,
                 stderr=log,
                 cwd=self.data_dir.parent,
+                preexec_fn=die_with_parent(signal.SIGTERM),  # a cut test run leaves no stack behind
             )
         wait_until(self._serves, f"the stack serves; see {self.output}", timeout_s=90)
         return self
