@@ -33,8 +33,9 @@ _known: tuple[str, ...] = ()  # longest first: one may be the beginning of anoth
 def hide(values: Iterable[str]) -> None:
     """Mask these values from now on in every line of this process; ones of fewer than 8 characters are left."""
     global _known
-    more = {value for value in values if len(value) >= _SHORTEST}
-    _known = tuple(sorted(more.union(_known), key=len, reverse=True))
+    more = {value for value in values if len(value) >= _SHORTEST}.difference(_known)
+    if more:
+        _known = tuple(sorted(more.union(_known), key=len, reverse=True))
 
 
 def mask_text(text: str) -> str:
