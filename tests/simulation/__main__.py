@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import multiprocessing
 import os
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.simulation.chance import FAULTS
-from tests.simulation.play import Played, play
+from tests.simulation.play import Played, collect_rarely, play
 from tests.simulation.shorten import describe, shorten
 
 
@@ -48,7 +47,7 @@ def _many(seeds: range, jobs: int, *, as_json: bool) -> int:
     total: dict[str, Any] = {"first_seed": seeds.start, "seeds": len(seeds), "failed": 0, "events": 0}
     faults: Counter[str] = Counter(dict.fromkeys(FAULTS, 0))
     failed: list[int] = []
-    with multiprocessing.get_context("spawn").Pool(jobs, initializer=_collect_rarely) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=collect_rarely) as pool:
         for done, played in enumerate(pool.imap_unordered(play, seeds, chunksize=4), start=1):
             total["events"] += played.events
             faults.update(played.faults)
@@ -60,13 +59,6 @@ def _many(seeds: range, jobs: int, *, as_json: bool) -> int:
     total["seconds"] = round(time.monotonic() - began, 1)
     print(json.dumps(total) if as_json else _table(total))
     return 1 if failed else 0
-
-
-def _collect_rarely() -> None:
-    """What was imported lives as long as the process, and a run's garbage is small: looking through both so often as by
-    default is a tenth of the time."""
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
 
 
 def _report(played: Played) -> None:

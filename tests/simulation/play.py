@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import random
@@ -59,6 +60,13 @@ def play(seed: int, only: frozenset[int] | None = None) -> Played:
     played.faults = dict(chance.counts)
     played.injected = chance.injected
     return played
+
+
+def collect_rarely() -> None:
+    """For a process that plays many seeds: what it imported stays for good, and a run leaves little. Looking through both
+    for garbage as often as Python does by default is a tenth of the time."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def _the_storage() -> Storage:
