@@ -175,9 +175,8 @@ class Callbacks:
             now = self._now()
             _, run, task = self._find(tx, workspace_id)
             session = self._session_of(tx, workspace_id, session_id)
-            outcome = self._vault.mask_outcome(
-                payload, task.secrets_encrypted
-            )  # a repeat is masked the same, and equal
+            # A repeat is masked the same, and so is equal to what was stored.
+            outcome = self._vault.mask_outcome(payload, task.secrets_encrypted)
             if task.status in TERMINAL or task.run_id != run.id or run.finished_at is not None:
                 return None, self._late(tx, run, task, session, outcome, now)
             self._record(tx, run, SESSION_OUTCOME, session_id, outcome, now)

@@ -201,6 +201,16 @@ def test_a_lost_outcome_is_made_up_for_by_asking(world: World) -> None:
     assert world.finish(task)["status"] == "completed"
 
 
+def test_an_outcome_that_was_asked_for_holds_no_secret(world: World) -> None:
+    """The node's answer is masked like a report."""
+    world.plan.session_s = None
+    world.plan.outcome = {"outcome": "exited", "exit_code": 0, "commit": "abc", "changed_files": ["s3cret-value.txt"]}
+    task = world.submit(time_limit_s=30.0, secrets={"TOKEN": "s3cret-value"})
+    world.at_step(task, "running")
+    world.agent.finish_session(next(iter(world.agent.sessions)), tell=False)
+    assert world.finish(task)["result"]["changed_files"] == ["***.txt"]
+
+
 def test_a_session_that_never_reports_is_lost_and_its_late_result_is_kept(world: World) -> None:
     """After time limit and grace the node is asked; it knows no outcome: lost, with advice."""
     world.plan.session_s = None

@@ -6,9 +6,10 @@ import itertools
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from taskflow import protocol
-from taskflow.db.models import AgentSession, Task, Workspace
+from taskflow.db.models import AgentSession, SignalRow, Task, Workspace
 from taskflow.sweeps.prune import prune
 from tests.security.conftest import Picture
 from tests.web.test_callbacks import BEAT, EXITED, FAILED, READY
@@ -69,6 +70,23 @@ def test_whatever_the_order_the_first_answer_to_each_question_counts(
         assert _post(world, route, place, REPORTS[route], place.workspace_token) == 200
     for route, otherwise in ((_OUTCOME, FAILED), (_SESSION, LOST), (_SESSION, {**EXITED, "exit_code": 1})):
         assert _post(world, route, place, otherwise, place.workspace_token) == 409
+    assert picture() == before
+
+
+def test_a_secret_in_a_report_is_not_stored_and_its_repeat_is_the_same(world: World, picture: Picture) -> None:
+    """In the names of changed files and in what failed; the unmasked report again is a repeat, no contradiction."""
+    secret = "s3cret-value-that-is-unique"
+    place = world.place(world.submit(secrets={"TOKEN": secret}))
+    failed = {"code": "push", "message": f"no {secret}", "phase": "push"}
+    said = {**EXITED, "pushed": False, "changed_files": [f"{secret}.txt"], "error": failed}
+    assert _post(world, _SESSION, place, said, place.workspace_token) == 200
+    stored = world.row(AgentSession, place.session_id).outcome
+    assert stored["changed_files"] == ["***.txt"]
+    assert stored["error"]["message"] == "no ***"
+    with world.database.read() as tx:
+        assert secret not in str(tx.execute(select(SignalRow.payload)).all())
+    before = picture()
+    assert _post(world, _SESSION, place, said, place.workspace_token) == 200
     assert picture() == before
 
 
