@@ -41,8 +41,7 @@ def main(argv: list[str]) -> int:
 
     try:
         node = Node(options.root, options.control_plane_url, lifeline_file=options.lifeline, port=options.port)
-        signal.signal(signal.SIGTERM, lambda *_: node.stop())
-        signal.signal(signal.SIGINT, lambda *_: node.stop())
+        node.stop_on(signal.SIGTERM, signal.SIGINT)
         node.run()
     except StartRefused as error:
         print(f"taskflow agent: {error}", file=sys.stderr)

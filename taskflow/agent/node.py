@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ from waitress import create_server
 
 from taskflow.agent import heartbeat, lifeline
 from taskflow.agent.api import create_app
+from taskflow.agent.ending import Ending
 from taskflow.agent.jobs import Jobs
 from taskflow.agent.outbox import Outbox
 from taskflow.agent.places import Places, lock_root, private_directory, read_json, read_order, write_json
@@ -59,7 +61,7 @@ class Node:
         self._places = Places(root)
         private_directory(root / "workspaces")
         self._lifeline = str(Path(lifeline_file).resolve()) if lifeline_file else None
-        self._ended = threading.Event()
+        self._ended = Ending()
         self.boot_id = secrets.token_hex(8)
         earlier = (read_json(self._places.address_file) or {}).get("port")
         self._listener = _listen(port, earlier if isinstance(earlier, int) else None)
@@ -92,7 +94,7 @@ class Node:
         )
 
     def run(self) -> None:
-        """Serve until ``stop``. Sessions that run then go on; their shims outlive the agent."""
+        """Serve until ``stop``; main thread only. Sessions that run then go on; their shims outlive the agent."""
         if self._lifeline is not None:
             try:
                 lifeline.watch(Path(self._lifeline), self._supervisor_gone)
@@ -114,6 +116,10 @@ class Node:
         self._ended.wait()
         self._heartbeat.close()
         self._listener.close()
+
+    def stop_on(self, *numbers: signal.Signals) -> None:
+        """Let these signals stop it. Main thread only."""
+        self._ended.on_signals(*numbers)
 
     def stop(self) -> None:
         """Let ``run`` return."""

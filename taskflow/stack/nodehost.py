@@ -15,9 +15,9 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from taskflow.agent.ending import Ending
 from taskflow.clock import Clock, SystemClock
 from taskflow.errors import InfrastructureError
 from taskflow.file_lock import FileLock
@@ -125,7 +125,7 @@ class NodeHost:
         self.clock = clock or SystemClock()
         self._nodes: dict[Path, _Node] = {}
 
-    def run(self, ended: threading.Event) -> None:
+    def run(self, ended: Ending) -> None:
         """Look after the nodes until ``ended`` is set; then stop the agents."""
         try:
             while not ended.wait(POLL_S):
@@ -195,13 +195,8 @@ def main(settings: Settings) -> int:
             code="already_serving",
             advice="stop it, or set TASKFLOW_DATA_DIR to another directory",
         )
-    ended = threading.Event()
-
-    def end(_sig: int, _frame: FrameType | None) -> None:
-        ended.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    ended = Ending()
+    ended.on_signals(signal.SIGTERM, signal.SIGINT)
     own: FileLock | None = None
     given = os.environ.get(LIFELINE)
     if not given:

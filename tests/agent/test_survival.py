@@ -97,10 +97,20 @@ def test_sigterm_ends_the_agent_and_leaves_the_session(agent: AgentRig) -> None:
     agent.wait_output(b"begun")
     assert agent.process is not None
     agent.process.send_signal(signal.SIGTERM)
-    assert agent.process.wait(timeout=5) == 0
+    assert agent.process.wait(timeout=30) == 0
     release(agent)
     agent.start()
     assert agent.outcome()["exit_code"] == 0
+
+
+def test_sigterm_ends_the_agent_whichever_of_its_threads_gets_it(rig: AgentRig) -> None:
+    """The kernel may give a signal to any thread; only the main one runs handlers, and it may be asleep."""
+    agent = rig.start()
+    assert agent.process is not None
+    threads = [int(task.name) for task in Path(f"/proc/{agent.process.pid}/task").iterdir()]
+    os.kill(max(threads), signal.SIGTERM)  # the thread with this id is asked first
+    assert max(threads) != agent.process.pid
+    assert agent.process.wait(timeout=30) == 0
 
 
 def test_provisioning_starts_over_after_a_restart(agent: AgentRig, tmp_path: Path) -> None:

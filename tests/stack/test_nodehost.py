@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from taskflow.agent.ending import Ending
 from taskflow.agent.processes import is_alive
 from taskflow.files import read_json
 from taskflow.settings import Settings
@@ -38,7 +39,7 @@ def nodes(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     lifeline = tmp_path / "lifeline"
     lifeline.touch()
     host = NodeHost(settings, lifeline, argv=lambda root, _url, _line: [sys.executable, "-c", STUB, str(root)])
-    ended = threading.Event()
+    ended = Ending()
     thread = threading.Thread(target=host.run, args=(ended,))
     thread.start()
     path = DataDir(settings).nodes
