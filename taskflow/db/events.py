@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, literal, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from taskflow.db.models import Event, OutboxRow
+
+_NEXT_SEQ = (
+    select(func.coalesce(func.max(Event.seq), 0) + 1)
+    .where(Event.subject_kind == bindparam("of_kind"), Event.subject_id == bindparam("of_subject"))
+    .scalar_subquery()
+)
+_APPEND = insert(Event).values(seq=_NEXT_SEQ)
+_PROMISE = insert(OutboxRow)
+_OPEN = (
+    select(OutboxRow.id, OutboxRow.kind, OutboxRow.payload, OutboxRow.attempts)
+    .where(OutboxRow.done_at.is_(None), OutboxRow.next_at <= bindparam("now"))
+    .order_by(OutboxRow.id)
+    .limit(bindparam("at_most"))
+)
 
 
 def append_event(
@@ -24,24 +38,21 @@ def append_event(
     data: Mapping[str, Any] | None = None,
 ) -> None:
     """Append one event with the subject's next ``seq``. The caller's transaction has locked the subject's row."""
-    seq = (
-        select(func.coalesce(func.max(Event.seq), 0) + 1)
-        .where(Event.subject_kind == subject_kind, Event.subject_id == subject_id)
-        .scalar_subquery()
-    )
     tx.execute(
-        insert(Event).values(
-            owner_id=owner_id,
-            subject_kind=subject_kind,
-            subject_id=subject_id,
-            seq=seq,
-            run_id=run_id,
-            kind=kind,
-            step=step,
-            actor=actor,
-            data=dict(data or {}),
-            at=at,
-        )
+        _APPEND,
+        {
+            "owner_id": owner_id,
+            "subject_kind": subject_kind,
+            "subject_id": subject_id,
+            "of_kind": subject_kind,
+            "of_subject": subject_id,
+            "run_id": run_id,
+            "kind": kind,
+            "step": step,
+            "actor": actor,
+            "data": dict(data or {}),
+            "at": at,
+        },
     )
 
 
@@ -64,19 +75,12 @@ def events_after(
 
 def promise(tx: Connection, kind: str, payload: Mapping[str, Any], at: float) -> None:
     """Write an outbox row: ``kind`` names the consumer that will be given ``payload``, at least once."""
-    tx.execute(
-        insert(OutboxRow).values(kind=kind, payload=dict(payload), created_at=at, next_at=at, attempts=literal(0))
-    )
+    tx.execute(_PROMISE, {"kind": kind, "payload": dict(payload), "created_at": at, "next_at": at, "attempts": 0})
 
 
 def open_promises(tx: Connection, now: float, limit: int) -> Sequence[Row[Any]]:
     """Outbox rows that are due, oldest first."""
-    return tx.execute(
-        select(OutboxRow.id, OutboxRow.kind, OutboxRow.payload, OutboxRow.attempts)
-        .where(OutboxRow.done_at.is_(None), OutboxRow.next_at <= now)
-        .order_by(OutboxRow.id)
-        .limit(limit)
-    ).all()
+    return tx.execute(_OPEN, {"now": now, "at_most": limit}).all()
 
 
 def settle_promise(tx: Connection, row_id: int, *, now: float, retry_at: float | None = None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, literal, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, func, insert, literal, select, update
 
 from taskflow.db.events import append_event, promise
 from taskflow.db.models import AgentSession, Node, Owner, Run, Task, Token, Workspace
@@ -37,6 +37,18 @@ def _live_workspaces() -> Any:
     )
 
 
+_NODE = select(NODES, _live_workspaces().label("live_workspaces")).where(Node.id == bindparam("of_node"))
+_NODE_OF_OWNER = _NODE.where(Node.owner_id == bindparam("of_owner"))
+_WORKSPACE = select(WORKSPACES).where(Workspace.id == bindparam("of_workspace"))
+_WORKSPACE_OF_RUN = select(WORKSPACES).where(Workspace.run_id == bindparam("of_run"))
+_SESSION = select(SESSIONS).where(AgentSession.id == bindparam("of_session"))
+_LIVE_COUNT = (
+    select(func.count())
+    .select_from(Workspace)
+    .where(Workspace.node_id == bindparam("of_node"), Workspace.released_at.is_(None))
+)
+
+
 def candidates(tx: Connection, owner_id: str) -> Sequence[Row[Any]]:
     """Every node of this owner that is neither destroyed nor given up, each with ``live_workspaces``, oldest first."""
     return tx.execute(
@@ -60,25 +72,24 @@ def list_nodes(tx: Connection, owner_id: str, *, with_destroyed: bool = False) -
 
 def get_node(tx: Connection, node_id: str, *, owner_id: str | None = None) -> Row[Any] | None:
     """A node with ``live_workspaces``; ``owner_id`` narrows it for users, the runner asks without."""
-    statement = select(NODES, _live_workspaces().label("live_workspaces")).where(Node.id == node_id)
-    if owner_id is not None:
-        statement = statement.where(Node.owner_id == owner_id)
-    return tx.execute(statement).first()
+    if owner_id is None:
+        return tx.execute(_NODE, {"of_node": node_id}).first()
+    return tx.execute(_NODE_OF_OWNER, {"of_node": node_id, "of_owner": owner_id}).first()
 
 
 def get_workspace(tx: Connection, workspace_id: str) -> Row[Any] | None:
     """A workspace by id."""
-    return tx.execute(select(WORKSPACES).where(Workspace.id == workspace_id)).first()
+    return tx.execute(_WORKSPACE, {"of_workspace": workspace_id}).first()
 
 
 def workspace_of_run(tx: Connection, run_id: str) -> Row[Any] | None:
     """The workspace of a run; there is at most one."""
-    return tx.execute(select(WORKSPACES).where(Workspace.run_id == run_id)).first()
+    return tx.execute(_WORKSPACE_OF_RUN, {"of_run": run_id}).first()
 
 
 def get_session(tx: Connection, session_id: str) -> Row[Any] | None:
     """An agent session by id."""
-    return tx.execute(select(SESSIONS).where(AgentSession.id == session_id)).first()
+    return tx.execute(_SESSION, {"of_session": session_id}).first()
 
 
 def set_node_run(tx: Connection, node_id: str, run_id: str) -> None:
@@ -282,9 +293,7 @@ def end_session(tx: Connection, session_id: str, outcome: Mapping[str, Any], now
 
 def live_count(tx: Connection, node_id: str) -> int:
     """Workspaces that hold a slot of the node."""
-    return tx.execute(
-        select(func.count()).select_from(Workspace).where(Workspace.node_id == node_id, Workspace.released_at.is_(None))
-    ).scalar_one()
+    return tx.execute(_LIVE_COUNT, {"of_node": node_id}).scalar_one()
 
 
 def node_event(tx: Connection, owner_id: str, node_id: str, run_id: str, status: str, now: float, **data: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, insert, literal, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, insert, literal, or_, select, update
 
 from taskflow.db.events import append_event
 from taskflow.db.models import ControlShard, ErrorRow, Run, SignalRow
@@ -16,7 +16,36 @@ from taskflow.db.session import Database
 from taskflow.engine.store import CancelRequested, Change, Failure, RunRow, Signal, SignalArrived, Superseded
 from taskflow.ids import RunId
 
+# Statements of every turn are built once: to build one anew costs more than SQLite needs to run it.
 _RUNS = Run.__table__
+_RUN = select(_RUNS).where(Run.id == bindparam("of_run"))
+_RUN_LOCKED = _RUN.with_for_update()
+_AT_REV = (Run.id == bindparam("of_run"), Run.rev == bindparam("at_rev"), Run.finished_at.is_(None))
+_APPLY = update(Run).where(*_AT_REV).returning(Run.cancel_requested_at, Run.cancel_reason)
+_APPLY_UNLESS_CANCELLED = _APPLY.where(Run.cancel_requested_at.is_(None))
+_LOCK_AT_REV = select(Run.id).where(*_AT_REV).with_for_update()
+_INSERT_RUN, _INSERT_SIGNAL, _INSERT_ERROR = insert(Run), insert(SignalRow), insert(ErrorRow)
+_UNCONSUMED = (
+    select(SignalRow.id, SignalRow.name, SignalRow.subject, SignalRow.payload, SignalRow.recorded_at)
+    .where(SignalRow.run_id == bindparam("of_run"), SignalRow.consumed_at.is_(None))
+    .order_by(SignalRow.id)
+)
+_NEWER = (
+    select(SignalRow.id)
+    .where(
+        SignalRow.run_id == bindparam("of_run"),
+        SignalRow.id > bindparam("than"),
+        SignalRow.consumed_at.is_(None),
+    )
+    .limit(1)
+)
+_CONSUME = update(SignalRow).where(SignalRow.id.in_(bindparam("ids", expanding=True)))
+_STORED = select(SignalRow.payload).where(
+    SignalRow.run_id == bindparam("of_run"),
+    SignalRow.name == bindparam("named"),
+    SignalRow.subject == bindparam("about"),
+)
+_INCARNATIONS = select(ControlShard.shard, ControlShard.incarnation)
 
 
 def to_row(row: Row[Any]) -> RunRow:
@@ -47,14 +76,14 @@ class RunStore:
     """``taskflow.engine.store.Store`` on SQLAlchemy."""
 
     def __init__(self, database: Database, closing_steps: Mapping[str, frozenset[str]]) -> None:
+        """``closing_steps``: pipeline -> steps in which a cancel changes nothing any more."""
         self._database = database
-        #: pipeline -> steps in which a cancel changes nothing any more
-        self._closing_steps = closing_steps
+        self._awaited = _runs_with_awaited_signal(closing_steps)
 
     def load(self, run_id: RunId) -> tuple[RunRow, tuple[Signal, ...]] | None:
         """The row and its unconsumed signals, oldest first."""
         with self._database.read() as tx:
-            row = tx.execute(select(_RUNS).where(Run.id == run_id)).first()
+            row = tx.execute(_RUN, {"of_run": run_id}).first()
             return None if row is None else (to_row(row), _unconsumed(tx, run_id))
 
     def apply(self, run: RunRow, change: Change) -> tuple[RunRow, tuple[RunId, ...]]:
@@ -65,22 +94,20 @@ class RunStore:
         """Append a failed attempt and its event, unless the run moved on."""
 
         def work(tx: Connection) -> None:
-            locked = tx.execute(
-                select(Run.id).where(Run.id == run.id, Run.rev == run.rev, Run.finished_at.is_(None)).with_for_update()
-            ).first()
-            if locked is None:
+            if tx.execute(_LOCK_AT_REV, {"of_run": run.id, "at_rev": run.rev}).first() is None:
                 return
             tx.execute(
-                insert(ErrorRow).values(
-                    owner_id=run.owner_id,
-                    run_id=run.id,
-                    step=failure.step,
-                    attempt=failure.attempt,
-                    code=failure.error["code"],
-                    error=dict(failure.error),
-                    retry_in_s=failure.retry_in_s,
-                    at=failure.at,
-                )
+                _INSERT_ERROR,
+                {
+                    "owner_id": run.owner_id,
+                    "run_id": run.id,
+                    "step": failure.step,
+                    "attempt": failure.attempt,
+                    "code": failure.error["code"],
+                    "error": dict(failure.error),
+                    "retry_in_s": failure.retry_in_s,
+                    "at": failure.at,
+                },
             )
             append_event(
                 tx,
@@ -112,31 +139,8 @@ class RunStore:
 
     def runs_with_awaited_signal(self, limit: int) -> list[RunId]:
         """Open runs whose awaited signal is recorded, or whose cancel is requested and not yet acted on."""
-        closing = [
-            and_(Run.pipeline == pipeline, Run.step.in_(steps)) for pipeline, steps in self._closing_steps.items()
-        ]
         with self._database.read() as tx:
-            rows = tx.execute(
-                select(Run.id)
-                .outerjoin(
-                    SignalRow,
-                    and_(
-                        SignalRow.run_id == Run.id,
-                        SignalRow.name == Run.awaiting,
-                        SignalRow.consumed_at.is_(None),
-                    ),
-                )
-                .where(
-                    Run.finished_at.is_(None),
-                    or_(
-                        SignalRow.id.is_not(None),
-                        and_(Run.cancel_requested_at.is_not(None), ~or_(literal(False), *closing)),
-                    ),
-                )
-                .distinct()
-                .limit(limit)
-            ).all()
-            return [RunId(row.id) for row in rows]
+            return [RunId(row.id) for row in tx.execute(self._awaited, {"at_most": limit}).all()]
 
     def finished_or_unknown(self, run_ids: Sequence[RunId]) -> list[RunId]:
         """Those of ``run_ids`` that SQL has finished or never had."""
@@ -148,7 +152,7 @@ class RunStore:
     def incarnations(self) -> Mapping[int, str]:
         """The reconciled incarnation of each shard."""
         with self._database.read() as tx:
-            rows = tx.execute(select(ControlShard.shard, ControlShard.incarnation)).all()
+            rows = tx.execute(_INCARNATIONS).all()
         return {row.shard: row.incarnation for row in rows}
 
     def write_incarnation(self, shard: int, value: str, at: float) -> None:
@@ -162,6 +166,19 @@ class RunStore:
                 tx.execute(insert(ControlShard).values(shard=shard, incarnation=value, reconciled_at=at))
 
         self._database.write(work)
+
+
+def _runs_with_awaited_signal(closing_steps: Mapping[str, frozenset[str]]) -> Select[Any]:
+    closing = [and_(Run.pipeline == pipeline, Run.step.in_(steps)) for pipeline, steps in closing_steps.items()]
+    awaited = and_(SignalRow.run_id == Run.id, SignalRow.name == Run.awaiting, SignalRow.consumed_at.is_(None))
+    cancelled = and_(Run.cancel_requested_at.is_not(None), ~or_(literal(False), *closing))
+    return (
+        select(Run.id)
+        .outerjoin(SignalRow, awaited)
+        .where(Run.finished_at.is_(None), or_(SignalRow.id.is_not(None), cancelled))
+        .distinct()
+        .limit(bindparam("at_most"))
+    )
 
 
 def apply_change(tx: Connection, run: RunRow, change: Change) -> tuple[RunRow, tuple[RunId, ...]]:
@@ -183,16 +200,14 @@ def apply_change(tx: Connection, run: RunRow, change: Change) -> tuple[RunRow, t
     if change.finished:
         values["finished_at"] = change.now
         values["result"] = dict(change.result or {})
-    statement = update(Run).where(Run.id == run.id, Run.rev == run.rev, Run.finished_at.is_(None))
-    if change.guarded:
-        statement = statement.where(Run.cancel_requested_at.is_(None))
-    written = tx.execute(statement.values(**values).returning(Run.cancel_requested_at, Run.cancel_reason)).first()
+    statement = _APPLY_UNLESS_CANCELLED if change.guarded else _APPLY
+    written = tx.execute(statement, {**values, "of_run": run.id, "at_rev": run.rev}).first()
     if written is None:
         raise _refusal(tx, run)
     if change.error is not None and change.seen_signal is not None and _has_newer(tx, run.id, change.seen_signal):
         raise SignalArrived
     if change.consumed:
-        tx.execute(update(SignalRow).where(SignalRow.id.in_(change.consumed)).values(consumed_at=change.now))
+        tx.execute(_CONSUME, {"ids": list(change.consumed), "consumed_at": change.now})
     if change.entered or change.finished:
         _append_step_event(tx, run, change)
     rings: list[RunId] = []
@@ -224,10 +239,7 @@ def _refusal(tx: Connection, run: RunRow) -> Exception:
 
 def _has_newer(tx: Connection, run_id: str, signal_id: int) -> bool:
     """Whether a signal was recorded since. Asked after the row is locked: who records one holds that lock."""
-    newer = select(SignalRow.id).where(
-        SignalRow.run_id == run_id, SignalRow.id > signal_id, SignalRow.consumed_at.is_(None)
-    )
-    return tx.execute(newer.limit(1)).first() is not None
+    return tx.execute(_NEWER, {"of_run": run_id, "than": signal_id}).first() is not None
 
 
 def _append_step_event(tx: Connection, run: RunRow, change: Change) -> None:
@@ -253,30 +265,28 @@ def _append_step_event(tx: Connection, run: RunRow, change: Change) -> None:
 def insert_run(tx: Connection, run: RunRow, *, created_at: float) -> None:
     """A new open run. Its control state is made after the commit, by ``ensure`` or by the rescue."""
     tx.execute(
-        insert(Run).values(
-            id=run.id,
-            owner_id=run.owner_id,
-            pipeline=run.pipeline,
-            version=run.version,
-            subject_kind=run.subject_kind,
-            subject_id=run.subject_id,
-            number=run.number,
-            step=run.step,
-            rev=run.rev,
-            step_entered_at=run.step_entered_at,
-            deadline_at=run.deadline_at,
-            results=dict(run.results),
-            created_at=created_at,
-        )
+        _INSERT_RUN,
+        {
+            "id": run.id,
+            "owner_id": run.owner_id,
+            "pipeline": run.pipeline,
+            "version": run.version,
+            "subject_kind": run.subject_kind,
+            "subject_id": run.subject_id,
+            "number": run.number,
+            "step": run.step,
+            "rev": run.rev,
+            "step_entered_at": run.step_entered_at,
+            "deadline_at": run.deadline_at,
+            "results": dict(run.results),
+            "created_at": created_at,
+        },
     )
 
 
 def get_run(tx: Connection, run_id: str, *, lock: bool = False) -> RunRow | None:
     """A run by id; ``lock`` holds its row until the transaction ends, which also orders its events."""
-    statement = select(_RUNS).where(Run.id == run_id)
-    if lock:
-        statement = statement.with_for_update()
-    row = tx.execute(statement).first()
+    row = tx.execute(_RUN_LOCKED if lock else _RUN, {"of_run": run_id}).first()
     return None if row is None else to_row(row)
 
 
@@ -297,15 +307,12 @@ def record_signal(
 
     The caller holds the run's row lock (``get_run(lock=True)``), which makes look and insert one step.
     """
-    stored = tx.execute(
-        select(SignalRow.payload).where(
-            SignalRow.run_id == run_id, SignalRow.name == name, SignalRow.subject == subject
-        )
-    ).first()
+    stored = tx.execute(_STORED, {"of_run": run_id, "named": name, "about": subject}).first()
     if stored is not None:
         return False, stored.payload
     tx.execute(
-        insert(SignalRow).values(run_id=run_id, name=name, subject=subject, payload=dict(payload), recorded_at=now)
+        _INSERT_SIGNAL,
+        {"run_id": run_id, "name": name, "subject": subject, "payload": dict(payload), "recorded_at": now},
     )
     return True, payload
 
@@ -316,9 +323,5 @@ def payload_hash(payload: Mapping[str, Any]) -> str:
 
 
 def _unconsumed(tx: Connection, run_id: str) -> tuple[Signal, ...]:
-    rows = tx.execute(
-        select(SignalRow.id, SignalRow.name, SignalRow.subject, SignalRow.payload, SignalRow.recorded_at)
-        .where(SignalRow.run_id == run_id, SignalRow.consumed_at.is_(None))
-        .order_by(SignalRow.id)
-    ).all()
+    rows = tx.execute(_UNCONSUMED, {"of_run": run_id}).all()
     return tuple(Signal(row.id, row.name, row.subject, row.payload, row.recorded_at) for row in rows)

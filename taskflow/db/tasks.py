@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, func, insert, literal, or_, select, update
 
 from taskflow.db.events import append_event, promise
 from taskflow.db.models import IdempotencyKey, Run, Task
@@ -14,6 +14,19 @@ from taskflow.engine.outcomes import Effect, Refused
 from taskflow.errors import Conflict, NotFound
 
 TASKS = Task.__table__
+_STATUS_LOCKED = (
+    select(Task.status, Task.owner_id, Task.run_id).where(Task.id == bindparam("of_task")).with_for_update()
+)
+_TRANSITION = update(Task).where(Task.id == bindparam("of_task"), Task.status.in_(bindparam("allowed", expanding=True)))
+_TRANSITION_OF_RUN = _TRANSITION.where(Task.run_id == bindparam("of_run"))
+_INSERT_TASK = insert(Task)
+_TASK = select(TASKS).where(Task.owner_id == bindparam("of_owner"), Task.id == bindparam("of_task"))
+_TASK_LOCKED = _TASK.with_for_update()
+_TASK_OF_RUN = (
+    select(TASKS)
+    .join(Run, and_(Run.subject_kind == "task", Run.subject_id == Task.id))
+    .where(Run.id == bindparam("of_run"))
+)
 #: What a rerun forgets of the run before: a clean start.
 _RESET = (
     "node_id", "placement", "output_branch", "output_commit", "pushed", "changed_files", "exit_code", "error",
@@ -45,9 +58,7 @@ def transition(
     ``from_statuses`` narrows the legal sources; ``run_id``: only while this is the task's current run. Raises
     ``IllegalTransition`` with the present status, ``NotFound`` when there is no such task.
     """
-    found = tx.execute(
-        select(Task.status, Task.owner_id, Task.run_id).where(Task.id == task_id).with_for_update()
-    ).first()
+    found = tx.execute(_STATUS_LOCKED, {"of_task": task_id}).first()
     if found is None:
         raise NotFound(f"no task {task_id}")
     allowed = sources(to) if from_statuses is None else sources(to) & frozenset(from_statuses)
@@ -58,10 +69,12 @@ def transition(
         values |= dict.fromkeys(_RESET)
     elif to == "in_progress":
         values["started_at"] = now
-    guard = [Task.id == task_id, Task.status.in_(allowed)]
-    if run_id is not None:
-        guard.append(Task.run_id == run_id)
-    if tx.execute(update(Task).where(*guard).values(**values)).rowcount != 1:
+    guard = {"of_task": task_id, "allowed": sorted(allowed)}
+    if run_id is None:
+        changed = tx.execute(_TRANSITION, {**values, **guard})
+    else:
+        changed = tx.execute(_TRANSITION_OF_RUN, {**values, **guard, "of_run": run_id})
+    if changed.rowcount != 1:
         raise IllegalTransition(
             f"task {task_id} is {found.status}; it can't become {to}", detail={"status": found.status}
         )
@@ -106,7 +119,7 @@ def set_fields_effect(task_id: str, *, run_id: str, now: float, **fields: Any) -
 
 def insert_task(tx: Connection, values: Mapping[str, Any], *, actor: str, now: float) -> None:
     """A new task, in the status ``values`` says (draft or queued), with its first event."""
-    tx.execute(insert(Task).values(**values, created_at=now, updated_at=now))
+    tx.execute(_INSERT_TASK, {**values, "created_at": now, "updated_at": now})
     append_event(
         tx,
         owner_id=values["owner_id"],
@@ -122,8 +135,7 @@ def insert_task(tx: Connection, values: Mapping[str, Any], *, actor: str, now: f
 
 def get_task(tx: Connection, owner_id: str, task_id: str, *, lock: bool = False) -> Row[Any]:
     """A task of this owner. Raises ``NotFound``: another owner's task does not exist for them."""
-    statement = select(TASKS).where(Task.owner_id == owner_id, Task.id == task_id)
-    row = tx.execute(statement.with_for_update() if lock else statement).first()
+    row = tx.execute(_TASK_LOCKED if lock else _TASK, {"of_owner": owner_id, "of_task": task_id}).first()
     if row is None:
         raise NotFound(f"no task {task_id}", fields={"task_id": "unknown"})
     return row
@@ -140,9 +152,7 @@ def count_open(tx: Connection, *, owner_id: str | None = None, stop_at: int) -> 
 
 def task_of_run(tx: Connection, run_id: str) -> Row[Any] | None:
     """The task whose run this is or was (the runner's own look-up, by run)."""
-    return tx.execute(
-        select(TASKS).join(Run, and_(Run.subject_kind == "task", Run.subject_id == Task.id)).where(Run.id == run_id)
-    ).first()
+    return tx.execute(_TASK_OF_RUN, {"of_run": run_id}).first()
 
 
 def list_tasks(
