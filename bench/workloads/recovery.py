@@ -13,12 +13,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.places import OURS, PLAIN, WATCHED_S, Place, our_place, place, send, watch
 from bench.report import Measured
+from bench.subjects import versions_of
 from taskflow.settings import Settings
 from taskflow.sweeps.ledger import last_success_at
 from tests.e2e.stack import Stack, make_repository
@@ -33,10 +34,13 @@ _TICKING = _QUEUED = 20
 _SENT_S = 2.0
 
 
-def measure(rounds: int) -> Measured:
-    """Measure ``rounds`` times; progress goes to standard error."""
+def measure(rounds: int, peers: Sequence[str]) -> Measured:
+    """Measure ``rounds`` times; progress goes to standard error. Celery is the only peer that this can be done to."""
     settings = Settings()
-    found = Measured("recovery", WATCHED_S, {"lease_s": settings.lease_s, "ring_grace_s": settings.ring_grace_s})
+    found = Measured(
+        "recovery", {"lease_s": settings.lease_s, "ring_grace_s": settings.ring_grace_s}, watched_s=WATCHED_S
+    )
+    found.versions = {"taskflow": versions_of("taskflow"), "celery": versions_of("celery")}
     for number in range(1, rounds + 1):
         with ThreadPoolExecutor(len(CASES)) as pool:
             theirs = {name: pool.submit(plain) for name, (_, plain) in CASES.items()}

@@ -18,7 +18,7 @@ def test_what_never_came_is_later_than_everything_that_did(values: list[float | 
 
 def test_a_report_has_medians_for_both_and_says_what_was_not_seen() -> None:
     """null for programs, ">120" for people; the worst round is never hidden."""
-    measured = Measured("recovery", 120.0, {"lease_s": 5.0})
+    measured = Measured("recovery", {"lease_s": 5.0}, watched_s=120.0)
     measured.rounds += [
         {"taskflow": {"worker_kill_s": 5.0}, "celery": {"worker_kill_s": None}},
         {"taskflow": {"worker_kill_s": 5.5}, "celery": {"worker_kill_s": 100.0}},
@@ -29,6 +29,22 @@ def test_a_report_has_medians_for_both_and_says_what_was_not_seen() -> None:
 
     assert found["median"] == {"taskflow": {"worker_kill_s": 5.0}, "celery": {"worker_kill_s": None}}
     assert found["said"] == {"taskflow": {}, "celery": {"worker_kill_s": ">120"}}
-    assert found["versions"]["celery"] and found["rounds"] == 3
-    line = measured.table().splitlines()[-1].split()
+    assert len(found["rounds"]) == 3
+    assert found["ratio"] == {"celery": {"taskflow": {"worker_kill_s": None}}}
+    line = measured.table().splitlines()[2].split()
     assert line == ["worker_kill_s", "5.00", "(4.50", "to", "5.50)", ">120", "(100.00", "to", ">120)"]
+
+
+def test_a_ratio_is_ours_divided_by_the_peers_median() -> None:
+    """More than one is more; a peer's figure of zero, or one that it lacks, makes no ratio."""
+    measured = Measured("chain", {}, missing={"dbos": "no network"})
+    measured.rounds += [
+        {"taskflow": {"steps_per_s": 3000.0, "submit_s": 1.0}, "celery": {"steps_per_s": 1000.0, "submit_s": 0.0}},
+        {"taskflow": {"steps_per_s": 2000.0, "submit_s": 1.0}, "celery": {"steps_per_s": 1000.0, "submit_s": 0.0}},
+    ]
+
+    found = measured.as_dict()
+
+    assert found["ratio"] == {"celery": {"taskflow": {"steps_per_s": 2.5}}}
+    assert found["spread"]["taskflow"]["steps_per_s"] == [2000.0, 3000.0]
+    assert measured.table().splitlines()[-1] == "dbos is missing: no network"

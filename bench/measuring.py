@@ -1,0 +1,39 @@
+"""Rounds in which all subjects take their turn, each round beginning with another one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bench.report import Measured
+from bench.subjects import OURS, Missing, Subject, ready, versions_of
+
+Figures = Mapping[str, float | None]
+
+
+def interleaved(
+    workload: str, rounds: int, peers: Sequence[str], of: Callable[[Subject], Figures], settings: Mapping[str, Any]
+) -> Measured:
+    """Measure ``rounds`` times what ``of`` asks a fresh subject for; progress goes to standard error.
+
+    A peer that is missing is said to be, and left out.
+    """
+    found = Measured(workload, dict(settings))
+    names = [*OURS, *peers]
+    for number in range(rounds):
+        figures: dict[str, Figures] = {}
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            if name in found.missing:
+                continue
+            try:
+                with ready(name)() as subject:
+                    figures[name] = of(subject)
+            except Missing as missing:
+                found.missing[name] = str(missing)
+            said = found.missing.get(name) or "  ".join(f"{key} {value}" for key, value in figures[name].items())
+            print(f"round {number + 1}: {name:<18}{said}", file=sys.stderr, flush=True)
+        found.rounds.append({name: figures[name] for name in names if name in figures})
+    found.versions = {name: versions_of(name) for name in found.rounds[0]}
+    return found
