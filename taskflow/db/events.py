@@ -9,12 +9,13 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from taskflow.db.models import Event, OutboxRow
 
-_NEXT_SEQ = (
+#: The next ``seq`` of a subject (``of_kind``, ``of_subject``).
+NEXT_SEQ = (
     select(func.coalesce(func.max(Event.seq), 0) + 1)
     .where(Event.subject_kind == bindparam("of_kind"), Event.subject_id == bindparam("of_subject"))
     .scalar_subquery()
 )
-_APPEND = insert(Event).values(seq=_NEXT_SEQ)
+_APPEND = insert(Event).values(seq=NEXT_SEQ)
 _PROMISE = insert(OutboxRow)
 _OPEN = (
     select(OutboxRow.id, OutboxRow.kind, OutboxRow.payload, OutboxRow.attempts)

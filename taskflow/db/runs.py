@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, bindparam, insert, literal, or_, select, update
 
+from taskflow.db.apply import apply_at_once, apply_change
 from taskflow.db.events import append_event
 from taskflow.db.models import ControlShard, ErrorRow, Run, SignalRow
 from taskflow.db.session import Database
-from taskflow.engine.store import CancelRequested, Change, Failure, RunRow, Signal, SignalArrived, Superseded
+from taskflow.engine.store import Change, Failure, RunRow, Signal
 from taskflow.ids import RunId
 
 # Statements of every turn are built once: to build one anew costs more than SQLite needs to run it.
@@ -21,8 +21,6 @@ _RUNS = Run.__table__
 _RUN = select(_RUNS).where(Run.id == bindparam("of_run"))
 _RUN_LOCKED = _RUN.with_for_update()
 _AT_REV = (Run.id == bindparam("of_run"), Run.rev == bindparam("at_rev"), Run.finished_at.is_(None))
-_APPLY = update(Run).where(*_AT_REV).returning(Run.cancel_requested_at, Run.cancel_reason)
-_APPLY_UNLESS_CANCELLED = _APPLY.where(Run.cancel_requested_at.is_(None))
 _LOCK_AT_REV = select(Run.id).where(*_AT_REV).with_for_update()
 _INSERT_RUN, _INSERT_SIGNAL, _INSERT_ERROR = insert(Run), insert(SignalRow), insert(ErrorRow)
 _UNCONSUMED = (
@@ -30,16 +28,6 @@ _UNCONSUMED = (
     .where(SignalRow.run_id == bindparam("of_run"), SignalRow.consumed_at.is_(None))
     .order_by(SignalRow.id)
 )
-_NEWER = (
-    select(SignalRow.id)
-    .where(
-        SignalRow.run_id == bindparam("of_run"),
-        SignalRow.id > bindparam("than"),
-        SignalRow.consumed_at.is_(None),
-    )
-    .limit(1)
-)
-_CONSUME = update(SignalRow).where(SignalRow.id.in_(bindparam("ids", expanding=True)))
 _STORED = select(SignalRow.payload).where(
     SignalRow.run_id == bindparam("of_run"),
     SignalRow.name == bindparam("named"),
@@ -88,6 +76,10 @@ class RunStore:
 
     def apply(self, run: RunRow, change: Change) -> tuple[RunRow, tuple[RunId, ...]]:
         """One transaction guarded by ``run.rev``; see the port."""
+        if self._database.counts_round_trips:
+            row = apply_at_once(self._database, run, change)
+            if row is not None:
+                return row, ()
         return self._database.write(lambda tx: apply_change(tx, run, change))
 
     def record_failure(self, run: RunRow, failure: Failure) -> None:
@@ -178,87 +170,6 @@ def _runs_with_awaited_signal(closing_steps: Mapping[str, frozenset[str]]) -> Se
         .where(Run.finished_at.is_(None), or_(SignalRow.id.is_not(None), cancelled))
         .distinct()
         .limit(bindparam("at_most"))
-    )
-
-
-def apply_change(tx: Connection, run: RunRow, change: Change) -> tuple[RunRow, tuple[RunId, ...]]:
-    """Write ``change`` if the row is still at ``run.rev`` and open; its effects and event in the same transaction."""
-    values: dict[str, Any] = {
-        "step": change.step,
-        "rev": run.rev + 1,
-        "deadline_at": change.deadline_at,
-        "awaiting": change.awaiting,
-        "wake_at": change.wake_at,
-    }
-    results = run.results
-    if change.results:
-        results = values["results"] = {**run.results, **change.results}
-    if change.entered:
-        values["step_entered_at"] = change.now
-    if change.error is not None:
-        values["error"] = dict(change.error)
-    if change.finished:
-        values["finished_at"] = change.now
-        values["result"] = dict(change.result or {})
-    statement = _APPLY_UNLESS_CANCELLED if change.guarded else _APPLY
-    written = tx.execute(statement, {**values, "of_run": run.id, "at_rev": run.rev}).first()
-    if written is None:
-        raise _refusal(tx, run)
-    if change.error is not None and change.seen_signal is not None and _has_newer(tx, run.id, change.seen_signal):
-        raise SignalArrived
-    if change.consumed:
-        tx.execute(_CONSUME, {"ids": list(change.consumed), "consumed_at": change.now})
-    if change.entered or change.finished:
-        _append_step_event(tx, run, change)
-    rings: list[RunId] = []
-    for effect in change.effects:
-        rings.extend(effect(tx) or ())
-    row = replace(
-        run,
-        step=change.step,
-        rev=run.rev + 1,
-        step_entered_at=change.now if change.entered else run.step_entered_at,
-        deadline_at=change.deadline_at,
-        awaiting=change.awaiting,
-        wake_at=change.wake_at,
-        results=results,
-        error=change.error if change.error is not None else run.error,
-        cancel_requested_at=written.cancel_requested_at,
-        cancel_reason=written.cancel_reason,
-        finished_at=change.now if change.finished else None,
-    )
-    return row, tuple(rings)
-
-
-def _refusal(tx: Connection, run: RunRow) -> Exception:
-    found = tx.execute(select(Run.rev, Run.finished_at).where(Run.id == run.id)).first()
-    if found is not None and found.rev == run.rev and found.finished_at is None:
-        return CancelRequested()
-    return Superseded()
-
-
-def _has_newer(tx: Connection, run_id: str, signal_id: int) -> bool:
-    """Whether a signal was recorded since. Asked after the row is locked: who records one holds that lock."""
-    return tx.execute(_NEWER, {"of_run": run_id, "than": signal_id}).first() is not None
-
-
-def _append_step_event(tx: Connection, run: RunRow, change: Change) -> None:
-    data: dict[str, Any] = {"from": run.step, "duration_s": round(max(0.0, change.now - run.step_entered_at), 6)}
-    if change.reason:
-        data["reason"] = change.reason
-    if change.error:
-        data["error"] = {"code": change.error["code"], "message": change.error["message"]}
-    append_event(
-        tx,
-        owner_id=run.owner_id,
-        subject_kind=run.subject_kind,
-        subject_id=run.subject_id,
-        run_id=run.id,
-        kind="run_finished" if change.finished else "step_entered",
-        step=change.step,
-        actor="runner",
-        at=change.now,
-        data=data,
     )
 
 

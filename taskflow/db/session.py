@@ -2,21 +2,24 @@
 
 SQLite: WAL, ``synchronous=FULL``, foreign keys on; every writing transaction begins ``IMMEDIATE``, so that it can't
 find out at its end that somebody else wrote, and is retried whole while the database is busy. PostgreSQL: READ
-COMMITTED with guarded updates; serialization failures and deadlocks are retried whole.
+COMMITTED with guarded updates; serialization failures and deadlocks are retried whole. There every round trip counts:
+reads and transactions of one statement go without BEGIN and COMMIT.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
+    DisconnectionError,
     IntegrityError,
     OperationalError,
     SQLAlchemyError,
@@ -30,6 +33,9 @@ from taskflow.errors import InfrastructureError
 T = TypeVar("T")
 
 _TRIES = 8
+#: A pooled connection that nobody used for so long is asked whether it still lives, in seconds. One that died more
+#: recently fails whoever gets it, like one that dies under its user. To ask each time costs every transaction a round trip.
+_IDLE_S = 1.0
 #: SQLSTATEs after which the same transaction may succeed: serialization failure, deadlock.
 _AGAIN = ("40001", "40P01")
 #: What ails the database -> what to do. All of it passes without a restart of ours once the cause is gone.
@@ -53,9 +59,36 @@ def make_engine(url: str) -> Engine:
         engine = create_engine(parsed, connect_args={"timeout": 10.0}, hide_parameters=True)
         _make_sqlite_strict(engine)
         return engine
-    return create_engine(
-        parsed, hide_parameters=True, pool_pre_ping=True, pool_size=5, max_overflow=15, pool_timeout=10
+    engine = create_engine(
+        parsed, hide_parameters=True, isolation_level="AUTOCOMMIT", pool_size=5, max_overflow=15, pool_timeout=10
     )
+    _begin_when_asked(engine)
+    _ask_idle_connections(engine)
+    return engine
+
+
+def _begin_when_asked(engine: Engine) -> None:
+    """The driver never begins a transaction by itself: what is ``taskflow_alone`` needs none."""
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get("taskflow_alone", False):
+            connection.exec_driver_sql("BEGIN")
+
+
+def _ask_idle_connections(engine: Engine) -> None:
+    @event.listens_for(engine, "checkin")
+    def on_checkin(_connection: Any, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def on_checkout(connection: Any, record: Any, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get("idle_since", float("inf")) < _IDLE_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error  # the pool throws it away and gives another
 
 
 def _make_sqlite_strict(engine: Engine) -> None:
@@ -80,17 +113,43 @@ class Database:
     def __init__(self, engine: Engine, clock: Clock | None = None) -> None:
         self.engine = engine
         self._writing = engine.execution_options(taskflow_writes=True)
+        #: Whether a statement can be a transaction of its own; None where a transaction has no round trips to save.
+        self._alone = engine.execution_options(taskflow_alone=True) if is_postgresql(engine) else None
         self._clock = clock or SystemClock()
+
+    @property
+    def counts_round_trips(self) -> bool:
+        """Whether one statement is cheaper than several: PostgreSQL is asked over a socket, SQLite is called."""
+        return self._alone is not None
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in one transaction and commit it; whole again when the database was busy or says to retry.
 
         ``work`` touches SQL only: it may run more than once. What it raises rolls back and is passed on.
         """
+
+        def once() -> T:
+            with self._writing.begin() as connection:
+                return work(connection)
+
+        return self._again(once)
+
+    def write_one(self, statement: Executable, parameters: Mapping[str, Any]) -> Row[Any] | None:
+        """Run one statement as a transaction of its own, retried like ``write``; the first row that it returns."""
+        alone = self._alone
+        if alone is None:
+            return self.write(lambda tx: tx.execute(statement, parameters).first())
+
+        def once() -> Row[Any] | None:
+            with alone.connect() as connection:
+                return connection.execute(statement, parameters).first()
+
+        return self._again(once)
+
+    def _again(self, once: Callable[[], T]) -> T:
         for attempt in range(1, _TRIES + 1):
             try:
-                with self._writing.begin() as connection:
-                    return work(connection)
+                return once()
             except DBAPIError as error:
                 if isinstance(error, (IntegrityError, DataError)):
                     raise
@@ -105,9 +164,9 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction for reading."""
+        """A transaction for reading; on PostgreSQL each of its statements sees what was committed before it."""
         try:
-            with self.engine.begin() as connection:
+            with (self._alone or self.engine).begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
             raise database_failure(error) from error
@@ -115,6 +174,11 @@ class Database:
     def dispose(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def is_postgresql(engine: Engine) -> bool:
+    """Whether each statement is a round trip, and a statement may change several tables."""
+    return engine.dialect.name == "postgresql"
 
 
 def database_failure(error: SQLAlchemyError) -> InfrastructureError:

@@ -17,9 +17,10 @@ import redis
 import structlog
 from sqlalchemy import Row, select
 
+from taskflow.db.apply import apply_change
 from taskflow.db.models import Run, Task
 from taskflow.db.nodes import get_node
-from taskflow.db.runs import apply_change, to_row
+from taskflow.db.runs import to_row
 from taskflow.db.session import Database
 from taskflow.db.status import ACTIVE
 from taskflow.db.tasks import transition_effect

@@ -95,7 +95,7 @@ def _placed(owner: Any, method: str, where: Callable[..., str]) -> None:
 
 
 def _watch_sql(wired: App) -> None:
-    dialect, write = wired.database.engine.dialect, wired.database.write
+    dialect, write, write_one = wired.database.engine.dialect, wired.database.write, wired.database.write_one
     commit = dialect.do_commit
 
     def writing(work: Any) -> Any:
@@ -104,6 +104,16 @@ def _watch_sql(wired: App) -> None:
             return write(work)
         finally:
             _here.writes = False
+
+    def writing_one(statement: Any, parameters: Any) -> Any:
+        if not wired.database.counts_round_trips:
+            return write_one(statement, parameters)  # an ordinary transaction
+        # The statement is sent, begins, and is committed in one go: nothing is reached in between.
+        reached("after", "sql-begin")
+        reached("before", "sql-commit")
+        row = write_one(statement, parameters)
+        reached("after", "sql-commit")
+        return row
 
     def do_commit(connection: Any) -> None:
         kind = "sql-commit" if getattr(_here, "writes", False) else "sql-read"
@@ -116,6 +126,7 @@ def _watch_sql(wired: App) -> None:
             reached("after", "sql-begin")
 
     wired.database.write = writing  # type: ignore[method-assign]
+    wired.database.write_one = writing_one  # type: ignore[method-assign]
     dialect.do_commit = do_commit  # type: ignore[method-assign]
     event.listen(wired.database._writing, "begin", on_begin)
 

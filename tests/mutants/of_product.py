@@ -20,14 +20,14 @@ _SQL = (
     Mutant(
         "any-status-from-any", "a status is left for one that does not follow it",
         (Edit(
-            _TASKS, "    guard = [Task.id == task_id, Task.status.in_(allowed)]\n",
-            "    guard = [Task.id == task_id]\n",
+            _TASKS, ', Task.status.in_(bindparam("allowed", expanding=True)))',
+            ', Task.status.not_in(bindparam("allowed", expanding=True)) | (Task.id != ""))',
         ),),
         _GUARDS,
     ),
     Mutant(
         "old-run-writes-status", "a former run ends the task that its successor works on",
-        (Edit(_TASKS, "        guard.append(Task.run_id == run_id)\n", "        pass\n"),),
+        (Edit(_TASKS, "= _TRANSITION.where(Task.run_id == bindparam(\"of_run\"))", "= _TRANSITION"),),
         ("tests/db/test_guards.py::test_a_former_run_changes_no_status",),
     ),
     Mutant(
@@ -243,8 +243,8 @@ _ACCESS = (
     Mutant(
         "tasks-of-everybody", "another owner's task can be read, cancelled and run again",
         (Edit(
-            _TASKS, "select(TASKS).where(Task.owner_id == owner_id, Task.id == task_id)",
-            "select(TASKS).where(Task.id == task_id)",
+            _TASKS, 'select(TASKS).where(Task.owner_id == bindparam("of_owner"), Task.id == bindparam("of_task"))',
+            'select(TASKS).where(Task.id == bindparam("of_task"))',
         ),),
         ("tests/service/test_tasks_explain_health.py",),
     ),

@@ -6,6 +6,7 @@ from tests.mutants.mutant import Edit, Mutant
 
 _RUNNER = "taskflow/engine/runner.py"
 _RUNS = "taskflow/db/runs.py"
+_APPLY = "taskflow/db/apply.py"
 _TURN = ("tests/engine/test_turn.py",)
 _FAILURES = ("tests/engine/test_failures.py",)
 
@@ -13,36 +14,40 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "no-fence", "a paused worker writes over what another one wrote",
         (Edit(
-            _RUNS,
-            "update(Run).where(Run.id == run.id, Run.rev == run.rev, Run.finished_at.is_(None))\n    if change.guarded",
-            "update(Run).where(Run.id == run.id)\n    if change.guarded",
+            _APPLY,
+            '_AT_REV = (Run.id == bindparam("of_run"), Run.rev == bindparam("at_rev"), Run.finished_at.is_(None))',
+            '_AT_REV = (Run.id == bindparam("of_run"), Run.rev < bindparam("at_rev") + 1_000_000)',
         ),),
         _TURN,
     ),
     Mutant(
         "rev-stands-still", "a write leaves no trace by which a later one could be fenced",
-        (Edit(_RUNS, '        "rev": run.rev + 1,\n', '        "rev": run.rev,\n'),), _TURN,
+        (Edit(_APPLY, '        "rev": run.rev + 1,\n', '        "rev": run.rev,\n'),), _TURN,
     ),
     Mutant(
         "results-overwritten", "a step's results are gone when the next one has some",
-        (Edit(_RUNS, '{**run.results, **change.results}', "dict(change.results)"),), _TURN,
+        (Edit(
+            _APPLY, 'values["results"] = {**run.results, **change.results}',
+            'values["results"] = dict(change.results)',
+        ),),
+        _TURN,
     ),
     Mutant(
         "waits-not-persisted", "after Redis was emptied a parked run runs before its time",
-        (Edit(_RUNS, '        "wake_at": change.wake_at,\n', '        "wake_at": None,\n'),),
+        (Edit(_APPLY, '        "wake_at": change.wake_at,\n', '        "wake_at": None,\n'),),
         ("tests/engine/test_rescue.py",),
     ),
     Mutant(
         "guarded-step-despite-cancel", "something is bought or started after the cancel",
-        (Edit(_RUNS, "    if change.guarded:\n", "    if False:\n"),), _TURN,
+        (Edit(_APPLY, "= _APPLY.where(Run.cancel_requested_at.is_(None))", "= _APPLY"),), _TURN,
     ),
     Mutant(
         "signals-never-consumed", "one signal is taken again and again",
-        (Edit(_RUNS, "    if change.consumed:\n", "    if False:\n"),), _TURN,
+        (Edit(_APPLY, "    if change.consumed:\n        tx.", "    if False:\n        tx."),), _TURN,
     ),
     Mutant(
         "signal-lost-to-a-failure", "an answer that was accepted is passed over by the failure decided just before",
-        (Edit(_RUNS, "        raise SignalArrived\n", "        pass\n"),), _TURN,
+        (Edit(_APPLY, "        raise SignalArrived\n", "        pass\n"),), _TURN,
     ),
     Mutant(
         "last-write-wins", "a second, contradictory callback changes what was answered",
