@@ -1,0 +1,50 @@
+"""The budget: what each operation costs. A change that needs more says so here, and in docs/explanation/performance.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Budget:
+    """On PostgreSQL: ``sql`` statements in ``commits`` writing transactions, waited for ``sql_trips`` times.
+
+    BEGIN and COMMIT are waited for too. ``redis_trips``: to Redis; ``publishes``: of a Celery message.
+    """
+
+    what: str
+    sql: int
+    commits: int
+    sql_trips: int
+    redis_trips: int
+    publishes: int
+
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """In the order of the columns."""
+        return self.sql, self.commits, self.sql_trips, self.redis_trips, self.publishes
+
+
+BUDGET = {
+    "submit": Budget("submit a task", 7, 1, 9, 1, 1),
+    "first_turn": Budget("begin a turn: take the lease, load the run and its signals", 2, 0, 2, 1, 0),
+    "step": Budget("a step in a turn: its row and its event, and the control state", 1, 1, 1, 1, 0),
+    "snooze": Budget("end a turn with a snooze of seconds", 0, 0, 0, 1, 1),
+    "far_snooze": Budget("end a turn with a snooze of hours: only indexed", 0, 0, 0, 1, 0),
+    "park": Budget("end a turn with a wait for a signal", 1, 1, 1, 1, 0),
+    "signal": Budget("record a signal and ring its run", 3, 1, 5, 1, 1),
+    "finish": Budget("end a run", 1, 1, 1, 1, 0),
+    "pump": Budget("a look at the alarm index with nothing due, all shards", 0, 0, 0, 1, 0),
+}
+#: Of a run that waits for a far alarm, at most: in Redis (its hash and its place in the index) and in PostgreSQL (its row).
+PARKED_REDIS_BYTES = 600
+PARKED_SQL_BYTES = 600
+
+
+def rendered() -> str:
+    """The table as it stands in the documentation."""
+    lines = [
+        "| | SQL statements | commits | SQL round trips | Redis round trips | Celery messages |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [f"| {one.what} | {' | '.join(map(str, one.counts()))} |" for one in BUDGET.values()]
+    return "\n".join(lines)
