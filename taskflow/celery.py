@@ -20,6 +20,7 @@ from taskflow.agent.processes import set_parent_death_signal
 from taskflow.bootstrap import App, bootstrap
 from taskflow.broker import ALARM_TASK, CeleryPublisher, make_celery
 from taskflow.celery_settings import beat_schedule
+from taskflow.engine.takeover import take_over_from_the_dead
 from taskflow.errors import InfrastructureError
 from taskflow.ids import RunId
 from taskflow.settings import Settings
@@ -94,6 +95,10 @@ def _start_pump() -> None:
     _pumping.add(os.getpid())
     wired = process.get()
     wired.check_installation()
+    try:
+        take_over_from_the_dead(wired.control, wired.ringer)
+    except redis.RedisError as error:
+        log.warning("takeover_failed", error=repr(error))  # their leases run out
     threading.Thread(target=wired.pump.run_forever, name="pump", daemon=True).start()
 
 

@@ -3,7 +3,7 @@
 | key | type | holds |
 |---|---|---|
 | ``{prefix}:{<shard>}:run:<run_id>`` | hash | pipeline, version, step, rev, counters, generation, due, wake |
-| ``{prefix}:{<shard>}:lease:<run_id>`` | string, PX | ``<worker>:<pid>:<random>`` of the turn that owns the run |
+| ``{prefix}:{<shard>}:lease:<run_id>`` | string, PX | its owner (``lease.new_token``): the turn that has the run |
 | ``{prefix}:{<shard>}:alarms`` | sorted set | run id by the time at which it must be looked at next |
 | ``{prefix}:{<shard>}:incarnation`` | string | random id, made as a reconcile begins, told to SQL as it ends |
 
@@ -26,10 +26,14 @@ import redis
 from taskflow.engine.store import RunRow
 from taskflow.ids import RunId
 
-_SCRIPTS = ("fire", "renew", "commit", "signal", "ensure", "pump", "forget")
+_SCRIPTS = ("fire", "renew", "commit", "signal", "ensure", "pump", "forget", "abandon")
 _GENERATION_MAX = 2**31
 #: How long after the end of a lease the index looks at its run: long enough for the key to be gone.
 _LEASE_SLACK_S = "0.1"
+#: So many deaths of a run's workers in a row are taken over from at once; further ones when the lease is over.
+_DEATHS_AT_ONCE = 2
+#: Leases looked through at most, for each shard, by a process that begins.
+_LEASES_MAX = 10_000
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,28 @@ class Control:
     def forget(self, run_id: RunId) -> None:
         """Delete everything of a run that is over."""
         self._scripts["forget"](keys=self._run_keys(run_id), args=[run_id])
+
+    def leases(self) -> list[tuple[RunId, str]]:
+        """Runs that a turn has now, each with the lease's token: those the index will look at within a lease's time.
+
+        Two round trips. One that was taken or renewed in between may be missed.
+        """
+        now, within_s = self.now(), self.lease_s + 2 * float(_LEASE_SLACK_S)
+        pipe = self.client.pipeline(transaction=False)
+        for shard in range(self.shards):
+            pipe.zrangebyscore(self.alarms_key(shard), now, now + within_s, start=0, num=_LEASES_MAX)
+        runs = [RunId(_text(run_id)) for found in pipe.execute() for run_id in found]
+        for run_id in runs:
+            pipe.get(self.lease_key(run_id))
+        return [(run_id, _text(token)) for run_id, token in zip(runs, pipe.execute(), strict=True) if token is not None]
+
+    def abandon(self, run_id: RunId, token: str) -> Alarm | None:
+        """End the lease of a turn whose process is gone.
+
+        The alarm to publish; None when the lease is another's by now, or is left to run out.
+        """
+        raw = self._call("abandon", self._run_keys(run_id), [run_id, token, self._grace, _DEATHS_AT_ONCE])
+        return Alarm(run_id, raw[1], 0.0, raw[2]) if raw[0] == "ring" else None
 
     # --- alarms and signals
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -19,9 +20,32 @@ from taskflow.ids import RunId
 log = structlog.get_logger(__name__)
 
 
+def _place() -> str:
+    """Where a process id means something: the host, and the container in it."""
+    try:
+        space = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:  # not Linux: there is one for the whole host
+        space = 0
+    return f"{socket.gethostname()}:{space}"
+
+
 def new_token() -> str:
-    """A lease value that names its owner: ``<host>:<pid>:<random>``."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
+    """A lease value that names its owner: ``<host>:<pid namespace>:<pid>:<random>``."""
+    return f"{_place()}:{os.getpid()}:{secrets.token_hex(8)}"
+
+
+def owner_is_gone(token: str) -> bool:
+    """Whether the process that made ``token`` ran here and is no more. A pid that was given anew counts as alive."""
+    place, _, pid = token.rpartition(":")[0].rpartition(":")
+    if place != _place() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 @dataclass

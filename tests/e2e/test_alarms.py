@@ -22,7 +22,8 @@ from taskflow.db.migrate import upgrade
 from taskflow.db.models import Run
 from taskflow.settings import Settings
 from tests.e2e.stack import Stack, assert_completed_once
-from tests.e2e.toy import start_runs
+from tests.e2e.toy import DEADLY, start_runs
+from tests.support import own_pipeline
 from tests.support.celery_processes import worker as celery_worker
 from tests.support.servers import ValkeyServer
 from tests.support.waiting import wait_until
@@ -56,18 +57,39 @@ class Toys:
         return [row.result["late_s"] for row in rows]
 
 
-@pytest.fixture
-def toys(tmp_path: Path) -> Iterator[Toys]:
-    """One worker with the toy pipeline on a Valkey of its own, which keeps its data."""
+@contextlib.contextmanager
+def toys_in(tmp_path: Path, **settings: str) -> Iterator[Toys]:
+    """One worker with the toy pipelines on a Valkey of its own, which keeps its data."""
     with ValkeyServer() as server:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("TASKFLOW_")}
-        environ |= {"TASKFLOW_DATA_DIR": str(tmp_path), "TASKFLOW_REDIS_URL": server.url}
+        environ |= {"TASKFLOW_DATA_DIR": str(tmp_path), "TASKFLOW_REDIS_URL": server.url, **settings}
         app = bootstrap(Settings.from_env(environ))
         upgrade(app.database.engine)
         owner_id = app.service.accounts.create_token(name="t")["owner_id"]
         with worker(environ, tmp_path / "worker.log", "toy", "tests.e2e.toy") as process:
             yield Toys(server, app, owner_id, process)
         app.close()
+
+
+@pytest.fixture
+def toys(tmp_path: Path) -> Iterator[Toys]:
+    """With default settings."""
+    with toys_in(tmp_path) as found:
+        yield found
+
+
+def test_the_step_of_a_killed_process_begins_again_before_its_lease_is_over(tmp_path: Path) -> None:
+    """The process that takes the dead one's place takes over its runs: with this lease nothing else could in time."""
+    with toys_in(tmp_path, TASKFLOW_LEASE_S="600", TASKFLOW_ALARM_OVERDUE_S="1000") as toys:
+        rows = own_pipeline.start_runs(
+            toys.app, toys.owner_id, DEADLY, [{"marker": str(tmp_path / "marker")}], now=toys.app.control.now()
+        )
+
+        def finished() -> bool:
+            with toys.app.database.read() as tx:
+                return tx.execute(select(Run.finished_at).where(Run.id == rows[0].id)).scalar_one() is not None
+
+        wait_until(finished, "the step has run again", timeout_s=60)
 
 
 def broker_messages(client: redis.Redis) -> dict[str, int]:

@@ -1,9 +1,14 @@
 """A Celery app with one more pipeline, for measuring alarms: ``celery -A tests.e2e.toy worker``.
 
-``toy.wait`` snoozes until ``results["due_at"]`` and ends with how late it was.
+``toy.wait`` snoozes until ``results["due_at"]`` and ends with how late it was. ``deadly.kill`` kills the process it runs in
+the first time and ends the second time; ``results["marker"]`` is the file by which it knows.
 """
 
 from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
 
 from taskflow.bootstrap import App
 from taskflow.engine.outcomes import Advance, Done, Outcome, Snooze
@@ -27,7 +32,22 @@ def never(ctx: StepContext, error: StepError | None = None) -> Outcome:
 PIPELINE = Pipeline(
     name="toy", version=1, steps=(Step("wait", wait),), closing=frozenset(), on_cancel=never, on_failure=never
 )
+
+
+def kill(ctx: StepContext) -> Outcome:
+    """Take this process along, once."""
+    marker = Path(ctx.results["marker"])
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Done()
+
+
+DEADLY = Pipeline(
+    name="deadly", version=1, steps=(Step("kill", kill),), closing=frozenset(), on_cancel=never, on_failure=never
+)
 app = with_pipeline(PIPELINE)
+with_pipeline(DEADLY)
 
 
 def start_runs(wired: App, owner_id: str, delays_s: list[float]) -> list[str]:

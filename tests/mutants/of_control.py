@@ -6,6 +6,7 @@ from tests.mutants.mutant import Edit, Mutant
 
 _RESCUE = "taskflow/engine/rescue.py"
 _CONTROL = ("tests/engine/test_control.py",)
+_TAKEOVER = ("tests/engine/test_takeover.py",)
 _RESCUES = ("tests/engine/test_rescue.py",)
 
 
@@ -175,6 +176,19 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "another-server-goes-unnoticed", "after a failover to a replica that lags, nobody looks",
         (Edit(_RESCUE, '== f"{answer.incarnation}@{self._server}"', '!= ""'),), _RESCUES,
+    ),
+    Mutant(
+        "takeover-from-the-living", "a process that begins takes the runs of those that work on them",
+        (Edit("taskflow/engine/lease.py", "        pass\n    return False\n", "        pass\n    return True\n"),),
+        _TAKEOVER,
+    ),
+    Mutant(
+        "takeover-without-token", "a dead process's run is taken from who has it by now",
+        (_lua("abandon", "if redis.call('GET', KEYS[2]) ~= ARGV[2] then return {'held'} end\n"),), _TAKEOVER,
+    ),
+    Mutant(
+        "deadly-step-hurried", "a step that kills its workers runs twenty times in a few seconds and is given up",
+        (_lua("abandon", " or tonumber(run[4]) > tonumber(ARGV[4])"),), _TAKEOVER,
     ),
     Mutant(
         "rescue-of-the-first-page", "of many runs, only those of the first page are ever rescued",
