@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from bench.subjects import PEERS
 
 WORKLOADS = {
+    "alarms": "a thousand alarms due over twenty seconds: how late",
+    "burst": "a thousand alarms due at one instant: how late, and the last",
     "chain": "tasks of seven empty steps: a thousand at once, then one at a time",
+    "signals": "a signal to a parked task until its next step: one by one, then two hundred at once",
     "recovery": "how long until work goes on after a worker, the broker, its data, beat or an agent died",
 }
 

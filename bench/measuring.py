@@ -12,6 +12,12 @@ from bench.subjects import OURS, Missing, Subject, ready, versions_of
 Figures = Mapping[str, float | None]
 
 
+def lateness(name: str, seconds: Sequence[float]) -> dict[str, float | None]:
+    """``<name>_p50_ms`` and ``<name>_p99_ms`` of times in seconds."""
+    ordered = sorted(seconds)
+    return {f"{name}_p{part}_ms": round(ordered[(len(ordered) - 1) * part // 100] * 1000, 2) for part in (50, 99)}
+
+
 def interleaved(
     workload: str, rounds: int, peers: Sequence[str], of: Callable[[Subject], Figures], settings: Mapping[str, Any]
 ) -> Measured:

@@ -6,7 +6,8 @@ Nothing is committed between two steps: a chain lives in its message alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from celery import Celery, chain
 
@@ -25,6 +26,17 @@ app.conf.update(
 def step(job: str) -> None:
     """An empty step."""
     note(os.environ["BENCH_LOG"], job)
+
+
+def set_alarms(due: Mapping[str, float]) -> None:
+    """A message for each job, held by a worker until its time (epoch seconds)."""
+    for job, at in due.items():
+        step.apply_async((job,), eta=datetime.fromtimestamp(at, UTC))
+
+
+def send(job: str) -> None:
+    """A message."""
+    step.delay(job)
 
 
 def start_chains(jobs: Sequence[str]) -> None:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from sqlalchemy import func, select
 
 from bench.peers.steps import STEPS
 from taskflow.bootstrap import App
-from taskflow.engine.outcomes import Advance, Done, Outcome, Snooze
+from taskflow.db.models import Run
+from taskflow.db.runs import get_run, record_signal
+from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
 from taskflow.errors import StepError
 from taskflow.ids import RunId
@@ -21,6 +25,7 @@ from tests.support.own_pipeline import insert_runs, start_runs, with_pipeline
 from tests.support.seen import note
 
 TICK_S = 0.5
+GO = "go"
 
 
 def job(ctx: StepContext) -> Outcome:
@@ -56,8 +61,22 @@ CHAIN = Pipeline(
     name="chain", version=1, steps=tuple(Step(f"step_{n}", empty) for n in range(1, STEPS + 1)), closing=frozenset(),
     on_cancel=never, on_failure=never,
 )  # fmt: skip
+
+
+def parked(ctx: StepContext) -> Outcome:
+    """Wait for a signal, then note that it came."""
+    if ctx.take(GO) is None:
+        return AwaitSignal(GO)
+    note(os.environ["BENCH_LOG"], ctx.results["job"])
+    return Done()
+
+
+PARKED = Pipeline(
+    name="parked", version=1, steps=(Step("parked", parked),), closing=frozenset(), on_cancel=never, on_failure=never
+)
 app = with_pipeline(PIPELINE)
 with_pipeline(CHAIN)
+with_pipeline(PARKED)
 
 
 def start(wired: App, owner_id: str, jobs: dict[str, tuple[str, float, float]]) -> dict[str, RunId]:
@@ -77,6 +96,37 @@ def start_chains(wired: App, owner_id: str, jobs: Sequence[str]) -> None:
     """A run of empty steps for each job, each started durably before the next."""
     for job_ in jobs:
         start_runs(wired, owner_id, CHAIN, [{"job": job_}], now=wired.control.now())
+
+
+def set_alarms(wired: App, owner_id: str, due: Mapping[str, float]) -> None:
+    """A run for each job that looks at it at its time (epoch seconds), each started durably before the next."""
+    for name, at in due.items():
+        results = {"job": name, "kind": "once", "due_at": at, "seconds": 0.0}
+        start_runs(wired, owner_id, PIPELINE, [results], now=wired.control.now())
+
+
+def park(wired: App, owner_id: str, jobs: Sequence[str]) -> dict[str, RunId]:
+    """A run for each job that waits for a signal, each started durably before the next: job -> run."""
+    now = wired.control.now()
+    return {name: start_runs(wired, owner_id, PARKED, [{"job": name}], now=now)[0].id for name in jobs}
+
+
+def count_parked(wired: App) -> int:
+    """Runs that wait for their signal."""
+    with wired.database.read() as tx:
+        waiting = select(func.count()).select_from(Run).where(Run.awaiting == GO, Run.finished_at.is_(None))
+        return int(tx.execute(waiting).scalar_one())
+
+
+def signal(wired: App, run_id: RunId) -> None:
+    """Record the signal and ring the run, as every report of a node does."""
+
+    def work(tx: Any) -> None:
+        get_run(tx, run_id, lock=True)
+        record_signal(tx, run_id, GO, run_id, {}, now=time.time())
+
+    wired.database.write(work)
+    wired.ringer.ring([run_id])
 
 
 def _results(jobs: dict[str, tuple[str, float, float]], now: float) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ def wait_looks(subject: Subject, number: int, *, poll_s: float = 0.01, timeout_s
 OURS = ("taskflow", "taskflow_sqlite")
 #: peer -> workloads it can be asked for.
 PEERS: dict[str, frozenset[str]] = {
-    "celery": frozenset({"chain", "recovery"}),
+    "celery": frozenset({"chain", "alarms", "burst", "signals", "recovery"}),
 }
 
 Ready = Callable[[], AbstractContextManager[Subject]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 
 from bench.peers import fast_celery
@@ -22,6 +22,17 @@ class Plain(LogReader):
     def start(self, jobs: Sequence[str]) -> None:
         """See ``Subject``: a chain for each job."""
         fast_celery.start_chains(jobs)
+
+    def alarm(self, due: Mapping[str, float]) -> None:
+        """See ``Subject``: messages with an ETA, kept in a worker's memory and lost with it."""
+        fast_celery.set_alarms(due)
+
+    def park(self, jobs: Sequence[str]) -> None:
+        """Nothing waits: Celery has no signals, and a bare message stands in for one."""
+
+    def signal(self, job: str) -> None:
+        """A bare message."""
+        fast_celery.send(job)
 
 
 @contextlib.contextmanager
