@@ -19,7 +19,7 @@ _STATUS_LOCKED = (
 )
 _TRANSITION = update(Task).where(Task.id == bindparam("of_task"), Task.status.in_(bindparam("allowed", expanding=True)))
 _TRANSITION_OF_RUN = _TRANSITION.where(Task.run_id == bindparam("of_run"))
-_INSERT_TASK = insert(Task)
+_INSERT_TASK = insert(Task).returning(TASKS)
 _TASK = select(TASKS).where(Task.owner_id == bindparam("of_owner"), Task.id == bindparam("of_task"))
 _TASK_LOCKED = _TASK.with_for_update()
 _TASK_OF_RUN = (
@@ -117,9 +117,9 @@ def set_fields_effect(task_id: str, *, run_id: str, now: float, **fields: Any) -
     return effect
 
 
-def insert_task(tx: Connection, values: Mapping[str, Any], *, actor: str, now: float) -> None:
-    """A new task, in the status ``values`` says (draft or queued), with its first event."""
-    tx.execute(_INSERT_TASK, {**values, "created_at": now, "updated_at": now})
+def insert_task(tx: Connection, values: Mapping[str, Any], *, actor: str, now: float) -> Row[Any]:
+    """A new task, in the status ``values`` says (draft or queued), with its first event; its row."""
+    row = tx.execute(_INSERT_TASK, {**values, "created_at": now, "updated_at": now}).one()
     append_event(
         tx,
         owner_id=values["owner_id"],
@@ -131,6 +131,7 @@ def insert_task(tx: Connection, values: Mapping[str, Any], *, actor: str, now: f
         at=now,
         data={"from": None, "to": values["status"]},
     )
+    return row
 
 
 def get_task(tx: Connection, owner_id: str, task_id: str, *, lock: bool = False) -> Row[Any]:
@@ -141,13 +142,22 @@ def get_task(tx: Connection, owner_id: str, task_id: str, *, lock: bool = False)
     return row
 
 
-def count_open(tx: Connection, *, owner_id: str | None = None, stop_at: int) -> int:
-    """Tasks that have not ended, of one owner or of all; counted no further than ``stop_at``."""
+def _open_up_to(limit: str, *where: Any) -> Any:
     unfinished = [status for status in STATUSES if status not in TERMINAL]
-    statement = select(literal(1)).where(Task.status.in_(unfinished))
-    if owner_id is not None:
-        statement = statement.where(Task.owner_id == owner_id)
-    return tx.execute(select(func.count()).select_from(statement.limit(stop_at).subquery())).scalar_one()
+    found = select(literal(1)).where(Task.status.in_(unfinished), *where).limit(bindparam(limit)).subquery()
+    return select(func.count()).select_from(found).scalar_subquery()
+
+
+_OPEN_COUNTS = select(
+    _open_up_to("mine_max", Task.owner_id == bindparam("of_owner")).label("mine"),
+    _open_up_to("all_max").label("all"),
+)
+
+
+def open_counts(tx: Connection, owner_id: str, *, mine_max: int, all_max: int) -> tuple[int, int]:
+    """Tasks that have not ended: of this owner and of all owners, each counted no further than its ``max``."""
+    found = tx.execute(_OPEN_COUNTS, {"of_owner": owner_id, "mine_max": mine_max, "all_max": all_max}).one()
+    return found.mine, found.all
 
 
 def task_of_run(tx: Connection, run_id: str) -> Row[Any] | None:

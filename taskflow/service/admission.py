@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from taskflow.db.nodes import lock_owner
-from taskflow.db.tasks import count_open
+from taskflow.db.tasks import open_counts
 from taskflow.errors import Overloaded, TooMany
 from taskflow.settings import Settings
 
@@ -22,13 +22,16 @@ def admit_task(tx: Connection, owner_id: str, settings: Settings) -> None:
     mine, all_ = settings.owner_open_tasks_max, settings.open_tasks_max
     if mine:
         lock_owner(tx, owner_id)
-        if count_open(tx, owner_id=owner_id, stop_at=mine) >= mine:
-            raise TooMany(
-                f"{mine} tasks of yours have not ended, and more are not taken", code="too_many_open_tasks",
-                retry_after_s=RETRY_AFTER_S, detail={"limit": mine},
-                advice="wait until some have ended, or cancel some; the setting is TASKFLOW_OWNER_OPEN_TASKS_MAX",
-            )  # fmt: skip
-    if all_ and count_open(tx, stop_at=all_) >= all_:
+    if not (mine or all_):
+        return
+    of_owner, of_everybody = open_counts(tx, owner_id, mine_max=mine, all_max=all_)
+    if mine and of_owner >= mine:
+        raise TooMany(
+            f"{mine} tasks of yours have not ended, and more are not taken", code="too_many_open_tasks",
+            retry_after_s=RETRY_AFTER_S, detail={"limit": mine},
+            advice="wait until some have ended, or cancel some; the setting is TASKFLOW_OWNER_OPEN_TASKS_MAX",
+        )  # fmt: skip
+    if all_ and of_everybody >= all_:
         raise Overloaded(
             "this installation takes no more tasks now", code="too_many_open_tasks", retry_after_s=RETRY_AFTER_S,
             advice="ask again later; whoever runs it may raise TASKFLOW_OPEN_TASKS_MAX",

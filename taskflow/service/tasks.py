@@ -107,10 +107,10 @@ class Tasks:
         run = self._new_run(caller.owner_id, task_id, 1, now) if spec.get("start", True) else None
         if run is not None:
             insert_run(tx, run, created_at=now)
-        task_rows.insert_task(tx, self._columns(caller, task_id, spec, run), actor=caller.actor, now=now)
+        task = task_rows.insert_task(tx, self._columns(caller, task_id, spec, run), actor=caller.actor, now=now)
         if key is not None:
             task_rows.remember_idempotency(tx, caller.owner_id, key, request_hash, task_id, now)
-        return task_rows.get_task(tx, caller.owner_id, task_id), run, True
+        return task, run, True
 
     def _columns(self, caller: Caller, task_id: str, spec: Mapping[str, Any], run: RunRow | None) -> dict[str, Any]:
         secrets = spec.get("secrets") or {}

@@ -25,7 +25,7 @@ class Budget:
 
 
 BUDGET = {
-    "submit": Budget("submit a task", 7, 1, 9, 1, 1),
+    "submit": Budget("submit a task", 5, 1, 7, 1, 1),
     "first_turn": Budget("begin a turn: take the lease, load the run and its signals", 2, 0, 2, 1, 0),
     "step": Budget("a step in a turn: its row and its event, and the control state", 1, 1, 1, 1, 0),
     "snooze": Budget("end a turn with a snooze of seconds", 0, 0, 0, 1, 1),

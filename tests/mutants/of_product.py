@@ -97,8 +97,8 @@ _TASK = (
                 "taskflow/service/tasks.py", "        if made and run is not None:\n            self._start(run)\n", "",
             ),
             Edit(
-                "taskflow/service/tasks.py", "            insert_run(tx, run, created_at=now)\n        task_rows",
-                "            insert_run(tx, run, created_at=now)\n            self._start(run)\n        task_rows",
+                "taskflow/service/tasks.py", "            insert_run(tx, run, created_at=now)\n        task = task_rows",
+                "            insert_run(tx, run, created_at=now)\n            self._start(run)\n        task = task_rows",
             ),
         ),
         ("tests/service/test_rings.py",),
