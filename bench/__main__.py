@@ -14,6 +14,8 @@ WORKLOADS = {
     "alarms": "a thousand alarms due over twenty seconds: how late",
     "burst": "a thousand alarms due at one instant: how late, and the last",
     "chain": "tasks of seven empty steps: a thousand at once, then one at a time",
+    "parked": "tasks that wait for a far alarm: how fast they get there, what each takes up",
+    "submit": "tasks accepted over HTTP (no peer)",
     "signals": "a signal to a parked task until its next step: one by one, then two hundred at once",
     "recovery": "how long until work goes on after a worker, the broker, its data, beat or an agent died",
 }
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
-    peers = list(dict.fromkeys(args.peer or ["celery"]))
+    peers = list(dict.fromkeys(args.peer or [peer for peer in ["celery"] if args.workload in PEERS[peer]]))
     for peer in peers:
         if args.workload not in PEERS[peer]:
             parser.error(f"--peer {peer} does not offer {args.workload}; it offers {', '.join(sorted(PEERS[peer]))}")

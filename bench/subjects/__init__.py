@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +34,24 @@ class Subject(Protocol):
 
     def looks(self) -> list[Look]:
         """The looks since this was asked last."""
+
+    def holds(self) -> int:
+        """How many alarms it holds that are due later than in a minute."""
+
+    def footprint(self) -> dict[str, int]:
+        """Bytes it takes up now: ``redis``, ``sql`` and ``worker`` (resident memory of its worker's processes)."""
+
+    def web(self) -> AbstractContextManager[Web]:
+        """Its HTTP server, until the block ends; no work is done meanwhile."""
+
+
+@dataclass(frozen=True)
+class Web:
+    """An HTTP server that takes tasks: where, and what a request must carry."""
+
+    host: str
+    port: int
+    headers: Mapping[str, str]
 
 
 class LogReader:
@@ -70,7 +89,7 @@ def wait_looks(subject: Subject, number: int, *, poll_s: float = 0.01, timeout_s
 OURS = ("taskflow", "taskflow_sqlite")
 #: peer -> workloads it can be asked for.
 PEERS: dict[str, frozenset[str]] = {
-    "celery": frozenset({"chain", "alarms", "burst", "signals", "recovery"}),
+    "celery": frozenset({"chain", "alarms", "burst", "signals", "parked", "recovery"}),
 }
 
 Ready = Callable[[], AbstractContextManager[Subject]]

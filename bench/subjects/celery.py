@@ -8,7 +8,9 @@ from importlib.metadata import version
 
 from bench.peers import fast_celery
 from bench.places import Place, place
-from bench.subjects import LogReader, Subject
+from bench.subjects import LogReader, Missing, Subject, Web
+from bench.weighing import resident_bytes
+from tests.support.celery_processes import Child
 
 _FAST = ("bench.peers.fast_celery", "celery")
 
@@ -16,8 +18,9 @@ _FAST = ("bench.peers.fast_celery", "celery")
 class Plain(LogReader):
     """A broker, a worker and their client."""
 
-    def __init__(self, here: Place) -> None:
+    def __init__(self, here: Place, worker: Child) -> None:
         super().__init__(here.folder / "looks")
+        self._here, self._worker = here, worker
 
     def start(self, jobs: Sequence[str]) -> None:
         """See ``Subject``: a chain for each job."""
@@ -30,6 +33,21 @@ class Plain(LogReader):
     def park(self, jobs: Sequence[str]) -> None:
         """Nothing waits: Celery has no signals, and a bare message stands in for one."""
 
+    def holds(self) -> int:
+        """See ``Subject``: what its worker has fetched and not acknowledged."""
+        with self._here.server.client() as client:
+            return int(client.hlen("unacked"))
+
+    def footprint(self) -> dict[str, int]:
+        """See ``Subject``; there is no database."""
+        with self._here.server.client() as client:
+            used = client.info("memory")["used_memory"]
+        return {"redis": used, "sql": 0, "worker": resident_bytes(self._worker)}
+
+    def web(self) -> contextlib.AbstractContextManager[Web]:
+        """It has none."""
+        raise Missing("Celery has no HTTP server")
+
     def signal(self, job: str) -> None:
         """A bare message."""
         fast_celery.send(job)
@@ -38,9 +56,9 @@ class Plain(LogReader):
 @contextlib.contextmanager
 def celery() -> Iterator[Subject]:
     """With its default pool."""
-    with place() as here, here.worker("one", *_FAST):
+    with place() as here, here.worker("one", *_FAST) as worker:
         fast_celery.app.conf.broker_url = here.server.url
-        yield Plain(here)
+        yield Plain(here, worker)
         fast_celery.app.close()
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 
 from bench.peers import ours
 from bench.places import OURS, OurPlace, our_place
-from bench.subjects import LogReader, Subject
+from bench.subjects import LogReader, Subject, Web
+from bench.weighing import resident_bytes
 from taskflow.ids import RunId
+from taskflow.stack.commands import web_argv
+from taskflow.stack.ports import http_answers
+from tests.support.celery_processes import Child
+from tests.support.processes import die_with_parent, end_process, free_port
 from tests.support.servers import PostgresServer
 from tests.support.waiting import wait_until
 
@@ -17,8 +25,9 @@ from tests.support.waiting import wait_until
 class Ours(LogReader):
     """An installation of ours and its client."""
 
-    def __init__(self, here: OurPlace) -> None:
+    def __init__(self, here: OurPlace, worker: Child) -> None:
         super().__init__(here.place.folder / "looks")
+        self._worker = worker
         self._here = here
         self._parked: dict[str, RunId] = {}
 
@@ -36,6 +45,41 @@ class Ours(LogReader):
         self._parked |= ours.park(self._here.app, self._here.owner_id, jobs)
         wanted = before + len(jobs)
         wait_until(lambda: ours.count_parked(self._here.app) == wanted, f"{wanted} are parked", timeout_s=300)
+
+    def holds(self) -> int:
+        """See ``Subject``: what the alarm index has."""
+        control = self._here.app.control
+        later = control.now() + 60.0
+        return sum(control.client.zcount(control.alarms_key(shard), later, "+inf") for shard in range(control.shards))
+
+    def footprint(self) -> dict[str, int]:
+        """See ``Subject``; the SQL part is the whole database, or the file and its log."""
+        with self._here.app.database.read() as tx:
+            if self._here.app.database.counts_round_trips:
+                sql = tx.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one()
+            else:
+                pages, size = "PRAGMA page_count", "PRAGMA page_size"
+                sql = tx.exec_driver_sql(pages).scalar_one() * tx.exec_driver_sql(size).scalar_one()
+        redis = self._here.app.control.client.info("memory")["used_memory"]
+        return {"redis": redis, "sql": sql, "worker": resident_bytes(self._worker)}
+
+    @contextlib.contextmanager
+    def web(self) -> Iterator[Web]:
+        """See ``Subject``: gunicorn, as ``taskflow up`` starts it. The worker is stopped meanwhile."""
+        port, log = free_port(), self._here.place.folder / "web.log"
+        environ = self._here.place.environ | {"TASKFLOW_PORT": str(port), "TASKFLOW_TOKEN_REQUEST_RATE": "0"}
+        with log.open("ab") as stream:
+            server = subprocess.Popen(
+                web_argv(), env=environ, stdout=stream, stderr=stream, preexec_fn=die_with_parent(signal.SIGKILL)
+            )
+        os.killpg(self._worker.pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: http_answers("127.0.0.1", port, "/healthz"), f"it serves; see {log}", timeout_s=60)
+            token = self._here.app.service.accounts.create_token(name="web")["token"]
+            yield Web("127.0.0.1", port, {"Authorization": f"Bearer {token}", "Content-Type": "application/json"})
+        finally:
+            os.killpg(self._worker.pid, signal.SIGCONT)
+            end_process(server, signal.SIGTERM)
 
     def signal(self, job: str) -> None:
         """See ``Subject``: a row and a ring, as every report of a node."""
@@ -58,8 +102,8 @@ def taskflow_sqlite() -> Iterator[Subject]:
 
 @contextlib.contextmanager
 def _ready(database_url: str) -> Iterator[Subject]:
-    with our_place(database_url) as here, here.place.worker("one", *OURS):
-        yield Ours(here)
+    with our_place(database_url) as here, here.place.worker("one", *OURS) as worker:
+        yield Ours(here, worker)
 
 
 def versions() -> dict[str, str]:

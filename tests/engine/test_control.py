@@ -224,6 +224,7 @@ def test_every_script_stays_in_one_hash_slot(rig: Rig, monkeypatch: pytest.Monke
         rig.control.signal(run_id)
         rig.control.fire(run_id, "", "t")
         rig.control.renew(run_id, "t")
+        rig.control.abandon(run_id, "another")
         rig.control.commit(run_id, "t", "snooze", step="one", rev=0, delay_s=0, keep=False)
         rig.control.forget(run_id)
     rig.pump.tick()
