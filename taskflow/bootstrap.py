@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import redis
+import structlog
 
 from taskflow import logs
 from taskflow.broker import CeleryPublisher
@@ -22,6 +23,7 @@ from taskflow.engine.lease import Renewer
 from taskflow.engine.pipeline import Pipeline
 from taskflow.engine.rescue import Rescue, Watch
 from taskflow.engine.runner import Runner
+from taskflow.engine.takeover import take_over_from_the_dead
 from taskflow.errors import InfrastructureError
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.machine import NodeMachine
@@ -38,6 +40,8 @@ from taskflow.sweeps.ledger import SweepFunction, last_success_at, run_sweep
 from taskflow.sweeps.prune import prune
 from taskflow.sweeps.rescue_runs import rescue_runs
 from taskflow.vault import Vault
+
+log = structlog.get_logger(__name__)
 
 #: A rescue older than this many intervals is made up for by a worker's pump.
 _RESCUE_LATE_INTERVALS = 3
@@ -75,6 +79,13 @@ class App:
                 f"this installation has {found} shards, TASKFLOW_SHARDS says {wanted}", code="shards",
                 advice=f"set TASKFLOW_SHARDS={found}, or stop every process and run: taskflow db reshard {wanted}",
             )  # fmt: skip
+
+    def take_over(self) -> None:
+        """Ring the runs of this host's dead processes. With Redis away they wait until their leases are over."""
+        try:
+            take_over_from_the_dead(self.control, self.ringer)
+        except redis.RedisError as error:
+            log.warning("takeover_failed", error=repr(error))
 
     def close(self) -> None:
         """Let go of connections and threads."""

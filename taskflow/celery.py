@@ -20,7 +20,6 @@ from taskflow.agent.processes import set_parent_death_signal
 from taskflow.bootstrap import App, bootstrap
 from taskflow.broker import ALARM_TASK, CeleryPublisher, make_celery
 from taskflow.celery_settings import beat_schedule
-from taskflow.engine.takeover import take_over_from_the_dead
 from taskflow.errors import InfrastructureError
 from taskflow.ids import RunId
 from taskflow.settings import Settings
@@ -89,16 +88,14 @@ for _name in beat_schedule(settings):
 _pumping: set[int] = set()
 
 
-def _start_pump() -> None:
+def _begin() -> None:
+    """What a process does before its first task: take over from the dead, start the pump."""
     if os.getpid() in _pumping:
         return  # Celery's solo pool says that its child started and, in the same process, that the worker is ready
     _pumping.add(os.getpid())
     wired = process.get()
     wired.check_installation()
-    try:
-        take_over_from_the_dead(wired.control, wired.ringer)
-    except redis.RedisError as error:
-        log.warning("takeover_failed", error=repr(error))  # their leases run out
+    wired.take_over()
     threading.Thread(target=wired.pump.run_forever, name="pump", daemon=True).start()
 
 
@@ -106,13 +103,13 @@ def _start_pump() -> None:
 def _on_child(**_: Any) -> None:
     # A worker that was killed must not leave children that go on taking messages.
     set_parent_death_signal(signal.SIGKILL)
-    _start_pump()
+    _begin()
 
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _on_worker_ready(sender: Any = None, **_: Any) -> None:
     if "prefork" not in type(sender.pool).__module__:
-        _start_pump()
+        _begin()
     _say_ready()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from taskflow.engine.control import Alarm
 from tests.support.fake_agent import outcome
@@ -92,3 +93,13 @@ def test_a_released_slot_is_found(quick: World) -> None:
     quick.cancel(tasks[0]["id"])
     quick.run_until(lambda: quick.task(tasks[0]["id"])["finished"], "it cleans up")
     assert quick.task(waiting["id"])["step"] == "workspace_ready"
+
+
+def test_a_process_begins_also_while_redis_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it can't take over now is over when the leases are; it must not keep the worker from starting."""
+
+    def away() -> float:
+        raise redis.ConnectionError("no Redis")
+
+    monkeypatch.setattr(world.app.control, "now", away)
+    world.app.take_over()

@@ -15,13 +15,14 @@ def test_a_process_has_one_pump_however_often_it_is_told_to_start(monkeypatch: p
     """With the solo pool the worker is its own child, and both signals come: two pumps would ring everything twice."""
     pumps: list[str] = []
     wired = SimpleNamespace(
-        check_installation=lambda: None, pump=SimpleNamespace(run_forever=lambda: pumps.append("pump"))
-    )
+        check_installation=lambda: None, take_over=lambda: None,
+        pump=SimpleNamespace(run_forever=lambda: pumps.append("pump")),
+    )  # fmt: skip
     monkeypatch.setattr(celery.process, "get", lambda: wired)
     monkeypatch.setattr(celery, "_pumping", set())
 
-    celery._start_pump()
-    celery._start_pump()
+    celery._begin()
+    celery._begin()
 
     wait_until(lambda: not any(thread.name == "pump" for thread in threading.enumerate()), "the pump thread ended")
     assert pumps == ["pump"]
