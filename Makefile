@@ -44,8 +44,8 @@ mutants: install ## break the engine on purpose, one fault at a time: the tests 
 crashpoints: install ## kill the worker at every call in the path of a task, on SQLite and PostgreSQL
 	$(BIN)/pytest -m crashpoints -n 2 --dist loadgroup tests/crashpoints
 
-bench: install ## measure: WORKLOAD=recovery
-	$(BIN)/python -m bench $(or $(WORKLOAD),recovery)
+bench: install ## measure: everything once, or WORKLOAD=chain
+	$(BIN)/python -m bench $(or $(WORKLOAD),all)
 
 newest-celery: install ## would the newest Celery survive a restart of its broker? In a .venv of its own
 	$(PYTHON) -m venv .venv-newest

@@ -8,43 +8,58 @@ import json
 import sys
 from collections.abc import Sequence
 
+from bench.report import Measured
 from bench.subjects import PEERS
 
 WORKLOADS = {
+    "chain": "tasks of seven empty steps: a thousand at once, then one at a time",
     "alarms": "a thousand alarms due over twenty seconds: how late",
     "burst": "a thousand alarms due at one instant: how late, and the last",
-    "chain": "tasks of seven empty steps: a thousand at once, then one at a time",
+    "signals": "a signal to a parked task until its next step: one by one, then two hundred at once",
     "parked": "tasks that wait for a far alarm: how fast they get there, what each takes up",
     "submit": "tasks accepted over HTTP (no peer)",
-    "signals": "a signal to a parked task until its next step: one by one, then two hundred at once",
     "recovery": "how long until work goes on after a worker, the broker, its data, beat or an agent died",
 }
+ALL = "all"
+_ROUNDS, _ROUNDS_OF_ALL = 3, 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, then print a table, or one JSON object and nothing else."""
+    args = _parse(argv)
+    rounds = args.rounds or (_ROUNDS_OF_ALL if args.workload == ALL else _ROUNDS)
+    chosen = list(WORKLOADS) if args.workload == ALL else [args.workload]
+    found: dict[str, Measured] = {}
+    for workload in chosen:
+        peers = [peer for peer in dict.fromkeys(args.peer) if workload in PEERS[peer]]
+        found[workload] = importlib.import_module(f"bench.workloads.{workload}").measure(rounds, peers)
+        if not args.json:
+            print(found[workload].table() + "\n", flush=True)
+    if args.json:
+        each = {workload: measured.as_dict() for workload, measured in found.items()}
+        print(json.dumps({"workload": ALL, "each": each} if args.workload == ALL else each[args.workload]))
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     listed = "\n".join(f"  {name:<12}{what}" for name, what in WORKLOADS.items())
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description=f"workloads:\n{listed}",
+        description=f"workloads:\n{listed}\n  {ALL:<12}each of them, one round: a look, not a measurement",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workload", choices=sorted(WORKLOADS))
-    parser.add_argument(
-        "--peer", action="append", choices=sorted(PEERS), help="beside whom; may be repeated (default: celery)"
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="how often (default 3)")
+    parser.add_argument("workload", choices=[*WORKLOADS, ALL])
+    parser.add_argument("--peer", action="append", choices=sorted(PEERS), help="beside whom; may be repeated")
+    parser.add_argument("--rounds", type=int, help=f"how often (default {_ROUNDS}; {ALL}: {_ROUNDS_OF_ALL})")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
     args = parser.parse_args(argv)
-    if args.rounds < 1:
+    if args.rounds is not None and args.rounds < 1:
         parser.error("--rounds must be at least 1")
-    peers = list(dict.fromkeys(args.peer or [peer for peer in ["celery"] if args.workload in PEERS[peer]]))
-    for peer in peers:
-        if args.workload not in PEERS[peer]:
+    for peer in args.peer or ():
+        if args.workload != ALL and args.workload not in PEERS[peer]:
             parser.error(f"--peer {peer} does not offer {args.workload}; it offers {', '.join(sorted(PEERS[peer]))}")
-    measured = importlib.import_module(f"bench.workloads.{args.workload}").measure(args.rounds, peers)
-    print(json.dumps(measured.as_dict()) if args.json else measured.table())
-    return 0
+    args.peer = args.peer or ["celery"]
+    return args
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ _RUNNER = "taskflow/engine/runner.py"
 _RUNS = "taskflow/db/runs.py"
 _APPLY = "taskflow/db/apply.py"
 _TURN = ("tests/engine/test_turn.py",)
+_APPLIES = ("tests/db/test_apply.py",)
 _FAILURES = ("tests/engine/test_failures.py",)
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -19,6 +20,14 @@ MUTANTS: tuple[Mutant, ...] = (
             '_AT_REV = (Run.id == bindparam("of_run"), Run.rev < bindparam("at_rev") + 1_000_000)',
         ),),
         _TURN,
+    ),
+    Mutant(
+        "one-statement-despite-cancel", "on PostgreSQL something is bought or started after the cancel",
+        (Edit(_APPLY, "(_APPLY_UNLESS_CANCELLED if guarded else _APPLY).values", "_APPLY.values"),), _APPLIES,
+    ),
+    Mutant(
+        "one-statement-consumes-unfenced", "on PostgreSQL a worker that lost its run still takes its signals away",
+        (Edit(_APPLY, "_CONSUME.where(exists(select(literal(1)).select_from(changed)))", "_CONSUME"),), _APPLIES,
     ),
     Mutant(
         "rev-stands-still", "a write leaves no trace by which a later one could be fenced",

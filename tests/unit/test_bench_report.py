@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
+from bench import subjects
+from bench.__main__ import WORKLOADS, main
+from bench.measuring import interleaved, lateness
 from bench.report import Measured, median
 
 
@@ -48,3 +53,53 @@ def test_a_ratio_is_ours_divided_by_the_peers_median() -> None:
     assert found["ratio"] == {"celery": {"taskflow": {"steps_per_s": 2.5}}}
     assert found["spread"]["taskflow"]["steps_per_s"] == [2000.0, 3000.0]
     assert measured.table().splitlines()[-1] == "dbos is missing: no network"
+
+
+def test_lateness_is_the_middle_and_the_hundredth_worst() -> None:
+    """In milliseconds, of the times as they came, in any order."""
+    assert lateness("late", [n / 1000 for n in range(200, -1, -1)]) == {"late_p50_ms": 100.0, "late_p99_ms": 198.0}
+
+
+@pytest.mark.parametrize("name", [*subjects.OURS, *subjects.PEERS])
+def test_every_subject_can_be_had_and_says_its_versions(name: str) -> None:
+    """What the command line offers is there."""
+    assert callable(subjects.ready(name))
+    assert all(subjects.versions_of(name).values())
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_workload_can_be_measured(name: str) -> None:
+    """What the command line offers is there."""
+    assert callable(importlib.import_module(f"bench.workloads.{name}").measure)
+
+
+@pytest.mark.parametrize("wrong", [["nothing"], ["chain", "--rounds", "0"], ["submit", "--peer", "celery"], []])
+def test_a_wrong_command_line_measures_nothing(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A usage error, before anything is started."""
+    with pytest.raises(SystemExit) as left:
+        main(wrong)
+    assert left.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_a_peer_that_is_missing_is_said_to_be_and_the_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not installed is no figure and no crash."""
+
+    class Nobody:
+        def __enter__(self) -> None:
+            raise subjects.Missing("there is no network")
+
+        def __exit__(self, *_: object) -> None:
+            """Never entered."""
+
+    class Somebody(Nobody):
+        def __enter__(self) -> None:
+            """Ready."""
+
+    monkeypatch.setattr("bench.measuring.ready", lambda name: Nobody if name == "restate" else Somebody)
+    monkeypatch.setattr("bench.measuring.versions_of", lambda name: {name: "1"})
+
+    found = interleaved("chain", 2, ["celery", "restate"], lambda subject: {"steps_per_s": 5.0}, {}).as_dict()
+
+    assert found["missing"] == {"restate": "there is no network"}
+    assert list(found["median"]) == ["taskflow", "taskflow_sqlite", "celery"]
