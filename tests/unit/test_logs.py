@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 
@@ -22,7 +23,10 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(logs, "_known", ())
     root = logging.getLogger()
     kept, level = list(root.handlers), root.level
+    levels = {name: logging.getLogger(name).level for name in logs._CHATTY}
     yield
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
     root.handlers[:] = kept
     root.setLevel(level)
 
@@ -65,3 +69,14 @@ def test_the_secrets_of_the_settings_are_masked_in_every_line(fresh: None, capsy
     for secret in (KEY, PASSWORD, "p@ss-of-the-database", "t-1"):
         assert secret not in written
     assert "ValueError: password ***" in written
+
+
+@pytest.mark.parametrize(("level", "seen"), [("debug", True), ("info", False), ("warning", False)])
+def test_what_celery_says_of_every_alarm_is_for_those_who_look_for_something(
+    fresh: None, level: str, seen: bool
+) -> None:
+    """Two lines an alarm would be most of a worker's log, and a good part of a short turn; failures are always said."""
+    logs.configure(dataclasses.replace(Settings(), log_level=level))
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        assert logging.getLogger(name).isEnabledFor(logging.INFO) is seen
+        assert logging.getLogger(name).isEnabledFor(logging.ERROR)
