@@ -37,6 +37,11 @@ def _one_of(column: str, values: tuple[str, ...]) -> str:
     return f"{column} IN ({', '.join(repr(value) for value in values)})"
 
 
+def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """An index of the rows of which ``where`` is true: it stays as small as they are few."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+
+
 class Base(DeclarativeBase):
     """Base of all tables; constraints get names, so that migrations can name them."""
 
@@ -90,6 +95,7 @@ class Task(Base):
             "(status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)", name="completed_at"
         ),
         Index("ix_tasks_owner_status", "owner_id", "status", "id"),
+        Index("ix_tasks_owner_created", "owner_id", "created_at", "id"),
     )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
@@ -131,25 +137,15 @@ class Run(Base):
     """The n-th execution of a subject: a task, a node, or a user's own thing. ``finished_at`` NULL = open.
 
     ``rev`` is the fence: each apply says ``WHERE rev = :seen`` and adds one. ``wake_at`` is enough to re-arm it.
+    No index holds what a step changes: such an update would write every index of the table.
     """
 
     __tablename__ = "runs"
     __table_args__ = (
         UniqueConstraint("subject_kind", "subject_id", "number"),
-        Index(
-            "ux_runs_open_subject",
-            "subject_kind",
-            "subject_id",
-            unique=True,
-            sqlite_where=text("finished_at IS NULL"),
-            postgresql_where=text("finished_at IS NULL"),
-        ),
-        Index(
-            "ix_runs_open",
-            "id",
-            sqlite_where=text("finished_at IS NULL"),
-            postgresql_where=text("finished_at IS NULL"),
-        ),
+        _partial("ux_runs_open_subject", "subject_kind", "subject_id", where="finished_at IS NULL", unique=True),
+        _partial("ix_runs_open", "id", where="finished_at IS NULL"),
+        _partial("ix_runs_cancelled", "id", where="finished_at IS NULL AND cancel_requested_at IS NOT NULL"),
         CheckConstraint("rev >= 0", name="rev"),
     )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
@@ -192,13 +188,7 @@ class SignalRow(Base):
     __tablename__ = "signals"
     __table_args__ = (
         UniqueConstraint("run_id", "name", "subject"),
-        Index(
-            "ix_signals_unconsumed",
-            "run_id",
-            "name",
-            sqlite_where=text("consumed_at IS NULL"),
-            postgresql_where=text("consumed_at IS NULL"),
-        ),
+        _partial("ix_signals_unconsumed", "run_id", "name", where="consumed_at IS NULL"),
     )
     id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
@@ -281,12 +271,7 @@ class Workspace(Base):
     __table_args__ = (
         CheckConstraint(_one_of("status", WORKSPACE_STATUSES), name="status"),
         CheckConstraint("(status = 'released') = (released_at IS NOT NULL)", name="released_at"),
-        Index(
-            "ix_workspaces_live",
-            "node_id",
-            sqlite_where=text("released_at IS NULL"),
-            postgresql_where=text("released_at IS NULL"),
-        ),
+        _partial("ix_workspaces_live", "node_id", where="released_at IS NULL"),
     )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
@@ -337,14 +322,7 @@ class OutboxRow(Base):
     """Work that a transaction promised. ``kind`` names its consumer; the row is done when that returned."""
 
     __tablename__ = "outbox"
-    __table_args__ = (
-        Index(
-            "ix_outbox_open",
-            "next_at",
-            sqlite_where=text("done_at IS NULL"),
-            postgresql_where=text("done_at IS NULL"),
-        ),
-    )
+    __table_args__ = (_partial("ix_outbox_open", "next_at", where="done_at IS NULL"),)
     id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
     kind: Mapped[str] = mapped_column(String(64))
     payload: Mapped[dict[str, Any]]

@@ -324,4 +324,8 @@ def count_waiting(tx: Connection, owner_id: str) -> int:
 
 
 def _waits(owner_id: str) -> tuple[Any, ...]:
-    return Task.owner_id == owner_id, Run.finished_at.is_(None), Run.step == "waiting_for_capacity"
+    # By the status, which has an index. One on the step would be written by every step of every run.
+    return (
+        Task.owner_id == owner_id, Task.status == "queued", Run.finished_at.is_(None),
+        Run.step == "waiting_for_capacity",
+    )  # fmt: skip

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, insert, literal, or_, select, update
+from sqlalchemy import CompoundSelect, Connection, Row, and_, bindparam, insert, literal, or_, select, union, update
 
 from taskflow.db.apply import apply_at_once, apply_change
 from taskflow.db.events import append_event
@@ -160,17 +160,18 @@ class RunStore:
         self._database.write(work)
 
 
-def _runs_with_awaited_signal(closing_steps: Mapping[str, frozenset[str]]) -> Select[Any]:
+def _runs_with_awaited_signal(closing_steps: Mapping[str, frozenset[str]]) -> CompoundSelect[Any]:
+    # Two questions, each with an index of its few rows: asked as one, every open run would be looked at.
     closing = [and_(Run.pipeline == pipeline, Run.step.in_(steps)) for pipeline, steps in closing_steps.items()]
-    awaited = and_(SignalRow.run_id == Run.id, SignalRow.name == Run.awaiting, SignalRow.consumed_at.is_(None))
-    cancelled = and_(Run.cancel_requested_at.is_not(None), ~or_(literal(False), *closing))
-    return (
+    awaited = (
         select(Run.id)
-        .outerjoin(SignalRow, awaited)
-        .where(Run.finished_at.is_(None), or_(SignalRow.id.is_not(None), cancelled))
-        .distinct()
-        .limit(bindparam("at_most"))
+        .join(SignalRow, and_(SignalRow.run_id == Run.id, SignalRow.name == Run.awaiting))
+        .where(SignalRow.consumed_at.is_(None), Run.finished_at.is_(None))
     )
+    cancelled = select(Run.id).where(
+        Run.finished_at.is_(None), Run.cancel_requested_at.is_not(None), ~or_(literal(False), *closing)
+    )
+    return union(awaited, cancelled).limit(bindparam("at_most"))
 
 
 def insert_run(tx: Connection, run: RunRow, *, created_at: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from taskflow.bootstrap import App, bootstrap
+from taskflow.db.models import Run
 from taskflow.db.runs import get_run, record_signal
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
@@ -176,3 +178,12 @@ def test_the_documentation_shows_the_budget() -> None:
     """The table in the documentation is this one."""
     text = (Path(__file__).parents[2] / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
     assert rendered() in text
+
+
+def test_a_step_changes_no_column_that_an_index_holds() -> None:
+    """PostgreSQL then writes the new row beside the old one and leaves every index alone."""
+    by_step = {"step", "rev", "step_entered_at", "deadline_at", "awaiting", "wake_at", "results"}
+    for index in Run.__table__.indexes:
+        assert not by_step & {column.name for column in index.columns}, index.name
+        where = str(index.dialect_options["postgresql"]["where"])
+        assert not by_step & set(re.findall(r"\w+", where)), index.name
