@@ -14,10 +14,12 @@ from sqlalchemy import event, insert, select, text
 from sqlalchemy.exc import StatementError
 
 from taskflow.clock import ManualClock
+from taskflow.db import session
 from taskflow.db.migrate import check_current, head, upgrade
 from taskflow.db.models import Base, Owner
 from taskflow.db.session import Database, make_engine
 from taskflow.errors import InfrastructureError
+from tests.support.postgres import PostgresServer
 
 
 @pytest.mark.integration
@@ -136,3 +138,28 @@ def test_a_value_that_sql_cannot_hold_is_the_callers_mistake(sqlite: Database) -
     """It is not reported as a database that is away, which a caller would wait for."""
     with pytest.raises(StatementError):
         sqlite.write(lambda tx: tx.execute(insert(Owner).values(id={1}, name=object(), created_at="x")))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("asked_after_s", "noticed"), [(0.0, False), (float("inf"), True)])
+def test_a_pooled_connection_that_died_is_replaced(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, asked_after_s: float, noticed: bool
+) -> None:
+    """One that was idle is asked first, and nobody notices; one that was just used fails whoever gets it, once."""
+    monkeypatch.setattr(session, "_IDLE_S", asked_after_s)
+    url = postgres_server.create_database(f"pool_{int(noticed)}")
+    database, admin = Database(make_engine(url), ManualClock()), Database(make_engine(url), ManualClock())
+
+    def pid() -> int:
+        with database.read() as tx:
+            return int(tx.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+    first = pid()
+    with admin.read() as tx:
+        tx.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": first})
+    if noticed:
+        with pytest.raises(InfrastructureError):
+            pid()
+    assert pid() != first
+    database.dispose()
+    admin.dispose()
