@@ -9,6 +9,7 @@ reads and transactions of one statement go without BEGIN and COMMIT.
 from __future__ import annotations
 
 import random
+import select
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,8 +34,8 @@ from taskflow.errors import InfrastructureError
 T = TypeVar("T")
 
 _TRIES = 8
-#: A pooled connection that nobody used for so long is asked whether it still lives, in seconds. One that died more
-#: recently fails whoever gets it, like one that dies under its user. To ask each time costs every transaction a round trip.
+#: A pooled connection that nobody used for so long is asked whether it still lives, in seconds. To ask each time costs
+#: every transaction a round trip; until then it is enough to look whether the server said good-bye.
 _IDLE_S = 1.0
 #: SQLSTATEs after which the same transaction may succeed: serialization failure, deadlock.
 _AGAIN = ("40001", "40P01")
@@ -83,12 +84,20 @@ def _ask_idle_connections(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkout")
     def on_checkout(connection: Any, record: Any, _proxy: Any) -> None:
-        if time.monotonic() - record.info.get("idle_since", float("inf")) < _IDLE_S:
+        idle_s = time.monotonic() - record.info.get("idle_since", float("inf"))
+        if idle_s < _IDLE_S and not _has_something_to_read(connection):
             return
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
             raise DisconnectionError from error  # the pool throws it away and gives another
+
+
+def _has_something_to_read(connection: Any) -> bool:
+    """Whether the server sent something unasked: the end of the connection, or a notice."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _make_sqlite_strict(engine: Engine) -> None:

@@ -141,13 +141,13 @@ def test_a_value_that_sql_cannot_hold_is_the_callers_mistake(sqlite: Database) -
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("asked_after_s", "noticed"), [(0.0, False), (float("inf"), True)])
-def test_a_pooled_connection_that_died_is_replaced(
-    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, asked_after_s: float, noticed: bool
+@pytest.mark.parametrize("asked_after_s", [0.0, float("inf")], ids=["asked", "looked at"])
+def test_a_pooled_connection_that_the_server_ended_is_replaced_unnoticed(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, asked_after_s: float
 ) -> None:
-    """One that was idle is asked first, and nobody notices; one that was just used fails whoever gets it, once."""
+    """One that was idle is asked first; one that was just used is looked at, for the server said good-bye."""
     monkeypatch.setattr(session, "_IDLE_S", asked_after_s)
-    url = postgres_server.create_database(f"pool_{int(noticed)}")
+    url = postgres_server.create_database(f"pool_{'asked' if asked_after_s == 0 else 'looked'}")
     database, admin = Database(make_engine(url), ManualClock()), Database(make_engine(url), ManualClock())
 
     def pid() -> int:
@@ -157,9 +157,6 @@ def test_a_pooled_connection_that_died_is_replaced(
     first = pid()
     with admin.read() as tx:
         tx.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": first})
-    if noticed:
-        with pytest.raises(InfrastructureError):
-            pid()
     assert pid() != first
     database.dispose()
     admin.dispose()
