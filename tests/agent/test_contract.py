@@ -74,6 +74,8 @@ def test_starting_a_session_twice_runs_it_once(agent: AgentRig) -> None:
     command = ("sh", "-c", "echo run >> count")
     agent.run(*command, secrets={"KEY": "the-first-key"})
     again = agent.session(*command, secrets={"KEY": "the-first-key"}, fence=2)
+    # Not merely equal to what a look says a moment later: begun again it would be running in both.
+    assert again.json()["status"] == "ended"
     assert again.json() == agent.session_state()
     other = agent.session(*command, secrets={"KEY": "another-key"}, fence=2)
     assert (other.status_code, other.json()["code"]) == (409, "conflict")
