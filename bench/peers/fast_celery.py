@@ -28,18 +28,18 @@ def step(job: str) -> None:
     note(os.environ["BENCH_LOG"], job)
 
 
-def set_alarms(due: Mapping[str, float]) -> None:
+def set_alarms(sender: Celery, due: Mapping[str, float]) -> None:
     """A message for each job, held by a worker until its time (epoch seconds)."""
     for job, at in due.items():
-        step.apply_async((job,), eta=datetime.fromtimestamp(at, UTC))
+        sender.send_task(step.name, (job,), eta=datetime.fromtimestamp(at, UTC))
 
 
-def send(job: str) -> None:
+def send(sender: Celery, job: str) -> None:
     """A message."""
-    step.delay(job)
+    sender.send_task(step.name, (job,))
 
 
-def start_chains(jobs: Sequence[str]) -> None:
+def start_chains(sender: Celery, jobs: Sequence[str]) -> None:
     """A chain of empty steps for each job, sent one by one."""
     for job in jobs:
-        chain(step.si(job) for _ in range(STEPS)).apply_async()
+        chain([sender.signature(step.name, (job,), immutable=True)] * STEPS, app=sender).apply_async()

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 
+from celery import Celery
+
 from bench.peers import fast_celery
 from bench.places import Place, place
 from bench.subjects import LogReader, Missing, Subject, Web
@@ -21,14 +23,17 @@ class Plain(LogReader):
     def __init__(self, here: Place, worker: Child) -> None:
         super().__init__(here.folder / "looks")
         self._here, self._worker = here, worker
+        # An app of its own for each broker: an app keeps its connections.
+        self._sender = Celery("sender", broker=here.server.url, set_as_current=False)
+        self._sender.conf.task_ignore_result = True
 
     def start(self, jobs: Sequence[str]) -> None:
         """See ``Subject``: a chain for each job."""
-        fast_celery.start_chains(jobs)
+        fast_celery.start_chains(self._sender, jobs)
 
     def alarm(self, due: Mapping[str, float]) -> None:
         """See ``Subject``: messages with an ETA, kept in a worker's memory and lost with it."""
-        fast_celery.set_alarms(due)
+        fast_celery.set_alarms(self._sender, due)
 
     def park(self, jobs: Sequence[str]) -> None:
         """Nothing waits: Celery has no signals, and a bare message stands in for one."""
@@ -50,16 +55,14 @@ class Plain(LogReader):
 
     def signal(self, job: str) -> None:
         """A bare message."""
-        fast_celery.send(job)
+        fast_celery.send(self._sender, job)
 
 
 @contextlib.contextmanager
 def celery() -> Iterator[Subject]:
     """With its default pool."""
     with place() as here, here.worker("one", *_FAST) as worker:
-        fast_celery.app.conf.broker_url = here.server.url
         yield Plain(here, worker)
-        fast_celery.app.close()
 
 
 def versions() -> dict[str, str]:
