@@ -17,3 +17,9 @@ def upgrade() -> None:
     """Apply."""
     op.create_index("ix_tasks_owner_created", "tasks", ["owner_id", "created_at", "id"])
     op.create_index("ix_runs_cancelled", "runs", ["id"], sqlite_where=_CANCELLED, postgresql_where=_CANCELLED)
+
+
+def downgrade() -> None:
+    """Take back."""
+    op.drop_index("ix_runs_cancelled", "runs")
+    op.drop_index("ix_tasks_owner_created", "tasks")
