@@ -16,8 +16,9 @@ from taskflow.db.session import Database
 from taskflow.engine.store import CancelRequested, Change, RunRow, SignalArrived, Superseded
 from taskflow.ids import RunId
 
-_AT_REV = (Run.id == bindparam("of_run"), Run.rev == bindparam("at_rev"), Run.finished_at.is_(None))
-_APPLY = update(Run).where(*_AT_REV).returning(Run.cancel_requested_at, Run.cancel_reason)
+#: The row of ``of_run`` as a turn read it: the fence.
+AT_REV = (Run.id == bindparam("of_run"), Run.rev == bindparam("at_rev"), Run.finished_at.is_(None))
+_APPLY = update(Run).where(*AT_REV).returning(Run.cancel_requested_at, Run.cancel_reason)
 _APPLY_UNLESS_CANCELLED = _APPLY.where(Run.cancel_requested_at.is_(None))
 _CONSUME = update(SignalRow).where(SignalRow.id.in_(bindparam("ids", expanding=True)))
 _NEWER = (

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import CompoundSelect, Connection, Row, and_, bindparam, insert, literal, or_, select, union, update
 
-from taskflow.db.apply import apply_at_once, apply_change
+from taskflow.db.apply import AT_REV, apply_at_once, apply_change
 from taskflow.db.events import append_event
 from taskflow.db.models import ControlShard, ErrorRow, Run, SignalRow
 from taskflow.db.session import Database
@@ -20,12 +20,20 @@ from taskflow.ids import RunId
 _RUNS = Run.__table__
 _RUN = select(_RUNS).where(Run.id == bindparam("of_run"))
 _RUN_LOCKED = _RUN.with_for_update()
-_AT_REV = (Run.id == bindparam("of_run"), Run.rev == bindparam("at_rev"), Run.finished_at.is_(None))
-_LOCK_AT_REV = select(Run.id).where(*_AT_REV).with_for_update()
+_LOCK_AT_REV = select(Run.id).where(*AT_REV).with_for_update()
 _INSERT_RUN, _INSERT_SIGNAL, _INSERT_ERROR = insert(Run), insert(SignalRow), insert(ErrorRow)
-_UNCONSUMED = (
-    select(SignalRow.id, SignalRow.name, SignalRow.subject, SignalRow.payload, SignalRow.recorded_at)
-    .where(SignalRow.run_id == bindparam("of_run"), SignalRow.consumed_at.is_(None))
+#: The run beside each signal that it has not consumed: one statement, as every turn begins with it.
+_LOAD = (
+    select(
+        _RUNS,
+        SignalRow.id.label("signal_id"),
+        SignalRow.name.label("signal_name"),
+        SignalRow.subject.label("signal_subject"),
+        SignalRow.payload.label("signal_payload"),
+        SignalRow.recorded_at.label("signal_recorded_at"),
+    )
+    .outerjoin_from(Run, SignalRow, and_(SignalRow.run_id == Run.id, SignalRow.consumed_at.is_(None)))
+    .where(Run.id == bindparam("of_run"))
     .order_by(SignalRow.id)
 )
 _STORED = select(SignalRow.payload).where(
@@ -71,8 +79,8 @@ class RunStore:
     def load(self, run_id: RunId) -> tuple[RunRow, tuple[Signal, ...]] | None:
         """The row and its unconsumed signals, oldest first."""
         with self._database.read() as tx:
-            row = tx.execute(_RUN, {"of_run": run_id}).first()
-            return None if row is None else (to_row(row), _unconsumed(tx, run_id))
+            rows = tx.execute(_LOAD, {"of_run": run_id}).all()
+        return (to_row(rows[0]), tuple(_signals(rows))) if rows else None
 
     def apply(self, run: RunRow, change: Change) -> tuple[RunRow, tuple[RunId, ...]]:
         """One transaction guarded by ``run.rev``; see the port."""
@@ -234,6 +242,7 @@ def payload_hash(payload: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _unconsumed(tx: Connection, run_id: str) -> tuple[Signal, ...]:
-    rows = tx.execute(_UNCONSUMED, {"of_run": run_id}).all()
-    return tuple(Signal(row.id, row.name, row.subject, row.payload, row.recorded_at) for row in rows)
+def _signals(rows: Sequence[Row[Any]]) -> Iterator[Signal]:
+    for row in rows:
+        if row.signal_id is not None:
+            yield Signal(row.signal_id, row.signal_name, row.signal_subject, row.signal_payload, row.signal_recorded_at)

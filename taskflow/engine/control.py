@@ -71,7 +71,20 @@ class Committed:
     due: float = 0.0
     generation: str = ""
     woke: bool = False
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a turn stands: its step, the row's ``rev``, the step's failed attempts and how often it was started.
+
+    ``lost``: turns in a row that took the lease and never came back, with the one under way.
+    """
+
+    step: str
+    rev: int
+    attempt: int = 0
     fires: int = 0
+    lost: int = 1
 
 
 @dataclass(frozen=True)
@@ -154,31 +167,18 @@ class Control:
         _, lease, alarms = self._run_keys(run_id)
         return bool(self._scripts["renew"](keys=[lease, alarms], args=[run_id, token, self._lease_ms, _LEASE_SLACK_S]))
 
-    def commit(
-        self, run_id: RunId, token: str, kind: str, *, step: str, rev: int, delay_s: float, keep: bool
-    ) -> Committed:
-        """Store the decision of a turn. ``kind``: step, snooze, retry, or release (leaves step and counters alone)."""
-        raw = self._call(
-            "commit",
-            self._run_keys(run_id),
-            [
-                run_id,
-                token,
-                kind,
-                step,
-                rev,
-                f"{max(0.0, delay_s):.6f}",
-                int(keep),
-                self._lease_ms,
-                self._near,
-                self._grace,
-                _LEASE_SLACK_S,
-            ],
-        )
+    def commit(self, run_id: RunId, token: str, at: Standing | None, *, delay_s: float, keep: bool) -> Committed:
+        """Store where a turn stands and when its run is due; None leaves standing as it was (the turn is broken off).
+
+        ``keep``: a run that is due at once keeps its lease, and its step counts as started once more.
+        """
+        standing = ("", 0, 0, 0, 1) if at is None else (at.step, at.rev, at.attempt, at.fires, at.lost)
+        times = (f"{max(0.0, delay_s):.6f}", int(keep), self._lease_ms, self._near, self._grace, _LEASE_SLACK_S)
+        raw = self._call("commit", self._run_keys(run_id), [run_id, token, *standing, *times])
         if len(raw) == 2:
             return Committed(raw[0], float(raw[1]))
-        verdict, now, due, generation, woke, fires = raw
-        return Committed(verdict, float(now), float(due), generation, woke == "1", int(fires))
+        verdict, now, due, generation, woke = raw
+        return Committed(verdict, float(now), float(due), generation, woke == "1")
 
     def forget(self, run_id: RunId) -> None:
         """Delete everything of a run that is over."""

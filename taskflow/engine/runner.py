@@ -6,6 +6,9 @@ other's way; the fence is what makes it safe: a worker that was paused past its 
 What survives a crash, by the line it happens at: before ``apply`` - the step runs again (its external calls carry
 idempotency keys); between ``apply`` and ``commit`` - the index rings when the lease has run out and the row wins over
 the control state; after ``commit`` - the index rings when the hint did not fire within the grace.
+
+Each step is committed in SQL before the next begins. Redis is told where a turn parks, before a guarded step, and when
+a quarter of the lease is over; in between the row is ahead of the control state, as it is after a death in ``apply``.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import structlog
 
 from taskflow.clock import Clock
 from taskflow.engine.alarms import Ringer
-from taskflow.engine.control import Alarm, Committed, Control, Fired
+from taskflow.engine.control import Alarm, Committed, Control, Fired, Standing
 from taskflow.engine.lease import Renewer, new_token
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Refused, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
@@ -37,6 +40,9 @@ log = structlog.get_logger(__name__)
 IDLE_POLL_S = 3600.0
 #: How soon a turn that could not use SQL is tried again.
 STORE_RETRY_S = 2.0
+#: A turn goes on without telling Redis of a step while its lease is younger than this part of its time. A step that
+#: takes longer is renewed within a third of it, so a lease is never closer to its end than after a missed renewal.
+_UNTOLD = 0.25
 #: Decisions one step may fall back through (refused, then failed, then ...) before it is taken for a bug.
 _FALLBACKS_MAX = 4
 
@@ -55,6 +61,8 @@ class _Turn:
     name: str
     row: RunRow
     signals: tuple[Signal, ...]
+    #: When the lease was taken or extended last, at the earliest (monotonic).
+    leased_at: float
     #: Ids of the signals that the step under way took; its apply marks them consumed.
     consumed: list[int] = field(default_factory=list)
 
@@ -96,11 +104,11 @@ class Runner:
 
         ``generation`` is the hint's; '' fires whatever is due.
         """
-        token = new_token()
+        token, leased_at = new_token(), self._clock.monotonic()
         fired = self._control.fire(run_id, generation, token)
         self.checkpoint("fired")
         if fired.verdict == "go":
-            return self._lead(run_id, token, fired)
+            return self._lead(run_id, token, fired, leased_at)
         if fired.verdict == "missing":
             self.revive(run_id)
         elif fired.verdict == "early" and fired.due - fired.now <= self._settings.near_window_s:
@@ -124,7 +132,7 @@ class Runner:
 
     # --- load
 
-    def _lead(self, run_id: RunId, token: str, fired: Fired) -> str:
+    def _lead(self, run_id: RunId, token: str, fired: Fired, leased_at: float) -> str:
         began = self._clock.monotonic()
         try:
             loaded = self._store.load(run_id)
@@ -137,9 +145,10 @@ class Runner:
                 run_id, token, fired.now, began,
                 # SQL wins: counters of another rev belong to another step.
                 attempt=fired.attempt if same else 0,
-                fires=fired.fires if same else 1,
-                lost=fired.lost if same else 1,
-                name=fired.name, row=row, signals=signals,
+                fires=fired.fires if row.step == fired.step else 1,
+                # Redis is not told of every step: a turn that was lost since was lost in this one, or just before it.
+                lost=fired.lost if same else min(fired.lost, 2),
+                name=fired.name, row=row, signals=signals, leased_at=leased_at,
             )  # fmt: skip
             return self._steps(turn) if same else self._adopt(turn)
         except InfrastructureError as error:
@@ -150,13 +159,13 @@ class Runner:
     def _adopt(self, turn: _Turn) -> str:
         """Bring the control state up to the row before the step runs.
 
-        A worker died between apply and commit. Were the old ``rev`` left in place, the counters of every following
-        turn would look like another step's, and a step that kills its worker would never be counted out.
+        A worker died before it told Redis of what it had applied. Were the old ``rev`` left in place, the counters of
+        every following turn would look like another step's, and a step that kills its worker would never be counted out.
         """
-        committed = self._commit(turn, "step", 0.0, True)
+        turn.fires -= 1  # the same start, not one more
+        committed = self._commit(turn, 0.0, True, lost=turn.lost)
         if committed.verdict != "kept":
             return self._leave(turn, committed)
-        turn.fires = committed.fires
         if committed.woke and not self._reload(turn):
             return "finished"
         return self._steps(turn)
@@ -181,7 +190,6 @@ class Runner:
                 return "finished"
             if committed.verdict != "kept":
                 return self._leave(turn, committed)
-            turn.attempt, turn.lost, turn.fires = 0, 1, committed.fires
             if committed.woke and not self._reload(turn):
                 return "finished"
             self.checkpoint("continued")
@@ -207,7 +215,7 @@ class Runner:
         return committed.verdict
 
     def _hand_over(self, run_id: RunId, token: str, name: str, delay_s: float) -> None:
-        committed = self._control.commit(run_id, token, "release", step="", rev=0, delay_s=delay_s, keep=False)
+        committed = self._control.commit(run_id, token, None, delay_s=delay_s, keep=False)
         if committed.verdict == "parked":
             self._ringer.publish([Alarm(run_id, committed.generation, delay_s, name)])
 
@@ -272,14 +280,15 @@ class Runner:
             retry_s = self._retry_delay(turn, outcome)
             self._record(turn, outcome, retry_s)
             if retry_s is not None:
-                return self._commit(turn, "retry", retry_s, False)
+                return self._commit(turn, retry_s, False, attempt=turn.attempt + 1)
             outcome = self._give_up(turn, outcome)
         if isinstance(outcome, Snooze):
-            return self._commit(turn, "snooze", self._before_deadline(turn, outcome.seconds), keep)
+            return self._commit(turn, self._before_deadline(turn, outcome.seconds), keep)
         if isinstance(outcome, AwaitSignal) and turn.row.awaiting == outcome.name and not turn.consumed:
-            return self._commit(turn, "snooze", self._await_delay(turn, outcome), keep)
+            return self._commit(turn, self._await_delay(turn, outcome), keep)
         try:
-            row, rings = self._store.apply(turn.row, self._change(turn, outcome))
+            change = self._change(turn, outcome)
+            row, rings = self._store.apply(turn.row, change)
         except Refused as refused:
             log.info("effect_refused", run_id=turn.run_id, step=turn.row.step, why=refused.reason)
             fallback = outcome.otherwise if isinstance(outcome, Advance) else None
@@ -288,33 +297,50 @@ class Runner:
             )
         except (CancelRequested, SignalArrived):
             # Read again: who cancelled and why is in the row; what was given up has come after all.
-            return self._commit(turn, "snooze", 0.0, keep) if self._reload(turn) else None
+            return self._commit(turn, 0.0, keep) if self._reload(turn) else None
         except PermanentError as error:
             return self._settle(turn, error, keep=keep, depth=depth + 1)
         except (Superseded, InfrastructureError):
             raise
         except Exception as error:  # a bug in an effect, or a value SQL can't hold: the same as one in the step
             return self._settle(turn, _unexpected(turn.row, error), keep=keep, depth=depth + 1)
-        return self._applied(turn, row, rings, keep)
+        return self._applied(turn, change, row, rings, keep)
 
-    def _applied(self, turn: _Turn, row: RunRow, rings: tuple[RunId, ...], keep: bool) -> Committed | None:
+    def _applied(
+        self, turn: _Turn, change: Change, row: RunRow, rings: tuple[RunId, ...], keep: bool
+    ) -> Committed | None:
         self.checkpoint(f"applied:{turn.row.step}")
         taken = set(turn.consumed)
         turn.signals = tuple(signal for signal in turn.signals if signal.id not in taken)
-        turn.row = row
+        if row.step != turn.row.step:
+            turn.fires = 0
+        turn.row, turn.attempt = row, 0
         self._ringer.ring(rings)
         if row.finished_at is not None:
             self._control.forget(turn.run_id)
             return None
         delay_s = 0.0 if row.wake_at is None else row.wake_at - self._now(turn)
-        return self._commit(turn, "step", delay_s, keep)
+        young = self._clock.monotonic() - turn.leased_at < self._control.lease_s * _UNTOLD
+        if keep and delay_s <= 0 and young and not change.guarded:
+            # Redis need not hear of every step. Should this process die, the row says where it was, as it does after a
+            # death between apply and commit; who rings the run meanwhile is heard at the next commit, before it parks
+            # and before a step that buys, creates or starts something.
+            return self._go_on(turn, Committed("kept", self._now(turn)))
+        return self._commit(turn, delay_s, keep)
 
-    def _commit(self, turn: _Turn, kind: str, delay_s: float, keep: bool) -> Committed:
-        committed = self._control.commit(
-            turn.run_id, turn.token, kind,
-            step=turn.row.step, rev=turn.row.rev, delay_s=delay_s, keep=keep,
-        )  # fmt: skip
+    def _commit(self, turn: _Turn, delay_s: float, keep: bool, *, attempt: int = 0, lost: int = 1) -> Committed:
+        turn.attempt, asked_at = attempt, self._clock.monotonic()
+        standing = Standing(turn.row.step, turn.row.rev, attempt, turn.fires, lost)
+        committed = self._control.commit(turn.run_id, turn.token, standing, delay_s=delay_s, keep=keep)
         self.checkpoint(f"committed:{turn.row.step}")
+        if committed.verdict != "kept":
+            return committed
+        turn.leased_at = asked_at
+        return self._go_on(turn, committed, lost=lost)
+
+    def _go_on(self, turn: _Turn, committed: Committed, *, lost: int = 1) -> Committed:
+        turn.fires += 1
+        turn.lost = lost
         return committed
 
     def _retry_delay(self, turn: _Turn, error: StepError) -> float | None:

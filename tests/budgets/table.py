@@ -26,8 +26,11 @@ class Budget:
 
 BUDGET = {
     "submit": Budget("submit a task", 5, 1, 7, 1, 1),
-    "first_turn": Budget("begin a turn: take the lease, load the run and its signals", 2, 0, 2, 1, 0),
-    "step": Budget("a step in a turn: its row and its event, and the control state", 1, 1, 1, 1, 0),
+    "first_turn": Budget("begin a turn: take the lease, load the run and its signals", 1, 0, 1, 1, 0),
+    "step": Budget("a step in a turn: its row and its event", 1, 1, 1, 0, 0),
+    "guarded_step": Budget(
+        "the same of a step that buys or starts something: the control state, the lease", 1, 1, 1, 2, 0
+    ),
     "snooze": Budget("end a turn with a snooze of seconds", 0, 0, 0, 1, 1),
     "far_snooze": Budget("end a turn with a snooze of hours: only indexed", 0, 0, 0, 1, 0),
     "park": Budget("end a turn with a wait for a signal", 1, 1, 1, 1, 0),

@@ -39,8 +39,8 @@ def _never(ctx: StepContext, error: StepError | None = None) -> Outcome:
     raise AssertionError("nothing here fails or is cancelled")
 
 
-def _pipeline(name: str, *steps: Callable[[StepContext], Outcome]) -> Pipeline:
-    table = tuple(Step(f"step_{number}", step) for number, step in enumerate(steps))
+def _pipeline(name: str, *steps: Callable[[StepContext], Outcome], guarded: bool = False) -> Pipeline:
+    table = tuple(Step(f"step_{number}", step, guarded=guarded) for number, step in enumerate(steps))
     return Pipeline(name, 1, table, frozenset(), _never, _never)
 
 
@@ -54,6 +54,8 @@ PIPELINES = {
         _pipeline("one", _end),
         _pipeline("four", _go, _go, _go, _end),
         _pipeline("five", _go, _go, _go, _go, _end),
+        _pipeline("guarded_two", _go, _end, guarded=True),
+        _pipeline("guarded_three", _go, _go, _end, guarded=True),
         _pipeline("near", lambda ctx: Snooze(3.0)),
         _pipeline("far", lambda ctx: Snooze(7200.0)),
         _pipeline("waits", lambda ctx: AwaitSignal("go", poll_s=7200.0)),
@@ -134,6 +136,8 @@ def _costs(bench: Bench) -> dict[str, tuple[int, ...]]:
     }
     four, five = bench.turn("four").counts(), bench.turn("five").counts()
     found["step"] = tuple(more - less for more, less in zip(five, four, strict=True))
+    two, three = bench.turn("guarded_two").counts(), bench.turn("guarded_three").counts()
+    found["guarded_step"] = tuple(more - less for more, less in zip(three, two, strict=True))
     turns = {"finish": "one", "snooze": "near", "far_snooze": "far", "park": "waits"}
     far = bench.turn("far").counts()
     # What ends a turn is what it costs without its beginning; to sleep on is one call of the control state.

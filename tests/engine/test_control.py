@@ -11,7 +11,7 @@ import pytest
 from redis.crc import key_slot
 
 from taskflow.engine.alarms import Pump, Ringer
-from taskflow.engine.control import Alarm, Control
+from taskflow.engine.control import Alarm, Control, Standing
 from taskflow.engine.pipeline import Step
 from taskflow.engine.store import RunRow
 from taskflow.ids import RunId
@@ -44,7 +44,7 @@ def test_fire_says_why_an_alarm_is_dropped(rig: Rig) -> None:
     assert control.fire(run_id, "12", "t").verdict == "stale"
     assert control.fire(run_id, alarm.generation, "first").verdict == "go"
     assert control.fire(run_id, alarm.generation, "second").verdict == "busy"
-    parked = control.commit(run_id, "first", "snooze", step="one", rev=0, delay_s=10, keep=True)
+    parked = control.commit(run_id, "first", Standing("one", 0), delay_s=10, keep=True)
     early = control.fire(run_id, parked.generation, "third")
     assert (early.verdict, round(early.due - early.now)) == ("early", 10)
     assert control.fire(run_id, alarm.generation, "third").verdict == "stale"
@@ -59,9 +59,9 @@ def test_commit_without_the_lease_is_fenced_and_changes_nothing(rig: Rig) -> Non
     assert control.fire(run_id, "", "new").verdict == "go"
     before = rig.state(run_id)
     assert not control.renew(run_id, "old")
-    assert control.commit(run_id, "old", "step", step="two", rev=9, delay_s=0, keep=True).verdict == "fenced"
+    assert control.commit(run_id, "old", Standing("two", 9), delay_s=0, keep=True).verdict == "fenced"
     assert rig.state(run_id) == before
-    assert control.commit(run_id, "new", "step", step="two", rev=1, delay_s=0, keep=False).verdict == "parked"
+    assert control.commit(run_id, "new", Standing("two", 1), delay_s=0, keep=False).verdict == "parked"
 
 
 def test_a_turn_is_rung_when_its_lease_ends_and_not_before(rig: Rig) -> None:
@@ -73,7 +73,7 @@ def test_a_turn_is_rung_when_its_lease_ends_and_not_before(rig: Rig) -> None:
         assert s.lease_s < _score(rig, run_id) < s.lease_s + s.ring_grace_s
         rig.shift(s.lease_s * 0.9)
         assert rig.pump.tick() == 0
-        assert control.commit(run_id, "t", "step", step="two", rev=rev, delay_s=0, keep=True).verdict == "kept"
+        assert control.commit(run_id, "t", Standing("two", rev), delay_s=0, keep=True).verdict == "kept"
     rig.shift(s.lease_s + 0.101)
     assert rig.pump.tick() == 1
 
@@ -99,7 +99,7 @@ def test_near_alarms_are_indexed_after_the_grace_and_far_ones_before_the_window(
     """A near alarm is published now and looked at when it failed to fire; a far one when its window begins."""
     run_id = rig.start()
     rig.control.fire(run_id, "", "t")
-    rig.control.commit(run_id, "t", "snooze", step="one", rev=0, delay_s=delay_s, keep=True)
+    rig.control.commit(run_id, "t", Standing("one", 0), delay_s=delay_s, keep=True)
     assert _score(rig, run_id) == pytest.approx(score_s, abs=1e-4)
 
 
@@ -108,7 +108,7 @@ def test_a_far_alarm_is_rung_with_the_countdown_that_is_left(rig: Rig) -> None:
     run_id = rig.start()
     rig.hints.alarms.clear()
     rig.control.fire(run_id, "", "t")
-    rig.control.commit(run_id, "t", "snooze", step="one", rev=0, delay_s=100, keep=True)
+    rig.control.commit(run_id, "t", Standing("one", 0), delay_s=100, keep=True)
     assert rig.pump.tick() == 0
     rig.shift(85.5)
     assert rig.pump.tick() == 1
@@ -124,9 +124,9 @@ def test_an_alarm_set_to_now_inside_a_turn_is_not_lost(rig: Rig) -> None:
     for delay_s in (0.0, -5.0):
         run_id = rig.start()
         rig.control.fire(run_id, "", "t")
-        kept = rig.control.commit(run_id, "t", "step", step="two", rev=1, delay_s=delay_s, keep=True)
+        kept = rig.control.commit(run_id, "t", Standing("two", 1), delay_s=delay_s, keep=True)
         assert kept.verdict == "kept"
-        parked = rig.control.commit(run_id, "t", "step", step="two", rev=2, delay_s=delay_s, keep=False)
+        parked = rig.control.commit(run_id, "t", Standing("two", 2), delay_s=delay_s, keep=False)
         assert parked.verdict == "parked" and parked.due <= parked.now
         assert _score(rig, run_id) <= rig.settings.ring_grace_s + 1e-4
         assert rig.control.fire(run_id, parked.generation, "u").verdict == "go"
@@ -137,13 +137,13 @@ def test_a_signal_during_a_turn_brings_it_back_at_once(rig: Rig) -> None:
     run_id = rig.start()
     rig.control.fire(run_id, "", "t")
     assert rig.control.signal(run_id) is None
-    kept = rig.control.commit(run_id, "t", "snooze", step="one", rev=0, delay_s=500, keep=True)
+    kept = rig.control.commit(run_id, "t", Standing("one", 0), delay_s=500, keep=True)
     assert (kept.verdict, kept.woke) == ("kept", True)
     assert rig.control.signal(run_id) is None
-    parked = rig.control.commit(run_id, "t", "snooze", step="one", rev=0, delay_s=500, keep=False)
+    parked = rig.control.commit(run_id, "t", Standing("one", 0), delay_s=500, keep=False)
     assert (parked.verdict, parked.woke, parked.due - parked.now) == ("parked", True, 0)
     rig.control.fire(run_id, "", "u")
-    slept = rig.control.commit(run_id, "u", "snooze", step="one", rev=0, delay_s=500, keep=True)
+    slept = rig.control.commit(run_id, "u", Standing("one", 0), delay_s=500, keep=True)
     assert (slept.verdict, slept.woke) == ("parked", False)
 
 
@@ -151,7 +151,7 @@ def test_a_signal_pulls_a_parked_run_to_now(rig: Rig) -> None:
     """The alarm moves to now under a new generation, so that the old hint is stale."""
     run_id = rig.start()
     rig.control.fire(run_id, "", "t")
-    parked = rig.control.commit(run_id, "t", "snooze", step="one", rev=0, delay_s=10, keep=True)
+    parked = rig.control.commit(run_id, "t", Standing("one", 0), delay_s=10, keep=True)
     alarm = rig.control.signal(run_id)
     assert alarm is not None and alarm.countdown_s == 0
     assert _score(rig, run_id) == pytest.approx(rig.settings.ring_grace_s, abs=1e-4)
@@ -202,7 +202,7 @@ def test_forget_leaves_nothing_and_fences_a_late_holder(rig: Rig) -> None:
     rig.control.fire(run_id, "", "t")
     rig.control.forget(run_id)
     assert not rig.control.renew(run_id, "t")
-    assert rig.control.commit(run_id, "t", "step", step="two", rev=1, delay_s=0, keep=True).verdict == "missing"
+    assert rig.control.commit(run_id, "t", Standing("two", 1), delay_s=0, keep=True).verdict == "missing"
     assert keys_left(rig.client, rig.settings.key_prefix) == []
 
 
@@ -225,7 +225,7 @@ def test_every_script_stays_in_one_hash_slot(rig: Rig, monkeypatch: pytest.Monke
         rig.control.fire(run_id, "", "t")
         rig.control.renew(run_id, "t")
         rig.control.abandon(run_id, "another")
-        rig.control.commit(run_id, "t", "snooze", step="one", rev=0, delay_s=0, keep=False)
+        rig.control.commit(run_id, "t", Standing("one", 0), delay_s=0, keep=False)
         rig.control.forget(run_id)
     rig.pump.tick()
     assert set(seen) == set(rig.control._scripts)
@@ -308,7 +308,7 @@ def test_a_lease_of_a_real_server_runs_out(valkey: Any, settings: Any) -> None:
     assert control.fire(run_id, "", "old").verdict == "go"
     wait_until(lambda: control.fire(run_id, "", "new").verdict == "go", "the lease ran out", timeout_s=5)
     assert not control.renew(run_id, "old")
-    assert control.commit(run_id, "old", "step", step="two", rev=1, delay_s=0, keep=False).verdict == "fenced"
+    assert control.commit(run_id, "old", Standing("two", 1), delay_s=0, keep=False).verdict == "fenced"
 
 
 def _control(client: Any, s: Any) -> Control:

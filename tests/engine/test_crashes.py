@@ -38,10 +38,12 @@ def buying(external: External) -> Pipeline:
 #: Every checkpoint that such a run passes, with how often: a test below holds this list against the runner.
 PASSED = {
     "fired": 2, "continued": 3, "perform:plain": 1, "performed:plain": 1, "applied:plain": 1, "committed:buy": 1,
-    "perform:buy": 1, "performed:buy": 1, "applied:buy": 1, "committed:wait": 2, "perform:wait": 2, "performed:wait": 2,
-    "applied:wait": 2, "committed:cleanup": 1, "perform:cleanup": 1, "performed:cleanup": 1, "applied:cleanup": 1,
+    "perform:buy": 1, "performed:buy": 1, "applied:buy": 1, "committed:wait": 1, "perform:wait": 2, "performed:wait": 2,
+    "applied:wait": 2, "perform:cleanup": 1, "performed:cleanup": 1, "applied:cleanup": 1,
 }  # fmt: skip
 PLACES = [(name, nth) for name, count in PASSED.items() for nth in range(1, count + 1)]
+#: Those that are passed only when each step is a turn of its own: otherwise Redis is not told of every step.
+TOLD = [("committed:wait", 2), ("committed:cleanup", 1)]
 
 
 class At:
@@ -103,11 +105,12 @@ def test_the_list_of_checkpoints_is_complete(make_rig: MakeRig) -> None:
     assert dict(at.passed) == PASSED
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place[0]}-{place[1]}")
+@pytest.mark.parametrize("place", [*PLACES, *TOLD], ids=lambda place: f"{place[0]}-{place[1]}")
 def test_a_crash_at_any_checkpoint_is_survived(make_rig: MakeRig, place: tuple[str, int]) -> None:
     """Another worker continues from the index alone: one end, one effect per key, nothing left behind."""
     external = External()
     rig = make_rig(buying(external))
+    rig.configure(turn_max_steps=1 if place in TOLD else 50)
     run_id = rig.start()
     at = At(rig, run_id, place, _crash)
     _play(rig, run_id, at)
@@ -115,11 +118,12 @@ def test_a_crash_at_any_checkpoint_is_survived(make_rig: MakeRig, place: tuple[s
     _assert_ended_once(rig, run_id, external, at)
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place[0]}-{place[1]}")
+@pytest.mark.parametrize("place", [*PLACES, *TOLD], ids=lambda place: f"{place[0]}-{place[1]}")
 def test_an_emptied_store_at_any_checkpoint_is_survived(make_rig: MakeRig, place: tuple[str, int]) -> None:
     """Redis loses everything in the middle of a turn: rebuilt from SQL, one end, one effect per key."""
     external = External()
     rig = make_rig(buying(external))
+    rig.configure(turn_max_steps=1 if place in TOLD else 50)
     run_id = rig.start()
     at = At(rig, run_id, place, lambda: rig.client.flushall())
     _play(rig, run_id, at, rescue=True)
@@ -128,7 +132,7 @@ def test_an_emptied_store_at_any_checkpoint_is_survived(make_rig: MakeRig, place
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("place", [("performed:buy", 1), ("applied:buy", 1), ("committed:wait", 1)])
+@pytest.mark.parametrize("place", [("performed:buy", 1), ("applied:buy", 1), ("committed:buy", 1)])
 def test_crashes_are_survived_on_real_servers(make_real_rig: MakeRig, place: tuple[str, int]) -> None:
     """The same on a real Valkey with both databases, in real time: the lease runs out and the pump rings."""
     external = External()

@@ -137,7 +137,7 @@ def test_a_step_that_kills_its_worker_is_counted_out(make_rig: MakeRig, first_cr
             continue
     error = rig.row(run_id).error
     assert error is not None and error["code"] == "step_crashes"
-    assert crashes.count("perform:poison") in (3, 4)
+    assert len(crashes) == 3
     assert rig.row(other).error is None and rig.row(other).finished_at is not None
     assert_no_keys_left(rig.client, rig.settings.key_prefix)
 

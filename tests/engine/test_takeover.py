@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from taskflow.engine import lease
+from taskflow.engine.control import Standing
 from taskflow.engine.lease import new_token, owner_is_gone
 from taskflow.engine.pipeline import Step
 from taskflow.engine.takeover import take_over_from_the_dead
@@ -81,7 +82,7 @@ def test_a_turn_that_was_wrongly_taken_for_dead_changes_nothing_any_more(rig: Ri
     take_over_from_the_dead(rig.control, rig.ringer)
     leave_turn(rig, run_id, new_token())
     assert not rig.control.renew(run_id, token)
-    late = rig.control.commit(run_id, token, "step", step="cleanup", rev=1, delay_s=0.0, keep=False)
+    late = rig.control.commit(run_id, token, Standing("cleanup", 1), delay_s=0.0, keep=False)
     assert late.verdict == "fenced"
     assert rig.control.abandon(run_id, token) is None
     assert rig.state(run_id)["lease"] is not None

@@ -72,6 +72,38 @@ def test_a_budget_of_one_step_is_one_alarm_per_step(make_rig: MakeRig) -> None:
     assert rig.row(run_id).finished_at is not None
 
 
+@pytest.mark.parametrize(("took", "told"), [(0.0, []), (0.2, ["committed:three"]), (0.3, ["committed:two"])])
+def test_a_turn_tells_redis_before_its_lease_grows_old(make_rig: MakeRig, took: float, told: list[str]) -> None:
+    """Steps are not told one by one, but the lease is extended when a quarter of it is over (``took``: part, each step)."""
+    seen: list[str] = []
+
+    def slow(ctx: StepContext) -> Outcome:
+        rig.shift(took * rig.settings.lease_s)
+        return advance(ctx)
+
+    rig = make_rig(toy(Step("one", slow), Step("two", slow), Step("three", advance)))
+    run_id = rig.start()
+
+    def look(name: str) -> None:
+        seen.append(name)
+        if name.startswith("committed:"):
+            assert rig.state(run_id)["state"]["rev"] == str(rig.row(run_id).rev)
+
+    rig.runner.checkpoint = look
+    assert rig.fire() == "finished"
+    assert [name for name in seen if name.startswith("committed:")][:1] == told
+
+
+def test_a_guarded_step_is_told_before_it_is_performed(make_rig: MakeRig) -> None:
+    """Who cancels or rings until then is heard before anything is bought."""
+    seen: list[str] = []
+    rig = make_rig(toy(Step("one", advance), Step("buy", advance, guarded=True)))
+    rig.start()
+    rig.runner.checkpoint = seen.append
+    assert rig.fire() == "finished"
+    assert seen.index("applied:one") < seen.index("committed:buy") < seen.index("perform:buy")
+
+
 def test_a_turn_starts_no_step_after_its_seconds(make_rig: MakeRig) -> None:
     """The budget in seconds hands the run over, and the next step is rung at once."""
 

@@ -16,8 +16,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "no-fence", "a paused worker writes over what another one wrote",
         (Edit(
             _APPLY,
-            '_AT_REV = (Run.id == bindparam("of_run"), Run.rev == bindparam("at_rev"), Run.finished_at.is_(None))',
-            '_AT_REV = (Run.id == bindparam("of_run"), Run.rev < bindparam("at_rev") + 1_000_000)',
+            'AT_REV = (Run.id == bindparam("of_run"), Run.rev == bindparam("at_rev"), Run.finished_at.is_(None))',
+            'AT_REV = (Run.id == bindparam("of_run"), Run.rev < bindparam("at_rev") + 1_000_000)',
         ),),
         _TURN,
     ),
@@ -66,6 +66,15 @@ MUTANTS: tuple[Mutant, ...] = (
             ".values(payload=dict(payload)))\n        return True, payload\n",
         ),),
         ("tests/db/test_guards.py", "tests/service/test_callbacks.py"),
+    ),
+    Mutant(
+        "lease-grows-old-in-a-turn", "a turn of many short steps loses its lease, and another begins beside it",
+        (Edit(_RUNNER, "turn.leased_at < self._control.lease_s * _UNTOLD", "turn.leased_at < 3600.0"),),
+        _TURN,
+    ),
+    Mutant(
+        "guarded-step-untold", "who rings or cancels just before something is bought is not heard",
+        (Edit(_RUNNER, "and young and not change.guarded:", "and young:"),), _TURN,
     ),
     Mutant(
         "cancel-unseen", "a cancelled run goes on",
