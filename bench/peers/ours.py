@@ -94,8 +94,9 @@ def commit_only(wired: App, owner_id: str, name: str) -> None:
 
 def start_chains(wired: App, owner_id: str, jobs: Sequence[str]) -> None:
     """A run of empty steps for each job, each started durably before the next."""
+    now = wired.control.now()
     for job_ in jobs:
-        start_runs(wired, owner_id, CHAIN, [{"job": job_}], now=wired.control.now())
+        start_runs(wired, owner_id, CHAIN, [{"job": job_}], now=now)
 
 
 def set_alarms(wired: App, owner_id: str, due: Mapping[str, float]) -> None:

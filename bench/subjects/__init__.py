@@ -90,6 +90,10 @@ OURS = ("taskflow", "taskflow_sqlite")
 #: peer -> workloads it can be asked for.
 PEERS: dict[str, frozenset[str]] = {
     "celery": frozenset({"chain", "alarms", "burst", "signals", "parked", "recovery"}),
+    "dbos": frozenset({"chain", "alarms", "burst", "signals"}),
+    "workerd": frozenset({"chain", "alarms", "burst", "signals"}),
+    "restate": frozenset({"chain", "alarms", "burst", "signals"}),
+    "procrastinate": frozenset({"chain", "alarms", "burst", "signals"}),
 }
 
 Ready = Callable[[], AbstractContextManager[Subject]]

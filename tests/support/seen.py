@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 
@@ -19,12 +20,12 @@ class Look:
 
 def note(path: str | Path, job: str) -> None:
     """Append a line in one write, so that lines of several processes never mix."""
-    line = f"{job} {time.time():.6f} {os.getpid()}\n".encode()
-    descriptor = os.open(path, os.O_APPEND | os.O_WRONLY | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, line)
-    finally:
-        os.close(descriptor)
+    os.write(_opened(str(path)), f"{job} {time.time():.6f} {os.getpid()}\n".encode())
+
+
+@cache
+def _opened(path: str) -> int:
+    return os.open(path, os.O_APPEND | os.O_WRONLY | os.O_CREAT, 0o600)  # until the process ends
 
 
 def looks(path: str | Path) -> list[Look]:
