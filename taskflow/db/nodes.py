@@ -39,6 +39,7 @@ def _live_workspaces() -> Any:
 
 _NODE = select(NODES, _live_workspaces().label("live_workspaces")).where(Node.id == bindparam("of_node"))
 _NODE_OF_OWNER = _NODE.where(Node.owner_id == bindparam("of_owner"))
+_LOCK_OWNER = select(Owner.id).where(Owner.id == bindparam("of_owner")).with_for_update(key_share=True)
 _WORKSPACE = select(WORKSPACES).where(Workspace.id == bindparam("of_workspace"))
 _WORKSPACE_OF_RUN = select(WORKSPACES).where(Workspace.run_id == bindparam("of_run"))
 _SESSION = select(SESSIONS).where(AgentSession.id == bindparam("of_session"))
@@ -147,7 +148,7 @@ def lock_owner(tx: Connection, owner_id: str) -> None:
 
     The weaker lock (``FOR NO KEY UPDATE``): rows that only refer to the owner, such as events, are not held up by it.
     """
-    tx.execute(select(Owner.id).where(Owner.id == owner_id).with_for_update(key_share=True))
+    tx.execute(_LOCK_OWNER, {"of_owner": owner_id})
 
 
 def node_effect(node_id: str, to: str, *, run: RunRow, now: float, idle: bool = False, **fields: Any) -> Effect:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from taskflow.clock import Clock, isoformat
 from taskflow.db.models import Owner, Token
@@ -15,6 +15,8 @@ from taskflow.ids import OwnerId, new_owner_id, new_token_id
 from taskflow.vault import hash_token, new_api_token
 
 DEFAULT_OWNER = "default"
+
+_TOKEN = select(Token.__table__).where(Token.token_hash == bindparam("hashed"))
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Accounts:
         if not token:
             raise Unauthorized("a bearer token is needed", advice="send the header: Authorization: Bearer <token>")
         with self._database.read() as tx:
-            row = tx.execute(select(Token.__table__).where(Token.token_hash == hash_token(token))).first()
+            row = tx.execute(_TOKEN, {"hashed": hash_token(token)}).first()
         if row is None or row.revoked_at is not None:
             raise Unauthorized("the token is not valid")
         if row.expires_at is not None and row.expires_at <= self._clock.now():

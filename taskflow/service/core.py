@@ -18,6 +18,7 @@ from taskflow.errors import NotFound
 from taskflow.ids import RunId, new_run_id
 from taskflow.nodes.machine import again
 from taskflow.service.accounts import Accounts, Caller
+from taskflow.service.admission import Admission
 from taskflow.service.callbacks import Callbacks
 from taskflow.service.explain import Explain
 from taskflow.service.health import Health
@@ -46,7 +47,7 @@ class Service:
         self._ringer = ringer
         self.now = StoreClock(control, clock).now
         self.accounts = Accounts(database, clock)
-        self.tasks = Tasks(database, control, ringer, vault, pipelines, settings, self.now)
+        self.tasks = Tasks(database, control, ringer, vault, pipelines, settings, self.now, Admission(settings, clock))
         self.callbacks = Callbacks(database, ringer, vault, settings, self.now)
         self.explain = Explain(database, control, pipelines, settings, self.now)
         self.health = Health(database, control, settings, self.now)

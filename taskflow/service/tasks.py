@@ -28,7 +28,7 @@ from taskflow.engine.store import RunRow
 from taskflow.errors import Conflict, UsageError
 from taskflow.ids import new_run_id, new_task_id
 from taskflow.service.accounts import Caller
-from taskflow.service.admission import admit_task
+from taskflow.service.admission import Admission
 from taskflow.service.views import event_view, task_summary, task_view
 from taskflow.settings import Settings
 from taskflow.vault import Vault
@@ -51,6 +51,7 @@ class Tasks:
         pipelines: Mapping[str, Pipeline],
         settings: Settings,
         now: Callable[[], float],
+        admission: Admission,
     ) -> None:
         self._database = database
         self._control = control
@@ -59,6 +60,7 @@ class Tasks:
         self._pipelines = pipelines
         self._settings = settings
         self._now = now
+        self._admission = admission
 
     # --- starting
 
@@ -102,7 +104,7 @@ class Tasks:
                     )
                 task = task_rows.get_task(tx, caller.owner_id, used.task_id)
                 return task, get_run(tx, task.run_id) if task.run_id else None, False
-        admit_task(tx, caller.owner_id, self._settings)
+        self._admission.admit(tx, caller.owner_id)
         task_id = new_task_id()
         run = self._new_run(caller.owner_id, task_id, 1, now) if spec.get("start", True) else None
         if run is not None:
@@ -188,7 +190,7 @@ class Tasks:
             last = get_run(tx, task.run_id) if task.run_id else None
             if last is not None and last.finished_at is None and task.status in TERMINAL:
                 raise Conflict(f"run {last.number} of task {task_id} still cleans up", code="still_cleaning_up")
-            admit_task(tx, caller.owner_id, self._settings)
+            self._admission.admit(tx, caller.owner_id)
             transition(tx, task_id, "ready", actor=caller.actor, now=now, from_statuses=("failed", "cancelled"))
             return self._queue(tx, caller, task, now, from_statuses=("ready",))
 

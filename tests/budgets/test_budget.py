@@ -17,6 +17,7 @@ from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
 from taskflow.engine.store import RunRow
 from taskflow.errors import StepError
+from taskflow.service import admission
 from taskflow.settings import Settings
 from tests.budgets.counting import Cost, Counter, CountingPublisher, CountingRedis
 from tests.budgets.table import BUDGET, PARKED_REDIS_BYTES, PARKED_SQL_BYTES, rendered
@@ -113,8 +114,11 @@ class Bench:
 
 
 @pytest.fixture
-def bench(database_url: str, valkey: ValkeyDatabase, settings: Settings) -> Iterator[Bench]:
+def bench(
+    database_url: str, valkey: ValkeyDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bench]:
     """On each of the two databases, with a real Valkey."""
+    monkeypatch.setattr(admission, "_BELIEVED_S", 3600.0)
     # Nothing that goes by time comes between on a slow machine: renewals, rings again, the stand-in for the rescue.
     calm = dataclasses.replace(settings, lease_s=30.0, ring_grace_s=10.0, rescue_interval_s=3600.0)
     made = Bench(dataclasses.replace(calm, database_url=database_url, redis_url=valkey.url), valkey)

@@ -22,7 +22,7 @@ from taskflow.db.session import Database
 from taskflow.db.tasks import transition
 from taskflow.engine.control import Control
 from taskflow.errors import Overloaded, TooMany
-from taskflow.service import Service
+from taskflow.service import Service, admission
 from taskflow.settings import Settings
 from tests.support.world_fixtures import MakeWorld
 from tests.web.world import SPEC, build_service
@@ -182,3 +182,31 @@ def test_the_limit_of_requests_needs_no_store(served: Served, settings: Settings
         statuses = Counter(client.get("/api/tasks", headers=headers).status_code for _ in range(200))
     assert statuses == {401: 5, 429: 195}
     assert asked == 5
+
+
+def test_a_count_of_a_moment_ago_is_believed_far_from_a_limit_and_never_near_it(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a submission costs does not grow with the open tasks, and the limit is as exact as if each had counted."""
+    counted: list[int] = []
+    count = admission.open_counts
+
+    def counting(*args: Any, **kwargs: Any) -> tuple[int, int]:
+        found = count(*args, **kwargs)
+        counted.append(found[0])
+        return found
+
+    monkeypatch.setattr(admission, "open_counts", counting)
+    monkeypatch.setattr(admission, "_ROOM", 2)
+    world = make_world(owner_open_tasks_max=8, open_tasks_max=0)
+    world.submit()
+    world.submit()
+    assert counted == [0]
+    world.run_for(admission._BELIEVED_S + 0.1)
+    world.submit()
+    assert counted == [0, 2]
+    for _ in range(5):
+        world.submit()
+    with pytest.raises(TooMany):
+        world.submit()
+    assert counted[-1] == 8
