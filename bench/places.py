@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,9 +134,10 @@ class OurPlace:
 
 
 @contextlib.contextmanager
-def our_place(database_url: str = "") -> Iterator[OurPlace]:
-    """A place for taskflow; its database is SQLite unless named."""
+def our_place(database_url: str = "", more: Mapping[str, str] | None = None) -> Iterator[OurPlace]:
+    """A place for taskflow; its database is SQLite unless named. ``more``: settings, as variables."""
     with place() as found:
+        found.environ |= more or {}
         found.environ |= {"TASKFLOW_DATA_DIR": str(found.folder), "TASKFLOW_REDIS_URL": found.server.url}
         found.environ |= {"TASKFLOW_DATABASE_URL": database_url} if database_url else {}
         app = bootstrap(Settings.from_env(found.environ))

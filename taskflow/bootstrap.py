@@ -37,7 +37,7 @@ from taskflow.sweeps.drain_outbox import consumers, drain_outbox
 from taskflow.sweeps.expire_warm_nodes import expire_warm_nodes
 from taskflow.sweeps.fail_stuck_tasks import StuckTasks
 from taskflow.sweeps.ledger import SweepFunction, last_success_at, run_sweep
-from taskflow.sweeps.prune import prune
+from taskflow.sweeps.prune import prune_all
 from taskflow.sweeps.rescue_runs import rescue_runs
 from taskflow.vault import Vault
 
@@ -166,7 +166,7 @@ def _sweeps(app: App) -> dict[str, SweepFunction]:
         "warm_nodes": lambda memory: expire_warm_nodes(
             database, app.ringer, now=now(), overdue_s=settings.alarm_overdue_s, limit=settings.sweep_page
         ),
-        "prune": lambda memory: prune(database, before=now() - settings.prune_after_s, limit=settings.sweep_page),
+        "prune": lambda memory: prune_all(database, settings, now()),
     }
 
 

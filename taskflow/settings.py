@@ -131,7 +131,10 @@ class Settings:
     outbox_interval_s: float = _setting(5.0, "s", "how often the outbox is drained")
     warm_interval_s: float = _setting(60.0, "s", "how often the backup for expired warm nodes runs")
     prune_interval_s: float = _setting(3600.0, "s", "how often old rows are pruned")
-    prune_after_s: float = _setting(30 * 86_400.0, "s", "ended tasks keep events, logs and signals this long")
+    prune_after_s: float = _setting(30 * 86_400.0, "s", "ended tasks keep logs, signals and errors this long")
+    history_after_s: float = _setting(
+        365 * 86_400.0, "s", "ended tasks, destroyed nodes and their events are deleted after this; 0 = never"
+    )
     sweep_page: int = _setting(100, "count", "rows one sweep handles at most")
 
     @classmethod

@@ -96,6 +96,7 @@ class Task(Base):
         ),
         Index("ix_tasks_owner_status", "owner_id", "status", "id"),
         Index("ix_tasks_owner_created", "owner_id", "created_at", "id"),
+        _partial("ix_tasks_ended", "completed_at", where="completed_at IS NOT NULL"),
     )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
@@ -146,6 +147,7 @@ class Run(Base):
         _partial("ux_runs_open_subject", "subject_kind", "subject_id", where="finished_at IS NULL", unique=True),
         _partial("ix_runs_open", "id", where="finished_at IS NULL"),
         _partial("ix_runs_cancelled", "id", where="finished_at IS NULL AND cancel_requested_at IS NOT NULL"),
+        _partial("ix_runs_to_prune", "finished_at", where="finished_at IS NOT NULL AND pruned_at IS NULL"),
         CheckConstraint("rev >= 0", name="rev"),
     )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
@@ -169,12 +171,14 @@ class Run(Base):
     cancel_reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[float]
     finished_at: Mapped[float | None]
+    pruned_at: Mapped[float | None]
 
 
 class IdempotencyKey(Base):
     """What a client's ``Idempotency-Key`` was used for, so that a repeated request answers the same."""
 
     __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("ix_idempotency_keys_task", "task_id"),)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"), primary_key=True)
     key: Mapped[str] = mapped_column(String(200), primary_key=True)
     request_hash: Mapped[str] = mapped_column(String(64))
@@ -241,6 +245,7 @@ class Node(Base):
         CheckConstraint(_one_of("status", NODE_STATUSES), name="status"),
         CheckConstraint("slots > 0", name="slots"),
         Index("ix_nodes_owner_status", "owner_id", "status"),
+        _partial("ix_nodes_destroyed", "destroyed_at", where="destroyed_at IS NOT NULL"),
     )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
@@ -272,6 +277,7 @@ class Workspace(Base):
         CheckConstraint(_one_of("status", WORKSPACE_STATUSES), name="status"),
         CheckConstraint("(status = 'released') = (released_at IS NOT NULL)", name="released_at"),
         _partial("ix_workspaces_live", "node_id", where="released_at IS NULL"),
+        Index("ix_workspaces_node", "node_id"),
     )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
@@ -322,7 +328,10 @@ class OutboxRow(Base):
     """Work that a transaction promised. ``kind`` names its consumer; the row is done when that returned."""
 
     __tablename__ = "outbox"
-    __table_args__ = (_partial("ix_outbox_open", "next_at", where="done_at IS NULL"),)
+    __table_args__ = (
+        _partial("ix_outbox_open", "next_at", where="done_at IS NULL"),
+        _partial("ix_outbox_done", "done_at", where="done_at IS NOT NULL"),
+    )
     id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
     kind: Mapped[str] = mapped_column(String(64))
     payload: Mapped[dict[str, Any]]

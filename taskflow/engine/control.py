@@ -284,16 +284,14 @@ class Control:
         self.client.set(self.incarnation_key(shard), secrets.token_hex(8), nx=True)
         return self.incarnation(shard)
 
-    def known_runs(self, shard: int, batch: int = 500) -> Iterable[list[RunId]]:
-        """Ids of all runs that have control state in a shard, in batches (SCAN: may repeat, misses none that stays)."""
+    def known_runs(self, shard: int, cursor: int = 0, batch: int = 500) -> tuple[list[RunId], int]:
+        """Some runs that have control state in a shard, and the cursor to go on from; 0 at the end.
+
+        One SCAN: it may repeat a run, and misses none that stays.
+        """
         head = f"{self.base(shard)}:run:"
-        cursor = 0
-        while True:
-            cursor, keys = self.client.scan(cursor, match=_escape(head) + "*", count=batch)
-            if keys:
-                yield [RunId(_text(key)[len(head) :]) for key in keys]
-            if cursor == 0:
-                return
+        cursor, keys = self.client.scan(cursor, match=_escape(head) + "*", count=batch)
+        return [RunId(_text(key)[len(head) :]) for key in keys], int(cursor)
 
     def erase(self) -> int:
         """Delete the control state of every shard there is or was; how many keys. Every run is rebuilt from SQL."""

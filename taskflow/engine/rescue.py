@@ -19,6 +19,9 @@ from taskflow.engine.store import Store
 
 log = structlog.get_logger(__name__)
 
+#: SCANs of one call of ``sweep_some_keys``.
+_SCANS = 10
+
 
 @dataclass(frozen=True)
 class Rescued:
@@ -57,13 +60,24 @@ class Rescue:
         )
 
     def sweep_keys(self, shard: int) -> int:
-        """Delete control state of runs that SQL says are finished or unknown; how many."""
+        """Delete control state of runs that SQL says are finished or unknown, of a whole shard; how many."""
+        forgotten, cursor = self.sweep_some_keys(shard, 0)
+        while cursor:
+            more, cursor = self.sweep_some_keys(shard, cursor)
+            forgotten += more
+        return forgotten
+
+    def sweep_some_keys(self, shard: int, cursor: int) -> tuple[int, int]:
+        """The same for a bounded number of keys: how many were deleted, and the cursor to go on from; 0 at the end."""
         forgotten = 0
-        for batch in self._control.known_runs(shard):
-            for run_id in self._store.finished_or_unknown(batch):
+        for _ in range(_SCANS):
+            runs, cursor = self._control.known_runs(shard, cursor)
+            for run_id in self._store.finished_or_unknown(runs) if runs else ():
                 self._control.forget(run_id)
                 forgotten += 1
-        return forgotten
+            if not cursor:
+                break
+        return forgotten, cursor
 
     def reconcile(self) -> Rescued:
         """Everything at once: every open run ensured, every leftover deleted, then the incarnation written to SQL.

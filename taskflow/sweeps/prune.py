@@ -1,17 +1,21 @@
-"""Delete what ended long ago: logs, signals, errors, keys and callback tokens of ended tasks, done outbox rows.
+"""Delete what ended long ago, in two stages, each found by an index however much there is.
 
-Tasks, runs and their events stay: they are the history.
+First logs, signals, errors, keys and callback tokens of ended runs, and done outbox rows. Much later the history: ended
+tasks with their runs and events, and destroyed nodes that no task is left of.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, or_, select
+from sqlalchemy import Connection, delete, exists, select, union, update
 
 from taskflow.db.models import (
     AgentSession,
     ErrorRow,
+    Event,
     IdempotencyKey,
     LogChunk,
     Node,
@@ -23,47 +27,86 @@ from taskflow.db.models import (
     Workspace,
 )
 from taskflow.db.session import Database
+from taskflow.settings import Settings
+
+#: Pages of one sweep: more than a busy installation ends between two sweeps, and still over within a minute.
+_PAGES = 100
 
 
-def prune(database: Database, *, before: float, limit: int) -> dict[str, Any]:
-    """Delete rows of runs that finished before ``before``, of at most ``limit`` runs a call."""
+def prune_all(database: Database, settings: Settings, now: float) -> dict[str, Any]:
+    """Both stages, page after page, each in a transaction of its own; what is left is for the next sweep."""
+    done: Counter[str] = Counter()
+    stages = (
+        (prune, settings.prune_after_s, ("runs", "outbox")),
+        (prune_history, settings.history_after_s, ("tasks", "nodes")),
+    )
+    for stage, keep_s, paged in stages:
+        for _ in range(_PAGES):
+            found = stage(database, now=now, keep_s=keep_s, limit=settings.sweep_page)
+            done.update(found)
+            if all(found[name] < settings.sweep_page for name in paged):
+                break
+    return dict(done)
+
+
+def prune(database: Database, *, now: float, keep_s: float, limit: int) -> dict[str, Any]:
+    """Delete what belongs to runs that finished ``keep_s`` ago; at most ``limit`` runs and outbox rows a call."""
+    before = now - keep_s
 
     def work(tx: Connection) -> dict[str, Any]:
-        old = (
-            select(Run.id)
-            .where(
-                Run.finished_at < before,
-                or_(
-                    Run.id.in_(select(SignalRow.run_id)),
-                    Run.id.in_(select(ErrorRow.run_id)),
-                    Run.id.in_(select(AgentSession.run_id).join(LogChunk, LogChunk.session_id == AgentSession.id)),
-                    Run.id.in_(select(Workspace.run_id).join(Token, Token.subject_id == Workspace.id)),
-                ),
-            )
-            .limit(limit)
-        )
-        runs = [row.id for row in tx.execute(old).all()]
+        old = select(Run.id).where(Run.finished_at < before, Run.pruned_at.is_(None))
+        runs = tx.execute(old.order_by(Run.finished_at).limit(limit)).scalars().all()
+        sent = select(OutboxRow.id).where(OutboxRow.done_at < before).order_by(OutboxRow.done_at).limit(limit)
         sessions = select(AgentSession.id).where(AgentSession.run_id.in_(runs))
+        subjects = select(Run.subject_id).where(Run.id.in_(runs), Run.subject_kind == "task")
+        tasks = select(Task.id).where(Task.id.in_(subjects), Task.completed_at < before)
+        holders = union(
+            select(Workspace.id).where(Workspace.run_id.in_(runs)),
+            select(Node.id).where(Node.run_id.in_(runs), Node.destroyed_at.is_not(None)),
+        )
         done = {
             "logs": tx.execute(delete(LogChunk).where(LogChunk.session_id.in_(sessions))).rowcount,
             "signals": tx.execute(delete(SignalRow).where(SignalRow.run_id.in_(runs))).rowcount,
             "errors_deleted": tx.execute(delete(ErrorRow).where(ErrorRow.run_id.in_(runs))).rowcount,
-            "idempotency_keys": tx.execute(
-                delete(IdempotencyKey).where(
-                    IdempotencyKey.task_id.in_(select(Task.id).where(Task.completed_at < before))
-                )
-            ).rowcount,
+            "idempotency_keys": tx.execute(delete(IdempotencyKey).where(IdempotencyKey.task_id.in_(tasks))).rowcount,
             # Until here a late report was still told that all is over, or kept; from now on its sender is nobody.
-            "tokens": tx.execute(
-                delete(Token).where(
-                    or_(
-                        Token.subject_id.in_(select(Workspace.id).where(Workspace.run_id.in_(runs))),
-                        Token.subject_id.in_(select(Node.id).where(Node.destroyed_at < before)),
-                    )
-                )
-            ).rowcount,
-            "outbox": tx.execute(delete(OutboxRow).where(OutboxRow.done_at < before)).rowcount,
+            "tokens": tx.execute(delete(Token).where(Token.subject_id.in_(holders))).rowcount,
+            "outbox": tx.execute(delete(OutboxRow).where(OutboxRow.id.in_(sent))).rowcount,
         }
+        tx.execute(update(Run).where(Run.id.in_(runs)).values(pruned_at=now))
         return {"runs": len(runs), **done}
 
     return database.write(work)
+
+
+def prune_history(database: Database, *, now: float, keep_s: float, limit: int) -> dict[str, Any]:
+    """Delete tasks that ended ``keep_s`` ago and nodes destroyed then, with runs and events; ``keep_s`` 0 keeps them."""
+    if not keep_s:
+        return {"tasks": 0, "nodes": 0}
+    before = now - keep_s
+
+    def work(tx: Connection) -> dict[str, Any]:
+        open_run = exists().where(Run.subject_kind == "task", Run.subject_id == Task.id, Run.finished_at.is_(None))
+        tasks = select(Task.id).where(Task.completed_at < before, ~open_run).order_by(Task.completed_at).limit(limit)
+        of_tasks = tx.execute(tasks).scalars().all()
+        _forget(tx, "task", of_tasks)
+        tx.execute(delete(Task).where(Task.id.in_(of_tasks)))  # its workspaces, sessions and keys go with it
+        used = exists().where(Workspace.node_id == Node.id)
+        open_node_run = exists().where(
+            Run.subject_kind == "node", Run.subject_id == Node.id, Run.finished_at.is_(None)
+        )  # fmt: skip
+        nodes = select(Node.id).where(Node.destroyed_at < before, ~used, ~open_node_run)
+        of_nodes = tx.execute(nodes.order_by(Node.destroyed_at).limit(limit)).scalars().all()
+        _forget(tx, "node", of_nodes)
+        tx.execute(delete(Node).where(Node.id.in_(of_nodes)))
+        return {"tasks": len(of_tasks), "nodes": len(of_nodes)}
+
+    return database.write(work)
+
+
+def _forget(tx: Connection, kind: str, subjects: Sequence[str]) -> None:
+    """Runs of these subjects, with their signals, and their events."""
+    runs = select(Run.id).where(Run.subject_kind == kind, Run.subject_id.in_(subjects))
+    tx.execute(delete(ErrorRow).where(ErrorRow.run_id.in_(runs)))
+    tx.execute(delete(Event).where(Event.subject_kind == kind, Event.subject_id.in_(subjects)))
+    tx.execute(delete(Run).where(Run.subject_kind == kind, Run.subject_id.in_(subjects)))

@@ -13,8 +13,8 @@ import redis
 import structlog
 from sqlalchemy import func, insert, select, update
 
-from taskflow.db.events import promise
-from taskflow.db.models import ErrorRow, IdempotencyKey, OutboxRow, Run, SignalRow, Sweep, Task
+from taskflow.db.events import append_event, promise
+from taskflow.db.models import ErrorRow, Event, IdempotencyKey, OutboxRow, Run, SignalRow, Sweep, Task
 from taskflow.db.tasks import remember_idempotency
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Control
@@ -23,7 +23,7 @@ from taskflow.settings import Settings
 from taskflow.sweeps.drain_outbox import drain_outbox
 from taskflow.sweeps.fail_stuck_tasks import Decision, Facts, StuckTasks, decide
 from taskflow.sweeps.ledger import Memory, last_success_at, run_sweep
-from taskflow.sweeps.prune import prune
+from taskflow.sweeps.prune import prune, prune_all, prune_history
 from tests.db.conftest import OWNER, World
 from tests.support.engine import Hints
 
@@ -177,7 +177,7 @@ def test_pruning_deletes_only_what_ended_long_ago(world: World) -> None:
             tx.execute(update(OutboxRow).where(OutboxRow.kind == name).values(done_at=ended))
 
         world.write(work)
-    prune(world.database, before=50.0, limit=100)
+    prune(world.database, now=100.0, keep_s=50.0, limit=100)
     with world.database.read() as tx:
         assert set(tx.execute(select(SignalRow.run_id)).scalars()) == {"run-new", "run-open"}
         assert set(tx.execute(select(ErrorRow.run_id)).scalars()) == {"run-new", "run-open"}
@@ -210,3 +210,36 @@ def test_the_ledger_counts_failures_and_keeps_the_last_success(world: World) -> 
     assert last_success_at(world.database, "s") == 11.0
     with world.database.read() as tx:
         assert tx.execute(select(Sweep.failures)).scalar_one() == 0
+
+
+def test_the_history_of_what_ended_very_long_ago_goes_and_of_nothing_else(world: World) -> None:
+    """An ended task goes with its runs and events; a recent one stays, and one whose last run still cleans up."""
+    for name, ended, run_over in (("old", 10.0, True), ("new", 90.0, True), ("cleaning", 10.0, False)):
+        world.run(f"run-{name}", world.task(f"task-{name}", "failed", completed_at=ended))
+
+        def work(tx: Any, name: str = name, at: float | None = ended if run_over else None) -> None:
+            tx.execute(update(Run).where(Run.id == f"run-{name}").values(finished_at=at))
+            append_event(
+                tx, owner_id=OWNER, subject_kind="task", subject_id=f"task-{name}", run_id=f"run-{name}", kind="k",
+                actor="a", at=1.0,
+            )  # fmt: skip
+            remember_idempotency(tx, OWNER, name, "h", f"task-{name}", 1.0)
+
+        world.write(work)
+    assert prune_history(world.database, now=100.0, keep_s=0.0, limit=10) == {"tasks": 0, "nodes": 0}
+    assert prune_history(world.database, now=100.0, keep_s=50.0, limit=10)["tasks"] == 1
+    with world.database.read() as tx:
+        assert set(tx.execute(select(Task.id)).scalars()) == {"task-new", "task-cleaning"}
+        assert set(tx.execute(select(Run.id)).scalars()) == {"run-new", "run-cleaning"}
+        assert set(tx.execute(select(Event.subject_id)).scalars()) == {"task-new", "task-cleaning"}
+        assert set(tx.execute(select(IdempotencyKey.key)).scalars()) == {"new", "cleaning"}
+
+
+def test_pruning_goes_on_until_nothing_old_is_left_and_touches_no_run_twice(world: World, settings: Settings) -> None:
+    """More than a page ends between two sweeps: pages follow each other, and what is pruned is not looked at again."""
+    for number in range(7):
+        world.run(f"run-{number}", world.task(f"task-{number}", "failed", completed_at=10.0))
+    world.write(lambda tx: tx.execute(update(Run).values(finished_at=10.0)))
+    few = dataclasses.replace(settings, sweep_page=2, prune_after_s=50.0, history_after_s=0.0)
+    assert prune_all(world.database, few, 100.0)["runs"] == 7
+    assert prune_all(world.database, few, 100.0)["runs"] == 0

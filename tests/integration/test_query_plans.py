@@ -16,6 +16,7 @@ from taskflow.db import events, nodes, tasks
 from taskflow.db.runs import get_run, record_signal
 from taskflow.engine.store import Change
 from taskflow.settings import Settings
+from taskflow.sweeps.prune import prune, prune_history
 from tests.conftest import ValkeyDatabase
 from tests.support.databases import _postgres_database
 from tests.support.postgres import PostgresServer
@@ -174,6 +175,8 @@ HOT: dict[str, Callable[[Big], Any]] = {
     "outbox": lambda big: big.app.sweep("outbox"),
     "stuck tasks": lambda big: big.app.sweep("stuck_tasks"),
     "warm nodes": lambda big: big.app.sweep("warm_nodes"),
+    "prune": lambda big: prune(big.app.database, now=100.0, keep_s=50.0, limit=5),
+    "prune the history": lambda big: prune_history(big.app.database, now=100.0, keep_s=90.0, limit=5),
     "events after": _in_tx(lambda tx: events.events_after(tx, "o", "task", "task-7", 1, 100)),
     "append an event": _in_tx(lambda tx: events.append_event(
         tx, owner_id="o", subject_kind="task", subject_id="task-7", kind="k", actor="a", at=1.0)),

@@ -150,13 +150,15 @@ class World:
         self.database.write(work)
 
     def destroy(self, place: Place) -> None:
-        """Mark the node destroyed."""
+        """Mark the node destroyed and its run finished, as its runner would."""
         now = self.clock.now()
-        self.database.write(
-            lambda tx: tx.execute(
-                update(Node).where(Node.id == place.node_id).values(status="destroyed", destroyed_at=now)
-            )
-        )
+
+        def work(tx: Connection) -> None:
+            of_node = update(Node).where(Node.id == place.node_id).values(status="destroyed", destroyed_at=now)
+            run_id = tx.execute(of_node.returning(Node.run_id)).scalar_one()
+            tx.execute(update(Run).where(Run.id == run_id).values(finished_at=now))
+
+        self.database.write(work)
 
     def rename(self, place: Place, subject_id: str) -> None:
         """Let the workspace's token be for ``subject_id``."""
