@@ -16,12 +16,17 @@ WORKLOADS = {
     "alarms": "a thousand alarms due over twenty seconds: how late",
     "burst": "a thousand alarms due at one instant: how late, and the last",
     "signals": "a signal to a parked task until its next step: one by one, then two hundred at once",
+    "callbacks": "reports over the real HTTP route, one by one (no peer)",
+    "mixed": "tasks, alarms and signals at once, at a fixed rate",
     "parked": "tasks that wait for a far alarm: how fast they get there, what each takes up",
     "submit": "tasks accepted over HTTP (no peer)",
     "recovery": "how long until work goes on after a worker, the broker, its data, beat or an agent died",
 }
 #: Those that take long and have no peer: asked for by name.
-ALONE = {"grow": "what each operation costs beside a thousand to a million parked tasks"}
+ALONE = {
+    "grow": "what each operation costs beside a thousand to a million parked tasks",
+    "soak": "half an hour of everything at once: what grows, and whether lateness does",
+}
 ALL = "all"
 _ROUNDS = 3
 

@@ -21,6 +21,7 @@ from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
 from taskflow.errors import StepError
 from taskflow.ids import RunId
+from taskflow.service.callbacks import WORKSPACE_OUTCOME
 from tests.support.own_pipeline import insert_runs, start_runs, with_pipeline
 from tests.support.seen import note
 
@@ -74,7 +75,21 @@ def parked(ctx: StepContext) -> Outcome:
 PARKED = Pipeline(
     name="parked", version=1, steps=(Step("parked", parked),), closing=frozenset(), on_cancel=never, on_failure=never
 )
+
+
+def called(ctx: StepContext) -> Outcome:
+    """Wait for the workspace's report, then note that it came."""
+    if ctx.take(WORKSPACE_OUTCOME) is None:
+        return AwaitSignal(WORKSPACE_OUTCOME)
+    note(os.environ["BENCH_LOG"], ctx.results["job"])
+    return Done()
+
+
+CALLED = Pipeline(
+    name="called", version=1, steps=(Step("called", called),), closing=frozenset(), on_cancel=never, on_failure=never
+)
 app = with_pipeline(PIPELINE)
+with_pipeline(CALLED)
 with_pipeline(CHAIN)
 with_pipeline(PARKED)
 

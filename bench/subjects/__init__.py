@@ -41,8 +41,11 @@ class Subject(Protocol):
     def footprint(self) -> dict[str, int]:
         """Bytes it takes up now: ``redis``, ``sql`` and ``worker`` (resident memory of its worker's processes)."""
 
-    def web(self) -> AbstractContextManager[Web]:
-        """Its HTTP server, until the block ends; no work is done meanwhile."""
+    def await_callbacks(self, jobs: Sequence[str]) -> Mapping[str, tuple[str, str]]:
+        """A task for each job that waits for its workspace to report: job -> path and token of the report's route."""
+
+    def web(self, *, working: bool = False) -> AbstractContextManager[Web]:
+        """Its HTTP server, until the block ends; meanwhile no work is done unless ``working``."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,11 @@ def wait_looks(subject: Subject, number: int, *, poll_s: float = 0.01, timeout_s
 OURS = ("taskflow", "taskflow_sqlite")
 #: peer -> workloads it can be asked for.
 PEERS: dict[str, frozenset[str]] = {
-    "celery": frozenset({"chain", "alarms", "burst", "signals", "parked", "recovery"}),
-    "dbos": frozenset({"chain", "alarms", "burst", "signals"}),
-    "workerd": frozenset({"chain", "alarms", "burst", "signals"}),
-    "restate": frozenset({"chain", "alarms", "burst", "signals"}),
-    "procrastinate": frozenset({"chain", "alarms", "burst", "signals"}),
+    "celery": frozenset({"chain", "alarms", "burst", "signals", "mixed", "parked", "recovery"}),
+    "dbos": frozenset({"chain", "alarms", "burst", "signals", "mixed"}),
+    "workerd": frozenset({"chain", "alarms", "burst", "signals", "mixed"}),
+    "restate": frozenset({"chain", "alarms", "burst", "signals", "mixed"}),
+    "procrastinate": frozenset({"chain", "alarms", "burst", "signals", "mixed"}),
 }
 
 Ready = Callable[[], AbstractContextManager[Subject]]

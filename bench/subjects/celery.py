@@ -49,7 +49,11 @@ class Plain(LogReader):
             used = client.info("memory")["used_memory"]
         return {"redis": used, "sql": 0, "worker": resident_bytes(self._worker)}
 
-    def web(self) -> contextlib.AbstractContextManager[Web]:
+    def await_callbacks(self, jobs: Sequence[str]) -> Mapping[str, tuple[str, str]]:
+        """It has none."""
+        raise Missing("Celery has no callbacks")
+
+    def web(self, *, working: bool = False) -> contextlib.AbstractContextManager[Web]:
         """It has none."""
         raise Missing("Celery has no HTTP server")
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 
 from bench.peers import ours
+from bench.peers.called import await_callbacks
 from bench.places import OURS, OurPlace, our_place
 from bench.subjects import LogReader, Subject, Web
 from bench.weighing import resident_bytes
@@ -64,15 +65,16 @@ class Ours(LogReader):
         return {"redis": redis, "sql": sql, "worker": resident_bytes(self._worker)}
 
     @contextlib.contextmanager
-    def web(self) -> Iterator[Web]:
-        """See ``Subject``: gunicorn, as ``taskflow up`` starts it. The worker is stopped meanwhile."""
+    def web(self, *, working: bool = False) -> Iterator[Web]:
+        """See ``Subject``: gunicorn, as ``taskflow up`` starts it. The worker is stopped unless it is to be ``working``."""
         port, log = free_port(), self._here.place.folder / "web.log"
         environ = self._here.place.environ | {"TASKFLOW_PORT": str(port), "TASKFLOW_TOKEN_REQUEST_RATE": "0"}
         with log.open("ab") as stream:
             server = subprocess.Popen(
                 web_argv(), env=environ, stdout=stream, stderr=stream, preexec_fn=die_with_parent(signal.SIGKILL)
             )
-        os.killpg(self._worker.pid, signal.SIGSTOP)
+        if not working:
+            os.killpg(self._worker.pid, signal.SIGSTOP)
         try:
             wait_until(lambda: http_answers("127.0.0.1", port, "/healthz"), f"it serves; see {log}", timeout_s=60)
             token = self._here.app.service.accounts.create_token(name="web")["token"]
@@ -80,6 +82,10 @@ class Ours(LogReader):
         finally:
             os.killpg(self._worker.pid, signal.SIGCONT)
             end_process(server, signal.SIGTERM)
+
+    def await_callbacks(self, jobs: Sequence[str]) -> Mapping[str, tuple[str, str]]:
+        """See ``Subject``: tasks with a run and a workspace, as they stand once the workspace was ordered."""
+        return await_callbacks(self._here.app, self._here.owner_id, jobs)
 
     def signal(self, job: str) -> None:
         """See ``Subject``: a row and a ring, as every report of a node."""

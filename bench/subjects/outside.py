@@ -54,7 +54,11 @@ class Outside(LogReader):
         """Not asked."""
         raise Missing("nobody weighs this peer")
 
-    def web(self) -> contextlib.AbstractContextManager[Web]:
+    def await_callbacks(self, jobs: Sequence[str]) -> Mapping[str, tuple[str, str]]:
+        """Not asked."""
+        raise Missing("this peer has no callbacks")
+
+    def web(self, *, working: bool = False) -> contextlib.AbstractContextManager[Web]:
         """Not asked."""
         raise Missing("this peer takes no tasks over HTTP by itself")
 
