@@ -1,7 +1,7 @@
 """Half an hour of everything at once: what grows, and whether lateness does.
 
-Tasks begin, alarms are set and parked tasks are signalled at a fixed rate; each minute the memory of the worker, the size of
-Redis and of the database are looked at, and the lateness of the minute's alarms.
+Tasks begin, alarms are set and parked tasks are signalled at a fixed rate; each minute the memory of the worker, the size
+of Redis and of the database are looked at, and the lateness of the minute's alarms.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MINUTE_S = 60.0
 
 
 def measure(rounds: int, peers: Sequence[str]) -> Measured:
-    """Lateness of the first and of the last minutes in milliseconds, and bytes that a task, alarm or signal leaves behind."""
+    """Lateness of the first and the last minutes in milliseconds, and bytes that a task, alarm or signal leaves behind."""
     return interleaved("soak", rounds, (), soak, {"each_per_s": RATE, "minutes": MINUTES, "steps": STEPS})
 
 
