@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 
 from bench.subjects import LogReader, Missing, Web
 from tests.support.celery_processes import clean_environ
-from tests.support.processes import die_with_parent, end_process, tail
+from tests.support.processes import die_with_parent, tail
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -101,13 +102,14 @@ def process(argv: Sequence[str], folder: Path, log: Path, **extra: str) -> Itera
     with log.open("ab") as stream:
         child = subprocess.Popen(
             argv, env=environ, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream,
-            preexec_fn=die_with_parent(signal.SIGKILL),
+            preexec_fn=die_with_parent(signal.SIGKILL), start_new_session=True,
         )  # fmt: skip
     with child:
         try:
             yield child
         finally:
-            end_process(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # some have children of their own
 
 
 def wait_for(what: str, answers: Any, log: Path) -> None:
