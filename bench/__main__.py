@@ -8,6 +8,8 @@ import json
 import sys
 from collections.abc import Sequence
 
+import structlog
+
 from bench.report import Measured
 from bench.subjects import PEERS
 
@@ -70,4 +72,5 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the answer
     sys.exit(main())
