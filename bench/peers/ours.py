@@ -64,30 +64,22 @@ CHAIN = Pipeline(
 )  # fmt: skip
 
 
-def parked(ctx: StepContext) -> Outcome:
+def _waits(name: str, signal_name: str) -> Pipeline:
     """Wait for a signal, then note that it came."""
-    if ctx.take(GO) is None:
-        return AwaitSignal(GO)
-    note(os.environ["BENCH_LOG"], ctx.results["job"])
-    return Done()
+
+    def wait(ctx: StepContext) -> Outcome:
+        if ctx.take(signal_name) is None:
+            return AwaitSignal(signal_name)
+        note(os.environ["BENCH_LOG"], ctx.results["job"])
+        return Done()
+
+    return Pipeline(
+        name=name, version=1, steps=(Step(name, wait),), closing=frozenset(), on_cancel=never, on_failure=never
+    )
 
 
-PARKED = Pipeline(
-    name="parked", version=1, steps=(Step("parked", parked),), closing=frozenset(), on_cancel=never, on_failure=never
-)
-
-
-def called(ctx: StepContext) -> Outcome:
-    """Wait for the workspace's report, then note that it came."""
-    if ctx.take(WORKSPACE_OUTCOME) is None:
-        return AwaitSignal(WORKSPACE_OUTCOME)
-    note(os.environ["BENCH_LOG"], ctx.results["job"])
-    return Done()
-
-
-CALLED = Pipeline(
-    name="called", version=1, steps=(Step("called", called),), closing=frozenset(), on_cancel=never, on_failure=never
-)
+PARKED = _waits("parked", GO)
+CALLED = _waits("called", WORKSPACE_OUTCOME)
 app = with_pipeline(PIPELINE)
 with_pipeline(CALLED)
 with_pipeline(CHAIN)
