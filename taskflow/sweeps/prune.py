@@ -36,9 +36,11 @@ _PAGES = 100
 def prune_all(database: Database, settings: Settings, now: float) -> dict[str, Any]:
     """Both stages, page after page, each in a transaction of its own; what is left is for the next sweep."""
     done: Counter[str] = Counter()
+    # A task deleted before its run was pruned would leave the tokens of its workspaces behind.
+    history_s = settings.history_after_s and max(settings.history_after_s, settings.prune_after_s)
     stages = (
         (prune, settings.prune_after_s, ("runs", "outbox")),
-        (prune_history, settings.history_after_s, ("tasks", "nodes")),
+        (prune_history, history_s, ("tasks", "nodes")),
     )
     for stage, keep_s, paged in stages:
         for _ in range(_PAGES):

@@ -243,3 +243,13 @@ def test_pruning_goes_on_until_nothing_old_is_left_and_touches_no_run_twice(worl
     few = dataclasses.replace(settings, sweep_page=2, prune_after_s=50.0, history_after_s=0.0)
     assert prune_all(world.database, few, 100.0)["runs"] == 7
     assert prune_all(world.database, few, 100.0)["runs"] == 0
+
+
+def test_no_history_is_deleted_before_what_belongs_to_it_is_pruned(world: World, settings: Settings) -> None:
+    """A shorter time for the history than for logs and tokens would leave tokens whose workspace nobody knows."""
+    world.run("run-1", world.task("task-1", "failed", completed_at=10.0))
+    world.write(lambda tx: tx.execute(update(Run).values(finished_at=10.0)))
+    short = dataclasses.replace(settings, prune_after_s=200.0, history_after_s=50.0)
+    assert prune_all(world.database, short, 100.0)["tasks"] == 0
+    done = prune_all(world.database, short, 300.0)
+    assert (done["runs"], done["tasks"]) == (1, 1)
