@@ -13,10 +13,10 @@ from sqlalchemy import Connection, Row, and_, bindparam, func, insert, literal, 
 
 from taskflow.db.events import append_event, promise
 from taskflow.db.models import AgentSession, Node, Owner, Run, Task, Token, Workspace
-from taskflow.db.runs import get_run, insert_run, record_signal
+from taskflow.db.runs import consume_signal, get_run, insert_run, record_answer, record_signal
 from taskflow.db.status import NODE_USABLE
 from taskflow.engine.outcomes import Effect, Refused
-from taskflow.engine.store import RunRow
+from taskflow.engine.store import RunRow, SignalArrived
 from taskflow.ids import NodeId, RunId, SessionId, TaskId, WorkspaceId
 
 NODES = Node.__table__
@@ -24,6 +24,8 @@ WORKSPACES = Workspace.__table__
 SESSIONS = AgentSession.__table__
 #: Wakes the node's runner when a workspace came or went; its subject says which and what.
 WORKSPACE_CHANGED = "workspace_changed"
+#: The question whether a workspace is ready or failed; its subject is the workspace's id.
+WORKSPACE_OUTCOME = "workspace_outcome"
 #: Outbox kind: a slot became free, somebody who waits for capacity may have it.
 CAPACITY_RELEASED = "capacity_released"
 
@@ -255,6 +257,33 @@ def dispatched_effect(workspace_id: str, *, now: float) -> Effect:
         )
 
     return effect
+
+
+def workspace_asked_effect(run: RunRow, workspace_id: str, answer: Mapping[str, Any], *, now: float) -> Effect:
+    """What the node said when it was asked counts like its callback: the same one is a repeat, another a contradiction.
+
+    Raises ``SignalArrived`` when the callback came in the meantime and said something else: then that counts.
+    """
+
+    def effect(tx: Connection) -> None:
+        if record_answer(tx, run, WORKSPACE_OUTCOME, workspace_id, answer, actor="runner", now=now) is not None:
+            raise SignalArrived
+        consume_signal(tx, run.id, WORKSPACE_OUTCOME, workspace_id, now=now)
+        end_preparation(tx, workspace_id, answer, now)
+
+    return effect
+
+
+def end_preparation(tx: Connection, workspace_id: str, outcome: Mapping[str, Any], now: float) -> None:
+    """Mark a workspace ready or failed. Guarded: an outcome moves a workspace on, it never brings one back."""
+    tx.execute(
+        update(Workspace)
+        .where(Workspace.id == workspace_id, Workspace.status.in_(("reserved", "dispatched")))
+        .values(
+            status=outcome["status"], base_commit=outcome["base_commit"], error=outcome["error"],
+            **({"ready_at": now} if outcome["status"] == "ready" else {}),
+        )
+    )  # fmt: skip
 
 
 def start_session_effect(*, session_id: SessionId, workspace_id: str, task_id: str, run: RunRow, now: float) -> Effect:

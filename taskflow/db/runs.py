@@ -237,6 +237,33 @@ def record_signal(
     return True, payload
 
 
+def consume_signal(tx: Connection, run_id: str, name: str, subject: str, *, now: float) -> None:
+    """Mark a signal consumed that its turn has not read."""
+    tx.execute(
+        update(SignalRow)
+        .where(SignalRow.run_id == run_id, SignalRow.name == name, SignalRow.subject == subject)
+        .values(consumed_at=now)
+    )
+
+
+def record_answer(
+    tx: Connection, run: RunRow, name: str, subject: str, payload: Mapping[str, Any], *, actor: str, now: float
+) -> Mapping[str, Any] | None:
+    """Record the one answer to the question (``name``, ``subject``), and its event; a repeat changes nothing.
+
+    Returns the answer that counts when it is another one: it came first. The caller holds the run's row lock.
+    """
+    first, stored = record_signal(tx, run.id, name, subject, payload, now=now)
+    if not first:
+        return None if payload_hash(stored) == payload_hash(payload) else stored
+    append_event(
+        tx, owner_id=run.owner_id, subject_kind=run.subject_kind, subject_id=run.subject_id, run_id=run.id,
+        kind="signal_recorded", step=run.step, actor=actor, at=now,
+        data={"name": name, "subject": subject, "status": payload.get("status") or payload.get("outcome")},
+    )  # fmt: skip
+    return None
+
+
 def payload_hash(payload: Mapping[str, Any]) -> str:
     """Equal payloads have equal hashes, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

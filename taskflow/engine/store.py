@@ -19,7 +19,7 @@ class CancelRequested(Exception):
 
 
 class SignalArrived(Exception):
-    """A failure was not applied: a signal came that its turn had not read. Nothing was changed."""
+    """A decision was not applied: a signal came that its turn had not read and that counts. Nothing was changed."""
 
 
 @dataclass(frozen=True)

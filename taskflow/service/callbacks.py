@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from taskflow.addresses import AddressRefused, check_host, is_loopback
 from taskflow.db.events import append_event
 from taskflow.db.models import AgentSession, LogChunk, Node, Task, Workspace
-from taskflow.db.nodes import end_session, get_node, get_session, get_workspace
-from taskflow.db.runs import get_run, payload_hash, record_signal
+from taskflow.db.nodes import WORKSPACE_OUTCOME, end_preparation, end_session, get_node, get_session, get_workspace
+from taskflow.db.runs import get_run, payload_hash, record_answer, record_signal
 from taskflow.db.session import Database
 from taskflow.db.status import TERMINAL
 from taskflow.engine.alarms import Ringer
@@ -35,7 +35,6 @@ log = structlog.get_logger(__name__)
 #: The provider whose nodes are processes of this machine.
 LOCAL_PROVIDER = "local"
 AGENT_READY = "agent_ready"
-WORKSPACE_OUTCOME = "workspace_outcome"
 SESSION_OUTCOME = "session_outcome"
 #: Verdicts about a session that a later report of the session itself may prove wrong.
 _LIVENESS_VERDICTS = frozenset({"session_lost", "node_lost", "step_timeout", "stuck"})
@@ -115,15 +114,7 @@ class Callbacks:
             if run.finished_at is not None or task.status in TERMINAL or workspace.released_at is not None:
                 raise Gone(f"the run of workspace {workspace_id} has ended")
             self._record(tx, run, WORKSPACE_OUTCOME, workspace_id, payload, now)
-            # Guarded: a callback moves a workspace on, it never brings one back.
-            tx.execute(
-                update(Workspace)
-                .where(Workspace.id == workspace_id, Workspace.status.in_(("reserved", "dispatched")))
-                .values(
-                    status=payload["status"], base_commit=payload["base_commit"], error=payload["error"],
-                    **({"ready_at": now} if payload["status"] == "ready" else {}),
-                )
-            )  # fmt: skip
+            end_preparation(tx, workspace_id, payload, now)
             return run.id
 
         self._ringer.ring([self._database.write(work)])
@@ -212,18 +203,9 @@ class Callbacks:
     def _record(
         self, tx: Connection, run: RunRow, name: str, subject: str, payload: Mapping[str, Any], now: float
     ) -> None:
-        first, stored = record_signal(tx, run.id, name, subject, payload, now=now)
-        if not first:
-            if payload_hash(stored) != payload_hash(payload):
-                raise Conflict(
-                    f"{name} was answered otherwise before", code="already_answered", detail={"stored": stored}
-                )
-            return
-        append_event(
-            tx, owner_id=run.owner_id, subject_kind=run.subject_kind, subject_id=run.subject_id, run_id=run.id,
-            kind="signal_recorded", step=run.step, actor="agent", at=now,
-            data={"name": name, "subject": subject, "status": payload.get("status") or payload.get("outcome")},
-        )  # fmt: skip
+        stored = record_answer(tx, run, name, subject, payload, actor="agent", now=now)
+        if stored is not None:
+            raise Conflict(f"{name} was answered otherwise before", code="already_answered", detail={"stored": stored})
 
     def _find(self, tx: Connection, workspace_id: str) -> tuple[Row[Any], RunRow, Row[Any]]:
         workspace = get_workspace(tx, workspace_id)

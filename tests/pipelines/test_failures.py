@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import requests
 
-from taskflow.errors import Gone
+from taskflow.db.models import SignalRow, Workspace
+from taskflow.errors import Conflict, Gone
 from taskflow.vault import Vault
 from tests.support.fake_agent import outcome
 from tests.support.world import START, World
 from tests.support.world_fixtures import MakeWorld
+
+FAILED = {"status": "failed", "base_commit": None, "error": {"code": "git", "message": "no", "phase": "clone"}}
 
 
 @pytest.fixture
@@ -190,6 +193,54 @@ def test_a_lost_ready_callback_is_made_up_for_by_asking(hasty_world: World) -> N
     world.at_step(task, "workspace_ready")
     world.agent.finish_workspace(next(iter(world.agent.workspaces)), tell=False)
     assert world.finish(task)["status"] == "completed"
+
+
+def test_after_the_node_was_asked_its_late_callback_is_a_repeat_and_another_answer_a_contradiction(
+    hasty_world: World,
+) -> None:
+    """The run went on with "ready": a later "failed" must not be accepted as if it counted."""
+    world = hasty_world
+    world.plan.workspace_s, world.plan.session_s = None, None
+    task = world.submit()
+    world.at_step(task, "workspace_ready")
+    workspace_id, workspace = next(iter(world.agent.workspaces.items()))
+    world.agent.finish_workspace(workspace_id, tell=False)
+    world.at_step(task, "running")
+    caller = world.service.accounts.authenticate(workspace["token"], "workspace")
+    said = {"status": "ready", "base_commit": "ba5e", "error": None}
+    with pytest.raises(Conflict) as refused:
+        world.service.callbacks.workspace_outcome(caller, workspace_id, FAILED)
+    assert refused.value.detail["stored"] == said
+    assert world.service.callbacks.workspace_outcome(caller, workspace_id, said) == {"recorded": True}
+    assert world.count(Workspace, Workspace.status == "ready", Workspace.ready_at.is_not(None)) == 1
+    assert world.count(SignalRow, SignalRow.consumed_at.is_(None)) == 0
+
+
+def test_a_callback_that_comes_while_the_node_is_asked_counts_before_its_answer(hasty_world: World) -> None:
+    """The sender heard "recorded": the turn reads again instead of going on with what it was told."""
+    world = hasty_world
+    world.plan.workspace_s = None
+    task = world.submit()
+    world.at_step(task, "workspace_ready")
+    workspace_id, workspace = next(iter(world.agent.workspaces.items()))
+    world.agent.finish_workspace(workspace_id, tell=False)
+    caller = world.service.accounts.authenticate(workspace["token"], "workspace")
+    sent: list[str] = []
+
+    def land(run_id: str, name: str) -> None:
+        asked = world.wire.made("GET", "/v1/workspaces/") > 0
+        if (run_id, name) == (task["run_id"], "performed:workspace_ready") and asked and not sent:
+            sent.append(name)
+            world.service.callbacks.workspace_outcome(caller, workspace_id, FAILED)
+
+    world.at_checkpoint = land
+    ended = world.finish(task)
+    assert (sent, ended["status"], ended["error"]["code"]) == (
+        ["performed:workspace_ready"],
+        "failed",
+        "workspace_failed",
+    )
+    assert world.agent.started.total() == 0
 
 
 def test_a_lost_outcome_is_made_up_for_by_asking(world: World) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from taskflow.db.nodes import dispatched_effect, start_session_effect
-from taskflow.engine.outcomes import Advance, AwaitSignal, Outcome
+from taskflow.db.nodes import WORKSPACE_OUTCOME, dispatched_effect, start_session_effect, workspace_asked_effect
+from taskflow.engine.outcomes import Advance, AwaitSignal, Effect, Outcome
 from taskflow.engine.pipeline import StepContext
 from taskflow.errors import PermanentError, TransientError
 from taskflow.ids import session_id_of
@@ -41,15 +41,15 @@ class Preparation(TaskSteps):
 
     def await_ready(self, ctx: StepContext) -> Outcome:
         """Until the node says ready or failed. The callback may have come before this step was reached."""
-        signal = ctx.take("workspace_outcome")
+        signal = ctx.take(WORKSPACE_OUTCOME)
         if signal is not None:
             return self._answered(ctx, signal.payload)
         self._living_node(ctx)
-        return AwaitSignal("workspace_outcome", poll_s=self._settings.liveness_poll_s)
+        return AwaitSignal(WORKSPACE_OUTCOME, poll_s=self._settings.liveness_poll_s)
 
     def ready_expired(self, ctx: StepContext) -> Outcome:
         """No callback in time: ask the node once. Its answer counts like the callback."""
-        signal = ctx.take("workspace_outcome")
+        signal = ctx.take(WORKSPACE_OUTCOME)
         if signal is not None:
             return self._answered(ctx, signal.payload)
         try:
@@ -58,15 +58,17 @@ class Preparation(TaskSteps):
             found = f"can't be asked: {error.message}"
         else:
             if state is not None and state["status"] in ("ready", "failed"):
-                return self._answered(ctx, state)
+                answer = {name: state[name] for name in ("status", "base_commit", "error")}
+                asked = workspace_asked_effect(ctx.run, ctx.results["workspace_id"], answer, now=ctx.now)
+                return self._answered(ctx, answer, asked)
             found = "does not know the workspace" if state is None else f"says that it is {state['status']}"
         raise PermanentError(
             f"no ready callback within {ctx.now - ctx.run.step_entered_at:.0f} s; the node {found}",
             code="step_timeout",
-            detail={"awaited": "workspace_outcome", "since": ctx.run.step_entered_at, "until": ctx.run.deadline_at},
+            detail={"awaited": WORKSPACE_OUTCOME, "since": ctx.run.step_entered_at, "until": ctx.run.deadline_at},
         )
 
-    def _answered(self, ctx: StepContext, payload: Mapping[str, Any]) -> Outcome:
+    def _answered(self, ctx: StepContext, payload: Mapping[str, Any], *effects: Effect) -> Outcome:
         if payload["status"] == "failed":
             error = payload.get("error") or {}
             raise PermanentError(
@@ -80,7 +82,7 @@ class Preparation(TaskSteps):
             run=ctx.run, now=ctx.now,
         )  # fmt: skip
         return Advance(
-            ctx.next_step, effects=(start,),
+            ctx.next_step, effects=(*effects, start),
             results={"session_id": session_id, "base_commit": payload.get("base_commit")},
         )  # fmt: skip
 
