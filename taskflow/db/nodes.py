@@ -24,8 +24,9 @@ WORKSPACES = Workspace.__table__
 SESSIONS = AgentSession.__table__
 #: Wakes the node's runner when a workspace came or went; its subject says which and what.
 WORKSPACE_CHANGED = "workspace_changed"
-#: The question whether a workspace is ready or failed; its subject is the workspace's id.
+#: The questions that a node's reports answer, each once. Their subjects are the workspace's and the session's id.
 WORKSPACE_OUTCOME = "workspace_outcome"
+SESSION_OUTCOME = "session_outcome"
 #: Outbox kind: a slot became free, somebody who waits for capacity may have it.
 CAPACITY_RELEASED = "capacity_released"
 

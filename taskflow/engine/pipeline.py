@@ -36,6 +36,10 @@ class StepContext:
         """The step after this one in the table, skipped ones left out."""
         return self.pipeline.after(self.run.step)
 
+    def is_recorded(self, name: str) -> bool:
+        """Whether there is an unconsumed signal ``name``; it is left for the step that awaits it."""
+        return any(signal.name == name and signal.id not in self.consumed for signal in self.signals)
+
     def take(self, name: str) -> Signal | None:
         """The oldest unconsumed signal ``name``, which the apply of this step's decision will mark consumed."""
         for signal in self.signals:

@@ -17,7 +17,15 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from taskflow.addresses import AddressRefused, check_host, is_loopback
 from taskflow.db.events import append_event
 from taskflow.db.models import AgentSession, LogChunk, Node, Task, Workspace
-from taskflow.db.nodes import WORKSPACE_OUTCOME, end_preparation, end_session, get_node, get_session, get_workspace
+from taskflow.db.nodes import (
+    SESSION_OUTCOME,
+    WORKSPACE_OUTCOME,
+    end_preparation,
+    end_session,
+    get_node,
+    get_session,
+    get_workspace,
+)
 from taskflow.db.runs import get_run, payload_hash, record_answer, record_signal
 from taskflow.db.session import Database
 from taskflow.db.status import TERMINAL
@@ -35,7 +43,6 @@ log = structlog.get_logger(__name__)
 #: The provider whose nodes are processes of this machine.
 LOCAL_PROVIDER = "local"
 AGENT_READY = "agent_ready"
-SESSION_OUTCOME = "session_outcome"
 #: Verdicts about a session that a later report of the session itself may prove wrong.
 _LIVENESS_VERDICTS = frozenset({"session_lost", "node_lost", "step_timeout", "stuck"})
 

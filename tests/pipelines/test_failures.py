@@ -147,6 +147,34 @@ def test_an_answer_that_got_lost_is_asked_for_again_and_done_once(world: World, 
     world.assert_settled()
 
 
+@pytest.mark.parametrize(("ending", "code"), [("/workspaces/", "workspace_failed"), ("/sessions/", "command_failed")])
+def test_what_was_reported_counts_although_the_node_was_gone_before_its_answer_came(
+    world: World, ending: str, code: str
+) -> None:
+    """The report answers the request as well: the failure is the workspace's or the command's own, not the node's."""
+    died: list[str] = []
+
+    def die(method: str, path: str) -> None:
+        if method != "PUT" or ending not in path or died:
+            return
+        died.append(path)
+        agent, callbacks = world.agent, world.service.callbacks
+        workspace_id, workspace = next(iter(agent.workspaces.items()))
+        caller = world.service.accounts.authenticate(workspace["token"], "workspace")
+        if code == "workspace_failed":
+            callbacks.workspace_outcome(caller, workspace_id, FAILED)
+        else:
+            callbacks.session_outcome(caller, workspace_id, next(iter(agent.sessions)), outcome("exited", exit_code=1))
+        agent.alive = False
+        agent.workspaces.clear()  # what was on the machine went with it
+        world.provider.states[agent.order.label] = "stopped"
+        raise requests.ReadTimeout("no answer")
+
+    world.wire.after = die
+    error = failed(world)
+    assert (error["code"], len(died)) == (code, 1)
+
+
 @pytest.mark.parametrize(("status", "code"), [(409, "conflict"), (410, "deleted")])
 def test_a_final_refusal_of_the_agent_is_not_repeated(world: World, status: int, code: str) -> None:
     """409 and 410 can't become right by asking again."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from taskflow.db.nodes import end_session_effect
+from taskflow.db.nodes import SESSION_OUTCOME, end_session_effect
 from taskflow.db.tasks import set_fields_effect, transition_effect
 from taskflow.engine.outcomes import Advance, AwaitSignal, Outcome
 from taskflow.engine.pipeline import StepContext
@@ -26,6 +26,12 @@ class Execution(TaskSteps):
     def start(self, ctx: StepContext) -> Outcome:
         """Start the command. The session id makes a repeat answer what the first said."""
         task = self._task(ctx)
+        started = Advance(
+            ctx.next_step, results={"time_limit_s": task.time_limit_s},
+            effects=(transition_effect(task.id, "in_progress", run_id=ctx.run.id, now=ctx.now),),
+        )  # fmt: skip
+        if ctx.is_recorded(SESSION_OUTCOME):
+            return started  # and ended, before its node could say so; it counts, also if the node is gone since
         node = self._living_node(ctx)
         self._tools.agent(node).put_session(
             ctx.results["workspace_id"],
@@ -41,10 +47,7 @@ class Execution(TaskSteps):
                 "push": task.push,
             },
         )
-        return Advance(
-            ctx.next_step, results={"time_limit_s": task.time_limit_s},
-            effects=(transition_effect(task.id, "in_progress", run_id=ctx.run.id, now=ctx.now),),
-        )  # fmt: skip
+        return started
 
     def _secrets(self, task: Row[Any]) -> dict[str, str]:
         try:
@@ -55,17 +58,17 @@ class Execution(TaskSteps):
 
     def follow(self, ctx: StepContext) -> Outcome:
         """Until the outcome is reported; in between, is there still anybody to report it?"""
-        signal = ctx.take("session_outcome")
+        signal = ctx.take(SESSION_OUTCOME)
         if signal is not None:
             return self._ended(ctx, signal.payload)
         node = self._living_node(ctx)
         if self._tools.liveness(node, ctx.now) is Liveness.DEAD:
             raise PermanentError(f"node {node.id} is gone", code="node_lost", advice=_LOST_ADVICE)
-        return AwaitSignal("session_outcome", poll_s=self._settings.liveness_poll_s)
+        return AwaitSignal(SESSION_OUTCOME, poll_s=self._settings.liveness_poll_s)
 
     def follow_expired(self, ctx: StepContext) -> Outcome:
         """Past the session's own time limit and no report: ask the node once."""
-        signal = ctx.take("session_outcome")
+        signal = ctx.take(SESSION_OUTCOME)
         if signal is not None:
             return self._ended(ctx, signal.payload)
         try:

@@ -18,9 +18,12 @@ class Preparation(TaskSteps):
 
     def dispatch(self, ctx: StepContext) -> Outcome:
         """Ask the node for the workspace. The id makes a repeat harmless; the node's tombstone refuses a late one."""
+        workspace_id = ctx.results["workspace_id"]
+        dispatched = Advance(ctx.next_step, effects=(dispatched_effect(workspace_id, now=ctx.now),))
+        if ctx.is_recorded(WORKSPACE_OUTCOME):
+            return dispatched  # an answer of ours was lost; what was reported counts, also if the node is gone since
         task = self._task(ctx)
         node = self._living_node(ctx)
-        workspace_id = ctx.results["workspace_id"]
         self._tools.agent(node).put_workspace(
             workspace_id,
             {
@@ -37,7 +40,7 @@ class Preparation(TaskSteps):
                 "callback_token": self._tools.vault.derive_token("workspace", workspace_id),
             },
         )
-        return Advance(ctx.next_step, effects=(dispatched_effect(workspace_id, now=ctx.now),))
+        return dispatched
 
     def await_ready(self, ctx: StepContext) -> Outcome:
         """Until the node says ready or failed. The callback may have come before this step was reached."""
