@@ -39,6 +39,9 @@ class Settings:
     public_url: str = _setting("", "url", "where node agents reach the web process; empty = http://127.0.0.1:<port>")
     host: str = _setting("127.0.0.1", "address", "address the web process listens on")
     port: int = _setting(8750, "port", "port of the web process; 0 = any free one")
+    web_processes: int = _setting(
+        2, "count", "processes that answer HTTP; each has 16 threads and uses one core at most"
+    )
     flower_port: int = _setting(8751, "port", "port of the Flower dashboard; 0 = any free one")
     url: str = _setting("", "url", "server the command line talks to; empty = the stack of the data directory")
     token: str = _setting("", "token", "API token of the command line; empty = the stack's own", secret=True)
@@ -154,6 +157,7 @@ class Settings:
         if wrong:
             raise UsageError("wrong settings: " + "; ".join(f"{k}: {v}" for k, v in wrong.items()), fields=wrong)
         settings = cls(**values)
+        settings.check_counts()
         settings.check_ladder()
         return settings
 
@@ -161,6 +165,15 @@ class Settings:
     def data_path(self) -> Path:
         """The data directory."""
         return Path(self.data_dir) if self.data_dir else Path(platformdirs.user_data_dir("taskflow"))
+
+    def check_counts(self) -> None:
+        """What nothing works without is there once at least. Raises ``UsageError`` naming the first that is not."""
+        for name in ("web_processes", "worker_concurrency", "shards"):
+            if getattr(self, name) < 1:
+                variable = ENV_PREFIX + name.upper()
+                raise UsageError(
+                    f"{variable}={getattr(self, name)} must be at least 1", fields={variable: "must be at least 1"}
+                )
 
     def check_ladder(self) -> None:
         """Inner limits are shorter than outer ones. Raises ``UsageError`` naming the two that disagree (L-2)."""

@@ -184,24 +184,26 @@ def _runs_with_awaited_signal(closing_steps: Mapping[str, frozenset[str]]) -> Co
 
 def insert_run(tx: Connection, run: RunRow, *, created_at: float) -> None:
     """A new open run. Its control state is made after the commit, by ``ensure`` or by the rescue."""
-    tx.execute(
-        _INSERT_RUN,
-        {
-            "id": run.id,
-            "owner_id": run.owner_id,
-            "pipeline": run.pipeline,
-            "version": run.version,
-            "subject_kind": run.subject_kind,
-            "subject_id": run.subject_id,
-            "number": run.number,
-            "step": run.step,
-            "rev": run.rev,
-            "step_entered_at": run.step_entered_at,
-            "deadline_at": run.deadline_at,
-            "results": dict(run.results),
-            "created_at": created_at,
-        },
-    )
+    tx.execute(_INSERT_RUN, run_values(run, created_at=created_at))
+
+
+def run_values(run: RunRow, *, created_at: float) -> dict[str, Any]:
+    """The columns of a new open run."""
+    return {
+        "id": run.id,
+        "owner_id": run.owner_id,
+        "pipeline": run.pipeline,
+        "version": run.version,
+        "subject_kind": run.subject_kind,
+        "subject_id": run.subject_id,
+        "number": run.number,
+        "step": run.step,
+        "rev": run.rev,
+        "step_entered_at": run.step_entered_at,
+        "deadline_at": run.deadline_at,
+        "results": dict(run.results),
+        "created_at": created_at,
+    }
 
 
 def get_run(tx: Connection, run_id: str, *, lock: bool = False) -> RunRow | None:

@@ -119,19 +119,28 @@ def set_fields_effect(task_id: str, *, run_id: str, now: float, **fields: Any) -
 
 def insert_task(tx: Connection, values: Mapping[str, Any], *, actor: str, now: float) -> Row[Any]:
     """A new task, in the status ``values`` says (draft or queued), with its first event; its row."""
-    row = tx.execute(_INSERT_TASK, {**values, "created_at": now, "updated_at": now}).one()
-    append_event(
-        tx,
-        owner_id=values["owner_id"],
-        subject_kind="task",
-        subject_id=values["id"],
-        run_id=values.get("run_id"),
-        kind="status_changed",
-        actor=actor,
-        at=now,
-        data={"from": None, "to": values["status"]},
-    )
+    row = tx.execute(_INSERT_TASK, task_values(values, now=now)).one()
+    append_event(tx, **first_event(values, actor=actor, now=now))
     return row
+
+
+def task_values(values: Mapping[str, Any], *, now: float) -> dict[str, Any]:
+    """All columns of a new task."""
+    return {**values, "created_at": now, "updated_at": now}
+
+
+def first_event(values: Mapping[str, Any], *, actor: str, now: float) -> dict[str, Any]:
+    """What the history of a new task begins with: its columns, but for ``seq``."""
+    return {
+        "owner_id": values["owner_id"],
+        "subject_kind": "task",
+        "subject_id": values["id"],
+        "run_id": values.get("run_id"),
+        "kind": "status_changed",
+        "actor": actor,
+        "at": now,
+        "data": {"from": None, "to": values["status"]},
+    }
 
 
 def get_task(tx: Connection, owner_id: str, task_id: str, *, lock: bool = False) -> Row[Any]:
@@ -200,8 +209,9 @@ def idempotent_task(tx: Connection, owner_id: str, key: str) -> Row[str, str] | 
 
 def remember_idempotency(tx: Connection, owner_id: str, key: str, request_hash: str, task_id: str, now: float) -> None:
     """Bind an idempotency key to the task it made. A concurrent twin fails on the primary key."""
-    tx.execute(
-        insert(IdempotencyKey).values(
-            owner_id=owner_id, key=key, request_hash=request_hash, task_id=task_id, created_at=now
-        )
-    )
+    tx.execute(insert(IdempotencyKey).values(idempotency_values(owner_id, key, request_hash, task_id, now)))
+
+
+def idempotency_values(owner_id: str, key: str, request_hash: str, task_id: str, now: float) -> dict[str, Any]:
+    """The columns of an idempotency key."""
+    return {"owner_id": owner_id, "key": key, "request_hash": request_hash, "task_id": task_id, "created_at": now}

@@ -50,7 +50,7 @@ class Admission:
         the same instant may each pass it by one.
         """
         mine, all_ = self._settings.owner_open_tasks_max, self._settings.open_tasks_max
-        if not (mine or all_) or self._has_room(owner_id):
+        if self.has_room(owner_id):
             return
         of_owner, of_everybody = open_counts(tx, owner_id, mine_max=mine, all_max=all_)
         if mine and of_owner + _ROOM >= mine:
@@ -72,13 +72,15 @@ class Admission:
                 self._counts.clear()
             self._counts[owner_id] = _Count(self._clock.monotonic(), of_owner + 1, of_everybody + 1)
 
-    def _has_room(self, owner_id: str) -> bool:
-        """Whether the last count leaves no doubt; then the task is counted in."""
+    def has_room(self, owner_id: str) -> bool:
+        """Whether what was counted a moment ago leaves no doubt that ``admit`` would admit; then the task is counted in."""
+        mine, all_ = self._settings.owner_open_tasks_max, self._settings.open_tasks_max
+        if not (mine or all_):
+            return True
         with self._mutex:
             count = self._counts.get(owner_id)
             if count is None or self._clock.monotonic() - count.at > _BELIEVED_S:
                 return False
             count.of_owner += 1
             count.of_everybody += 1
-            mine, all_ = self._settings.owner_open_tasks_max, self._settings.open_tasks_max
             return (not mine or count.of_owner + _ROOM < mine) and (not all_ or count.of_everybody + _ROOM < all_)

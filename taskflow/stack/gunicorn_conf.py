@@ -13,8 +13,8 @@ _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 
 bind = [f"{_host}:{_settings.port}"]
 worker_class = "gthread"
-# One process: what it does is wait for the database, and a page that follows a task holds a thread.
-workers = 1
+workers = _settings.web_processes
+# A page that follows a task holds a thread.
 threads = 16
 # Page followers hang on until they are told; a stop waits for requests this long.
 graceful_timeout = 5

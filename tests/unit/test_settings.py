@@ -84,6 +84,14 @@ def test_duration_is_a_number(raw: str) -> None:
         Settings.from_env({"TASKFLOW_LEASE_S": raw})
 
 
+@pytest.mark.parametrize("variable", ["TASKFLOW_WEB_PROCESSES", "TASKFLOW_WORKER_CONCURRENCY", "TASKFLOW_SHARDS"])
+def test_what_nothing_works_without_is_there_once_at_least(variable: str) -> None:
+    """With no process at all a stack would start, and answer nobody."""
+    with pytest.raises(UsageError, match="must be at least 1") as caught:
+        Settings.from_env({variable: "0"})
+    assert set(caught.value.fields) == {variable}
+
+
 def test_all_wrong_values_are_named_at_once() -> None:
     """Two wrong variables are one error that names both."""
     with pytest.raises(UsageError) as caught:
