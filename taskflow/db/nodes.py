@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, and_, bindparam, func, insert, literal, 
 
 from taskflow.db.events import append_event, promise
 from taskflow.db.models import AgentSession, Node, Owner, Run, Task, Token, Workspace
-from taskflow.db.runs import consume_signal, get_run, insert_run, record_answer, record_signal
+from taskflow.db.runs import consume_signal, get_run, insert_run, record_answer, record_signal, to_row
 from taskflow.db.status import NODE_USABLE
 from taskflow.engine.outcomes import Effect, Refused
 from taskflow.engine.store import RunRow, SignalArrived
@@ -43,7 +43,17 @@ def _live_workspaces() -> Any:
 _NODE = select(NODES, _live_workspaces().label("live_workspaces")).where(Node.id == bindparam("of_node"))
 _NODE_OF_OWNER = _NODE.where(Node.owner_id == bindparam("of_owner"))
 _LOCK_OWNER = select(Owner.id).where(Owner.id == bindparam("of_owner")).with_for_update(key_share=True)
-_WORKSPACE = select(WORKSPACES).where(Workspace.id == bindparam("of_workspace"))
+_RUN_OF_WORKSPACE_LOCKED = (
+    select(Run.__table__)
+    .join(Workspace, Workspace.run_id == Run.id)
+    .where(Workspace.id == bindparam("of_workspace"))
+    .with_for_update(of=Run)
+)
+_TASK_OF_WORKSPACE = (
+    select(Task.__table__, Workspace.released_at.label("workspace_released_at"))
+    .join(Workspace, Workspace.task_id == Task.id)
+    .where(Workspace.id == bindparam("of_workspace"))
+)
 _WORKSPACE_OF_RUN = select(WORKSPACES).where(Workspace.run_id == bindparam("of_run"))
 _SESSION = select(SESSIONS).where(AgentSession.id == bindparam("of_session"))
 _LIVE_COUNT = (
@@ -81,9 +91,15 @@ def get_node(tx: Connection, node_id: str, *, owner_id: str | None = None) -> Ro
     return tx.execute(_NODE_OF_OWNER, {"of_node": node_id, "of_owner": owner_id}).first()
 
 
-def get_workspace(tx: Connection, workspace_id: str) -> Row[Any] | None:
-    """A workspace by id."""
-    return tx.execute(_WORKSPACE, {"of_workspace": workspace_id}).first()
+def lock_run_of_workspace(tx: Connection, workspace_id: str) -> RunRow | None:
+    """The run that has this workspace; its row is held until the transaction ends."""
+    row = tx.execute(_RUN_OF_WORKSPACE_LOCKED, {"of_workspace": workspace_id}).first()
+    return None if row is None else to_row(row)
+
+
+def task_of_workspace(tx: Connection, workspace_id: str) -> Row[Any]:
+    """The task that has or had this workspace, with ``workspace_released_at``."""
+    return tx.execute(_TASK_OF_WORKSPACE, {"of_workspace": workspace_id}).one()
 
 
 def workspace_of_run(tx: Connection, run_id: str) -> Row[Any] | None:

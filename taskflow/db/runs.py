@@ -21,7 +21,7 @@ _RUNS = Run.__table__
 _RUN = select(_RUNS).where(Run.id == bindparam("of_run"))
 _RUN_LOCKED = _RUN.with_for_update()
 _LOCK_AT_REV = select(Run.id).where(*AT_REV).with_for_update()
-_INSERT_RUN, _INSERT_SIGNAL, _INSERT_ERROR = insert(Run), insert(SignalRow), insert(ErrorRow)
+_INSERT_RUN, _INSERT_ERROR = insert(Run), insert(ErrorRow)
 #: The run beside each signal that it has not consumed: one statement, as every turn begins with it.
 _LOAD = (
     select(
@@ -37,9 +37,18 @@ _LOAD = (
     .order_by(SignalRow.id)
 )
 _STORED = select(SignalRow.payload).where(
-    SignalRow.run_id == bindparam("of_run"),
-    SignalRow.name == bindparam("named"),
-    SignalRow.subject == bindparam("about"),
+    SignalRow.run_id == bindparam("run_id"),
+    SignalRow.name == bindparam("name"),
+    SignalRow.subject == bindparam("subject"),
+)
+_SIGNAL = ("run_id", "name", "subject", "payload", "recorded_at")
+_INSERT_SIGNAL = (
+    insert(SignalRow)
+    .from_select(
+        _SIGNAL,
+        select(*(bindparam(name, type_=SignalRow.__table__.c[name].type) for name in _SIGNAL)).where(~_STORED.exists()),
+    )
+    .returning(SignalRow.id)
 )
 _INCARNATIONS = select(ControlShard.shard, ControlShard.incarnation)
 
@@ -229,14 +238,10 @@ def record_signal(
 
     The caller holds the run's row lock (``get_run(lock=True)``), which makes look and insert one step.
     """
-    stored = tx.execute(_STORED, {"of_run": run_id, "named": name, "about": subject}).first()
-    if stored is not None:
-        return False, stored.payload
-    tx.execute(
-        _INSERT_SIGNAL,
-        {"run_id": run_id, "name": name, "subject": subject, "payload": dict(payload), "recorded_at": now},
-    )
-    return True, payload
+    signal = {"run_id": run_id, "name": name, "subject": subject}
+    if tx.execute(_INSERT_SIGNAL, {**signal, "payload": dict(payload), "recorded_at": now}).first() is not None:
+        return True, payload
+    return False, tx.execute(_STORED, signal).one().payload
 
 
 def consume_signal(tx: Connection, run_id: str, name: str, subject: str, *, now: float) -> None:

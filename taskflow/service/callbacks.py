@@ -24,7 +24,8 @@ from taskflow.db.nodes import (
     end_session,
     get_node,
     get_session,
-    get_workspace,
+    lock_run_of_workspace,
+    task_of_workspace,
 )
 from taskflow.db.runs import get_run, payload_hash, record_answer, record_signal
 from taskflow.db.session import Database
@@ -117,8 +118,8 @@ class Callbacks:
 
         def work(tx: Connection) -> RunId:
             now = self._now()
-            workspace, run, task = self._find(tx, workspace_id)
-            if run.finished_at is not None or task.status in TERMINAL or workspace.released_at is not None:
+            run, task = self._find(tx, workspace_id)
+            if run.finished_at is not None or task.status in TERMINAL or task.workspace_released_at is not None:
                 raise Gone(f"the run of workspace {workspace_id} has ended")
             self._record(tx, run, WORKSPACE_OUTCOME, workspace_id, payload, now)
             end_preparation(tx, workspace_id, payload, now)
@@ -171,7 +172,7 @@ class Callbacks:
 
         def work(tx: Connection) -> tuple[RunId | None, dict[str, Any]]:
             now = self._now()
-            _, run, task = self._find(tx, workspace_id)
+            run, task = self._find(tx, workspace_id)
             session = self._session_of(tx, workspace_id, session_id)
             # A repeat is masked the same, and so is equal to what was stored.
             outcome = self._vault.mask_outcome(payload, task.secrets_encrypted)
@@ -214,18 +215,12 @@ class Callbacks:
         if stored is not None:
             raise Conflict(f"{name} was answered otherwise before", code="already_answered", detail={"stored": stored})
 
-    def _find(self, tx: Connection, workspace_id: str) -> tuple[Row[Any], RunRow, Row[Any]]:
-        workspace = get_workspace(tx, workspace_id)
-        if workspace is None:
-            raise NotFound(f"no workspace {workspace_id}")
-        run = get_run(tx, workspace.run_id, lock=True)
+    def _find(self, tx: Connection, workspace_id: str) -> tuple[RunRow, Row[Any]]:
+        run = lock_run_of_workspace(tx, workspace_id)
         if run is None:
-            raise NotFound(f"no run of workspace {workspace_id}")
+            raise NotFound(f"no workspace {workspace_id}")
         # Read after the lock: what the run's own runner committed before is seen.
-        workspace = get_workspace(tx, workspace_id)
-        task = tx.execute(select(Task.__table__).where(Task.id == run.subject_id)).one()
-        assert workspace is not None
-        return workspace, run, task
+        return run, task_of_workspace(tx, workspace_id)
 
     def _session_of(self, tx: Connection, workspace_id: str, session_id: str, *, lock: bool = False) -> Row[Any]:
         if lock:

@@ -34,7 +34,7 @@ BUDGET = {
     "snooze": Budget("end a turn with a snooze of seconds", 0, 0, 0, 1, 1),
     "far_snooze": Budget("end a turn with a snooze of hours: only indexed", 0, 0, 0, 1, 0),
     "park": Budget("end a turn with a wait for a signal", 1, 1, 1, 1, 0),
-    "signal": Budget("record a signal and ring its run", 3, 1, 5, 1, 1),
+    "signal": Budget("record a signal and ring its run", 2, 1, 4, 1, 1),
     "finish": Budget("end a run", 1, 1, 1, 1, 0),
     "pump": Budget("a look at the alarm index with nothing due, all shards", 0, 0, 0, 1, 0),
 }

@@ -6,6 +6,7 @@ from tests.mutants.mutant import Edit, Mutant
 
 _NODES = "taskflow/db/nodes.py"
 _TASKS = "taskflow/db/tasks.py"
+_WORKSPACE = "taskflow/pipelines/agent_task/workspace.py"
 _CALLBACKS = "taskflow/service/callbacks.py"
 _ACCOUNTS = "taskflow/service/accounts.py"
 _CLOSING = "taskflow/pipelines/agent_task/closing.py"
@@ -75,7 +76,7 @@ _SQL = (
     ),
     Mutant(
         "second-key-second-task", "a repeated submission makes a second task",
-        (Edit("taskflow/service/tasks.py", "            if used is not None:\n", "            if False:\n"),),
+        (Edit("taskflow/service/tasks.py", "        if used is None:\n", "        if True:\n"),),
         ("tests/service/test_tasks_explain_health.py",),
     ),
 )  # fmt: skip
@@ -85,8 +86,8 @@ _TASK = (
         "ring-before-commit", "the woken turn reads SQL before the answer is there, and nobody wakes it again",
         (Edit(
             _CALLBACKS, "        self._ringer.ring([self._database.write(work)])\n",
-            "        with self._database.read() as tx:\n            found = get_workspace(tx, workspace_id)\n"
-            "        self._ringer.ring([RunId(found.run_id)] if found else [])\n        self._database.write(work)\n",
+            "        with self._database.read() as tx:\n            found = lock_run_of_workspace(tx, workspace_id)\n"
+            "        self._ringer.ring([found.id] if found else [])\n        self._database.write(work)\n",
         ),),
         ("tests/service/test_rings.py",),
     ),
@@ -104,10 +105,26 @@ _TASK = (
         ("tests/service/test_rings.py",),
     ),
     Mutant(
+        "node-asked-in-vain", "what the node said when it was asked is contradicted later, and that is accepted",
+        (Edit(_WORKSPACE, "return self._answered(ctx, answer, asked)", "return self._answered(ctx, answer)"),),
+        ("tests/pipelines/test_failures.py",),
+    ),
+    Mutant(
+        "asked-over-reported", "the node's answer overrides a report that was accepted while it was asked",
+        (Edit(_NODES, "            raise SignalArrived\n", "            pass\n"),),
+        ("tests/pipelines/test_failures.py",),
+    ),
+    Mutant(
+        "report-before-answer-forgotten", "what was reported before its request was answered ends as the node's death",
+        (Edit("taskflow/engine/pipeline.py", "return any(signal.name == name and", "return any(False and"),),
+        ("tests/pipelines/test_failures.py",),
+    ),
+    Mutant(
         "callback-after-the-end", "a workspace that ended comes back by its own late report",
         (Edit(
             _CALLBACKS,
-            "            if run.finished_at is not None or task.status in TERMINAL or workspace.released_at is not None:\n"
+            "            if run.finished_at is not None or task.status in TERMINAL or task.workspace_released_at"
+            " is not None:\n"
             "                raise Gone(f\"the run of workspace",
             "            if False:\n                raise Gone(f\"the run of workspace",
         ),),

@@ -61,9 +61,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "last-write-wins", "a second, contradictory callback changes what was answered",
         (Edit(
-            _RUNS, "        return False, stored.payload\n",
-            "        tx.execute(update(SignalRow).where(SignalRow.run_id == run_id, SignalRow.name == name)"
-            ".values(payload=dict(payload)))\n        return True, payload\n",
+            _RUNS, "    return False, tx.execute(_STORED, signal).one().payload\n",
+            "    tx.execute(update(SignalRow).where(SignalRow.run_id == run_id, SignalRow.name == name)"
+            ".values(payload=dict(payload)))\n    return True, payload\n",
         ),),
         ("tests/db/test_guards.py", "tests/service/test_callbacks.py"),
     ),
