@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import sys
+import time
 from collections.abc import Sequence
 
 import structlog
@@ -26,6 +27,7 @@ WORKLOADS = {
 }
 #: Those that take long and have no peer: asked for by name.
 ALONE = {
+    "scale": "a backlog drained by one, two and four worker processes, and by two hosts",
     "grow": "what each operation costs beside a thousand to a million parked tasks",
     "soak": "half an hour of everything at once: what grows, and whether lateness does",
 }
@@ -41,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: dict[str, Measured] = {}
     for workload in chosen:
         peers = [peer for peer in dict.fromkeys(args.peer) if workload in PEERS[peer]]
+        began = time.monotonic()
         found[workload] = importlib.import_module(f"bench.workloads.{workload}").measure(rounds, peers)
+        print(f"{workload} took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         if not args.json:
             print(found[workload].table() + "\n", flush=True)
     if args.json:

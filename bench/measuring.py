@@ -19,14 +19,20 @@ def lateness(name: str, seconds: Sequence[float]) -> dict[str, float | None]:
 
 
 def interleaved(
-    workload: str, rounds: int, peers: Sequence[str], of: Callable[[Subject], Figures], settings: Mapping[str, Any]
+    workload: str,
+    rounds: int,
+    peers: Sequence[str],
+    of: Callable[[Subject], Figures],
+    settings: Mapping[str, Any],
+    *,
+    ours: Sequence[str] = OURS,
 ) -> Measured:
     """Measure ``rounds`` times what ``of`` asks a fresh subject for; progress goes to standard error.
 
     A peer that is missing is said to be, and left out.
     """
     found = Measured(workload, dict(settings))
-    names = [*OURS, *peers]
+    names = [*ours, *peers]
     for number in range(rounds):
         figures: dict[str, Figures] = {}
         first = number % len(names)

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,11 +100,11 @@ class Place:
 
 
 @contextlib.contextmanager
-def place() -> Iterator[Place]:
-    """A place with nothing but its broker."""
+def place(also_on: Sequence[str] = ()) -> Iterator[Place]:
+    """A place with nothing but its broker, which listens on the addresses ``also_on`` as well."""
     folder = Path(tempfile.mkdtemp(prefix="taskflow-bench-"))
     try:
-        with ValkeyServer() as server:
+        with ValkeyServer(also_on=also_on) as server:
             yield Place(server, folder, clean_environ(BENCH_LOG=str(folder / "looks"), BENCH_BROKER=server.url))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -134,9 +134,11 @@ class OurPlace:
 
 
 @contextlib.contextmanager
-def our_place(database_url: str = "", more: Mapping[str, str] | None = None) -> Iterator[OurPlace]:
+def our_place(
+    database_url: str = "", more: Mapping[str, str] | None = None, also_on: Sequence[str] = ()
+) -> Iterator[OurPlace]:
     """A place for taskflow; its database is SQLite unless named. ``more``: settings, as variables."""
-    with place() as found:
+    with place(also_on) as found:
         found.environ |= more or {}
         found.environ |= {"TASKFLOW_DATA_DIR": str(found.folder), "TASKFLOW_REDIS_URL": found.server.url}
         found.environ |= {"TASKFLOW_DATABASE_URL": database_url} if database_url else {}

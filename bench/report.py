@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.subjects import OURS
+from bench.subjects import OURS, OURS_BY_STEP
 
+_OURS = OURS + OURS_BY_STEP
 #: One round: subject -> figure -> value; None when it did not come while it was watched.
 Round = Mapping[str, Mapping[str, float | None]]
 
@@ -37,7 +38,7 @@ class Measured:
             "rounds": [{subject: dict(figures) for subject, figures in one.items()} for one in self.rounds],
             "median": medians,
             "spread": {subject: self._spread(subject) for subject in medians},
-            "ratio": {peer: self._ratios(medians, peer) for peer in medians if peer not in OURS},
+            "ratio": self._all_ratios(medians),
             "said": {
                 subject: {name: f">{self.watched_s:g}" for name, value in figures.items() if value is None}
                 for subject, figures in medians.items()
@@ -52,6 +53,10 @@ class Measured:
         values = {name: [one[subject][name] for one in self.rounds] for name in self.rounds[0][subject]}
         return {name: [lowest(found), highest(found)] for name, found in values.items()}
 
+    def _all_ratios(self, medians: Round) -> dict[str, dict[str, dict[str, float | None]]]:
+        peers = [name for name in medians if name not in _OURS]
+        return {peer: self._ratios(medians, peer) for peer in peers} if len(peers) < len(medians) else {}
+
     @staticmethod
     def _ratios(medians: Round, peer: str) -> dict[str, dict[str, float | None]]:
         """Ours divided by the peer's, for figures that both have; None where either never came."""
@@ -61,7 +66,7 @@ class Measured:
                 for name, value in medians[ours].items()
                 if (theirs := medians[peer].get(name, 0.0)) != 0.0
             }
-            for ours in OURS
+            for ours in _OURS
             if ours in medians
         }
 

@@ -17,7 +17,14 @@ class Missing(Exception):
     """This peer can't be installed or started here; the text says why."""
 
 
-class Subject(Protocol):
+class Looking(Protocol):
+    """Somebody who says when it looked at a job."""
+
+    def looks(self) -> list[Look]:
+        """The looks since this was asked last."""
+
+
+class Subject(Looking, Protocol):
     """Somebody who is ready to work. What a call was given is accepted durably, as far as they do that, when it returns."""
 
     def start(self, jobs: Sequence[str]) -> None:
@@ -31,9 +38,6 @@ class Subject(Protocol):
 
     def signal(self, job: str) -> None:
         """Wake a parked job; its next step is a look."""
-
-    def looks(self) -> list[Look]:
-        """The looks since this was asked last."""
 
     def holds(self) -> int:
         """How many alarms it holds that are due later than in a minute."""
@@ -76,7 +80,7 @@ class LogReader:
         return [Look(job, float(at), int(pid)) for job, at, pid in map(str.split, text.decode().splitlines())]
 
 
-def wait_looks(subject: Subject, number: int, *, poll_s: float = 0.01, timeout_s: float = 300.0) -> list[Look]:
+def wait_looks(subject: Looking, number: int, *, poll_s: float = 0.01, timeout_s: float = 300.0) -> list[Look]:
     """The next ``number`` looks, waited for."""
     found: list[Look] = []
 
@@ -90,6 +94,8 @@ def wait_looks(subject: Subject, number: int, *, poll_s: float = 0.01, timeout_s
 
 #: Ours, in the order of the report. ``taskflow`` is on PostgreSQL.
 OURS = ("taskflow", "taskflow_sqlite")
+#: The same with turns of one step each: every step is a message, a lease and a commit of its own.
+OURS_BY_STEP = ("taskflow_by_step", "taskflow_sqlite_by_step")
 #: peer -> workloads it can be asked for.
 PEERS: dict[str, frozenset[str]] = {
     "celery": frozenset({"chain", "alarms", "burst", "signals", "mixed", "parked", "recovery"}),
@@ -104,13 +110,13 @@ Ready = Callable[[], AbstractContextManager[Subject]]
 
 def ready(name: str) -> Ready:
     """How to get a subject: enter what this returns. Raises ``Missing`` (then, or when entered)."""
-    module = importlib.import_module(f"bench.subjects.{'ours' if name in OURS else name}")
+    module = importlib.import_module(f"bench.subjects.{'ours' if name in OURS + OURS_BY_STEP else name}")
     found: Ready = getattr(module, name)
     return found
 
 
 def versions_of(name: str) -> dict[str, str]:
     """What of a subject was measured: package -> version."""
-    module = importlib.import_module(f"bench.subjects.{'ours' if name in OURS else name}")
+    module = importlib.import_module(f"bench.subjects.{'ours' if name in OURS + OURS_BY_STEP else name}")
     found: dict[str, str] = module.versions()
     return found

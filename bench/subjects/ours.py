@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 
 from bench.peers import ours
@@ -74,7 +75,8 @@ class Ours(LogReader):
                 web_argv(), env=environ, stdout=stream, stderr=stream, preexec_fn=die_with_parent(signal.SIGKILL)
             )
         if not working:
-            os.killpg(self._worker.pid, signal.SIGSTOP)
+            # While we write nobody else does: stopped now, the worker holds no lock of SQLite's.
+            self._here.app.database.write(lambda tx: os.killpg(self._worker.pid, signal.SIGSTOP))
         try:
             wait_until(lambda: http_answers("127.0.0.1", port, "/healthz"), f"it serves; see {log}", timeout_s=60)
             token = self._here.app.service.accounts.create_token(name="web")["token"]
@@ -92,23 +94,36 @@ class Ours(LogReader):
         ours.signal(self._here.app, self._parked[job])
 
 
+_BY_STEP = {"TASKFLOW_TURN_MAX_STEPS": "1"}
+
+
 @contextlib.contextmanager
-def taskflow() -> Iterator[Subject]:
-    """On PostgreSQL."""
-    with PostgresServer(durable=True) as server, _ready(server.create_database("bench")) as subject:
+def taskflow(more: Mapping[str, str] | None = None) -> Iterator[Subject]:
+    """On PostgreSQL. ``more``: settings, as variables."""
+    with PostgresServer(durable=True) as server, _ready(server.create_database("bench"), more) as subject:
         yield subject
 
 
 @contextlib.contextmanager
-def taskflow_sqlite() -> Iterator[Subject]:
-    """On SQLite."""
-    with _ready("") as subject:
+def taskflow_sqlite(more: Mapping[str, str] | None = None) -> Iterator[Subject]:
+    """On SQLite. ``more``: settings, as variables."""
+    with _ready("", more) as subject:
         yield subject
 
 
+def taskflow_by_step() -> AbstractContextManager[Subject]:
+    """On PostgreSQL, a turn for each step."""
+    return taskflow(_BY_STEP)
+
+
+def taskflow_sqlite_by_step() -> AbstractContextManager[Subject]:
+    """On SQLite, a turn for each step."""
+    return taskflow_sqlite(_BY_STEP)
+
+
 @contextlib.contextmanager
-def _ready(database_url: str) -> Iterator[Subject]:
-    with our_place(database_url) as here, here.place.worker("one", *OURS) as worker:
+def _ready(database_url: str, more: Mapping[str, str] | None) -> Iterator[Subject]:
+    with our_place(database_url, more) as here, here.place.worker("one", *OURS) as worker:
         yield Ours(here, worker)
 
 

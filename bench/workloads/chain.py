@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from bench.measuring import Figures, interleaved
 from bench.peers.steps import STEPS
 from bench.report import Measured
-from bench.subjects import Subject, wait_looks
+from bench.subjects import OURS, OURS_BY_STEP, Subject, wait_looks
 from taskflow.settings import Settings
 
 AT_ONCE = 1000
@@ -20,7 +20,7 @@ _WARM = 50
 def measure(rounds: int, peers: Sequence[str]) -> Measured:
     """Steps a second of ``AT_ONCE`` tasks, and how long a task takes that is alone."""
     settings = {"turn_max_steps": Settings().turn_max_steps, "tasks": AT_ONCE, "steps": STEPS, "alone": ONE_BY_ONE}
-    return interleaved("chain", rounds, peers, chains, settings)
+    return interleaved("chain", rounds, peers, chains, settings, ours=OURS + OURS_BY_STEP)
 
 
 def chains(subject: Subject) -> Figures:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.support.processes import die_with_parent
@@ -47,11 +47,21 @@ def worker_arguments(name: str, queues: str, slots: int = 2) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def celery(app: str, *arguments: str, environ: Mapping[str, str], log: Path, ready: str = "ready") -> Iterator[Child]:
-    """``celery -A app arguments`` until the block ends; entered when its log says ``ready``."""
+def celery(
+    app: str,
+    *arguments: str,
+    environ: Mapping[str, str],
+    log: Path,
+    ready: str = "ready",
+    within: Sequence[str] = (),
+) -> Iterator[Child]:
+    """``celery -A app arguments`` until the block ends; entered when its log says ``ready``.
+
+    ``within``: a command that runs the command after it, in its place.
+    """
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            command(app, *arguments),
+            [*within, *command(app, *arguments)],
             env=dict(environ), stdout=stream, stderr=stream, start_new_session=True,
             preexec_fn=die_with_parent(signal.SIGKILL),
         )  # fmt: skip
@@ -67,10 +77,18 @@ def celery(app: str, *arguments: str, environ: Mapping[str, str], log: Path, rea
 
 @contextlib.contextmanager
 def worker(
-    app: str, name: str, queues: str, *, environ: Mapping[str, str], log: Path, slots: int = 2
+    app: str,
+    name: str,
+    queues: str,
+    *,
+    environ: Mapping[str, str],
+    log: Path,
+    slots: int = 2,
+    within: Sequence[str] = (),
 ) -> Iterator[Child]:
-    """A worker with ``slots`` processes."""
-    with celery(app, *worker_arguments(name, queues, slots), environ=environ, log=log) as child:
+    """A worker with ``slots`` processes; ``within`` as in ``celery``."""
+    arguments = worker_arguments(name, queues, slots)
+    with celery(app, *arguments, environ=environ, log=log, within=within) as child:
         yield child
 
 

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,13 @@ _START_ATTEMPTS = 3
 class PostgresServer:
     """One PostgreSQL cluster on 127.0.0.1. With ``durable=False`` it trades crash safety for speed.
 
+    ``also_on``: further networks (``10.1.2.1/30``) on whose address it listens, and from which everybody is let in.
     The port is kept over ``stop`` and ``start``. ``close``, which a ``with`` block calls, removes the directory.
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, also_on: Sequence[str] = ()) -> None:
         self.durable = durable
+        self._networks = tuple(ip_interface(network) for network in also_on)
         self.port = 0
         self._bin = postgres_bin_dir()
         named = os.environ.get(POSTGRES_BIN_VARIABLE)
@@ -97,13 +101,16 @@ class PostgresServer:
             raise ServerError(f"PostgreSQL's {argv[0]} can't be run: {error}") from error
         if done.returncode != 0:
             raise ServerError(f"{argv[0]} exited with status {done.returncode}:\n{done.stdout}{done.stderr}")
+        with (self.directory / "pg_hba.conf").open("a", encoding="ascii") as rules:
+            rules.writelines(f"host all all {one.network} trust\n" for one in self._networks)
 
     def _options(self) -> dict[str, Any]:
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
         return {"cwd": self._base, "env": environment, **self._account.popen_options()}
 
     def _spawn(self, port: int) -> None:
-        given = {"listen_addresses": "127.0.0.1", "port": str(port), "max_connections": "60"}
+        addresses = ",".join(["127.0.0.1", *(str(one.ip) for one in self._networks)])
+        given = {"listen_addresses": addresses, "port": str(port), "max_connections": "60"}
         given |= {"unix_socket_directories": ""}  # a socket's path has a length limit, temporary paths have none
         given |= {"shared_buffers": "32MB", "timezone": "UTC"}
         if not self.durable:

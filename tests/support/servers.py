@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,15 @@ def valkey_binary() -> Path:
 class ValkeyServer:
     """One Valkey (or Redis) on 127.0.0.1 with its append-only file on.
 
+    ``also_on``: further addresses that it listens on; there everybody is let in.
     The port is kept over ``stop`` and ``start``, so clients find the server again. The directory is removed by
     ``close``, which a ``with`` block calls.
     """
 
-    def __init__(self, *, appendfsync: str = "everysec", binary: Path | None = None) -> None:
+    def __init__(
+        self, *, appendfsync: str = "everysec", binary: Path | None = None, also_on: Sequence[str] = ()
+    ) -> None:
+        self._also_on = tuple(also_on)
         self.binary = binary or valkey_binary()
         self.appendfsync = appendfsync
         self.port = 0
@@ -117,7 +122,8 @@ class ValkeyServer:
                 )
 
     def _spawn(self, port: int) -> None:
-        argv = [str(self.binary), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(self.directory)]
+        argv = [str(self.binary), "--bind", "127.0.0.1", *self._also_on, "--port", str(port)]
+        argv += ["--protected-mode", "no" if self._also_on else "yes", "--dir", str(self.directory)]
         argv += ["--save", "", "--appendonly", "yes", "--appendfsync", self.appendfsync, "--daemonize", "no"]
         argv += ["--maxmemory-policy", "noeviction"]
         with self.log.open("ab") as output:
