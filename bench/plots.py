@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pygal
-from pygal.style import Style
+import matplotlib
+from matplotlib.figure import Figure
 
 #: workload -> figure -> what it is. Each is a picture; shorter bars are better unless it says otherwise.
 BARS: Mapping[str, Mapping[str, str]] = {
@@ -31,18 +32,14 @@ LABELS = {
     "taskflow_sqlite": "taskflow on SQLite",
     "taskflow_by_step": "taskflow, a turn a step",
     "taskflow_sqlite_by_step": "taskflow on SQLite, a turn a step",
-    "celery": "Celery (nothing committed)",
+    "celery": "Celery",
     "dbos": "DBOS",
     "workerd": "workerd",
     "restate": "Restate",
 }
 _OURS, _OTHERS = "#2f6f9f", "#b9b4aa"
-_STYLE = Style(
-    background="white", plot_background="white", colors=(_OURS,), font_family="sans-serif", title_font_size=15,
-    label_font_size=12, value_font_size=12, value_label_font_size=12,
-)  # fmt: skip
-#: Nothing is fetched or run by a picture, and the same measurement is the same file.
-_PLAIN = {"js": (), "no_prefix": True, "pretty_print": True, "disable_xml_declaration": True, "show_legend": False}
+#: The same measurement is the same file, and its text is text.
+_PLAIN = {"svg.hashsalt": "taskflow", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,34 +67,49 @@ def pictures(measured: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _bars(measured: Mapping[str, Any], figure: str, title: str) -> str:
-    """A bar for each subject: the median, with the lowest and the highest round beside it."""
+    """A bar for each subject: the median, with a line from the lowest to the highest round."""
     found = {name: figures[figure] for name, figures in measured["median"].items() if figures.get(figure) is not None}
-    names = list(reversed(found))
-    chart = pygal.HorizontalBar(
-        **_PLAIN, style=_STYLE, title=title, width=860, height=90 + 44 * len(names), print_values=True, margin_right=60,
-    )  # fmt: skip
-    chart.x_labels = [LABELS.get(name, name.replace("_", " ")) for name in names]
-    chart.add("median", [_bar(found[name], measured["spread"][name][figure], name) for name in names])
-    return str(chart.render(is_unicode=True))
+    spread = [measured["spread"][name][figure] for name in found]
+    labels = [LABELS.get(name, name.replace("_", " ")) for name in found]
+    with matplotlib.rc_context(_PLAIN):
+        picture = Figure(figsize=(8.6, 0.9 + 0.42 * len(found)), layout="constrained")
+        axes = picture.subplots()
+        bars = axes.barh(labels, list(found.values()), color=[_color(name) for name in found], height=0.62)
+        for bar, value, (low, high) in zip(bars, found.values(), spread, strict=True):
+            middle = bar.get_y() + bar.get_height() / 2
+            axes.plot([low, high], [middle, middle], color="#333333", linewidth=1.2)
+            axes.annotate(f"{value:,.4g}", (high, middle), xytext=(6, 0), textcoords="offset points", va="center")
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_xlim(0, 1.15 * max(high for _, high in spread))
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+        return _svg(picture)
 
 
-def _bar(value: float, spread: Sequence[float], name: str) -> dict[str, Any]:
-    said = f"{value:,.4g} ({spread[0]:,.4g} to {spread[1]:,.4g})" if spread[0] != spread[1] else f"{value:,.4g}"
-    ours = name in LABELS and name.startswith("taskflow") or name not in LABELS
-    return {"value": value, "formatter": lambda _: said, "color": _OURS if ours else _OTHERS}
+def _color(name: str) -> str:
+    return _OURS if name.startswith("taskflow") or name not in LABELS else _OTHERS
 
 
 def _growth(measured: Mapping[str, Any]) -> str:
     """A line for each operation, over the number of parked tasks."""
     figures, sizes = measured["median"]["taskflow"], measured["settings"]["sizes"]
-    chart = pygal.Line(
-        **{**_PLAIN, "show_legend": True}, style=Style(background="white", plot_background="white", font_family="sans-serif"),
-        title="ms of an operation beside so many parked tasks", width=860, height=480, logarithmic=True, legend_at_bottom=True,
-    )  # fmt: skip
-    chart.x_labels = [f"{size:,}" for size in sizes]
-    for name in sorted({key.split("_ms_")[0] for key in figures if "_ms_" in key}):
-        chart.add(name.replace("_", " "), [figures[f"{name}_ms_{size}"] for size in sizes])
-    return str(chart.render(is_unicode=True))
+    with matplotlib.rc_context(_PLAIN):
+        picture = Figure(figsize=(8.6, 4.8), layout="constrained")
+        axes = picture.subplots()
+        for name in sorted({key.split("_ms_")[0] for key in figures if "_ms_" in key}):
+            axes.plot(sizes, [figures[f"{name}_ms_{size}"] for size in sizes], marker="o", label=name.replace("_", " "))
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_title("ms of an operation beside so many parked tasks", loc="left", fontsize=11)
+        axes.grid(visible=True, which="major", color="#dddddd")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        return _svg(picture)
+
+
+def _svg(picture: Figure) -> str:
+    drawn = io.StringIO()
+    picture.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    return "\n".join(line.rstrip() for line in drawn.getvalue().splitlines()) + "\n"
 
 
 if __name__ == "__main__":

@@ -15,12 +15,17 @@ from taskflow.settings import Settings
 AT_ONCE = 1000
 ONE_BY_ONE = 100
 _WARM = 50
+_SETTINGS = {"turn_max_steps": Settings().turn_max_steps, "tasks": AT_ONCE, "steps": STEPS, "alone": ONE_BY_ONE}
 
 
 def measure(rounds: int, peers: Sequence[str]) -> Measured:
-    """Steps a second of ``AT_ONCE`` tasks, and how long a task takes that is alone."""
-    settings = {"turn_max_steps": Settings().turn_max_steps, "tasks": AT_ONCE, "steps": STEPS, "alone": ONE_BY_ONE}
-    return interleaved("chain", rounds, peers, chains, settings, ours=OURS + OURS_BY_STEP)
+    """Steps a second of ``AT_ONCE`` tasks, and how long a task takes that is alone; ours also with a turn a step."""
+    return interleaved("chain", rounds, peers, chains, _SETTINGS, ours=OURS + OURS_BY_STEP)
+
+
+def look(rounds: int, peers: Sequence[str]) -> Measured:
+    """The same without a turn a step, which takes as long as the rest."""
+    return interleaved("chain", rounds, peers, chains, _SETTINGS)
 
 
 def chains(subject: Subject) -> Figures:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import json
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from bench import subjects
-from bench.__main__ import WORKLOADS, main
+from bench import plots, subjects
+from bench.__main__ import ALONE, WORKLOADS, main
 from bench.measuring import interleaved, lateness
 from bench.report import Measured, median
+from bench.workloads import scale
 
 
 @pytest.mark.parametrize(
@@ -60,14 +64,14 @@ def test_lateness_is_the_middle_and_the_hundredth_worst() -> None:
     assert lateness("late", [n / 1000 for n in range(200, -1, -1)]) == {"late_p50_ms": 100.0, "late_p99_ms": 198.0}
 
 
-@pytest.mark.parametrize("name", [*subjects.OURS, *subjects.PEERS])
+@pytest.mark.parametrize("name", [*subjects.OURS, *subjects.OURS_BY_STEP, *subjects.PEERS])
 def test_every_subject_can_be_had_and_says_its_versions(name: str) -> None:
     """What the command line offers is there."""
     assert callable(subjects.ready(name))
     assert all(subjects.versions_of(name).values())
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", [*WORKLOADS, *ALONE])
 def test_every_workload_can_be_measured(name: str) -> None:
     """What the command line offers is there."""
     assert callable(importlib.import_module(f"bench.workloads.{name}").measure)
@@ -103,3 +107,55 @@ def test_a_peer_that_is_missing_is_said_to_be_and_the_others_are_measured(monkey
 
     assert found["missing"] == {"restate": "there is no network"}
     assert list(found["median"]) == ["taskflow", "taskflow_sqlite", "celery"]
+
+
+_ROUND = {
+    "taskflow": {"steps_per_s": 700.0, "task_p50_ms": 15.0},
+    "celery": {"steps_per_s": 400.0, "task_p50_ms": 20.0},
+}
+
+
+def test_a_measurement_is_drawn_the_same_each_time_and_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    """A picture for each figure, with the names and values in it as text; nothing that runs or is fetched."""
+    measured = Measured("chain", {})
+    measured.rounds += [_ROUND, _ROUND]
+    (tmp_path / "chain.json").write_text(json.dumps(measured.as_dict()))
+    assert plots.main([str(tmp_path)]) == 0
+    drawn = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
+    assert set(drawn) == {"chain-steps-per-s.svg", "chain-task-p50-ms.svg"}
+    assert all(word in drawn["chain-steps-per-s.svg"] for word in ("taskflow", "Celery", ">700<", ">400<"))
+    assert not any(word in text for text in drawn.values() for word in ("<script", "<image", "@import"))
+    assert plots.main([str(tmp_path)]) == 0
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.svg")} == drawn
+
+
+def test_a_folder_without_measurements_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is written, and the folder is named."""
+    with pytest.raises(SystemExit) as left:
+        plots.main([str(tmp_path)])
+    assert left.value.code == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_the_pictures_of_the_documentation_are_those_of_its_measurements() -> None:
+    """Who measures again draws again."""
+    folder = Path(__file__).parents[2] / "docs" / "explanation" / "measured"
+    sources = sorted(folder.glob("*.json"))
+    assert sources
+    for source in sources:
+        for name, picture in plots.pictures(json.loads(source.read_text())):
+            assert (folder / name).read_text() == picture, f"python -m bench.plots {folder}"
+
+
+def test_a_workload_that_can_not_be_done_here_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Namespaces need root: the other cases are measured, and that one is missing."""
+
+    def refused() -> NoReturn:
+        raise subjects.Missing("ip netns add: not permitted")
+
+    cases = {"one_process": lambda: {"steps_per_s": 5.0}, "two_hosts": refused}
+    monkeypatch.setattr(scale, "CASES", cases)
+    found = scale.measure(2, ()).as_dict()
+    assert found["missing"] == {"two_hosts": "ip netns add: not permitted"}
+    assert found["median"] == {"one_process": {"steps_per_s": 5.0}}
+    assert found["ratio"] == {}
