@@ -133,7 +133,9 @@ def postgres_read_only(database: Database) -> Iterator[None]:
 
     def switch(statement: str) -> None:
         admin.execute(statement)
-        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (str(url.database),))
+        # Waited for: a connection that ends a moment later would fail what is asked in that moment.
+        ended = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s"
+        admin.execute(ended, (str(url.database),))
 
     switch(f'ALTER DATABASE "{url.database}" SET default_transaction_read_only = on')
     try:
