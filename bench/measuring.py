@@ -32,7 +32,25 @@ def interleaved(
     A peer that is missing is said to be, and left out.
     """
     found = Measured(workload, dict(settings))
-    names = [*ours, *peers]
+
+    def case(name: str) -> Callable[[], Figures]:
+        def figures() -> Figures:
+            with ready(name)() as subject:
+                return of(subject)
+
+        return figures
+
+    measure(found, rounds, {name: case(name) for name in (*ours, *peers)})
+    found.versions = {name: versions_of(name) for name in found.rounds[0]}
+    return found
+
+
+def measure(found: Measured, rounds: int, cases: Mapping[str, Callable[[], Figures]]) -> None:
+    """Add ``rounds`` rounds of all ``cases`` to ``found``, each round beginning with another one.
+
+    A case that raises ``Missing`` is said to be missing, and left out.
+    """
+    names = list(cases)
     for number in range(rounds):
         figures: dict[str, Figures] = {}
         first = number % len(names)
@@ -40,12 +58,9 @@ def interleaved(
             if name in found.missing:
                 continue
             try:
-                with ready(name)() as subject:
-                    figures[name] = of(subject)
+                figures[name] = cases[name]()
             except Missing as missing:
                 found.missing[name] = str(missing)
             said = found.missing.get(name) or "  ".join(f"{key} {value}" for key, value in figures[name].items())
             print(f"round {number + 1}: {name:<18}{said}", file=sys.stderr, flush=True)
         found.rounds.append({name: figures[name] for name in names if name in figures})
-    found.versions = {name: versions_of(name) for name in found.rounds[0]}
-    return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.hosts import Host
 from bench.peers import ours
 from taskflow.bootstrap import App, bootstrap
 from taskflow.db.migrate import upgrade
@@ -70,9 +73,14 @@ class Place:
         return watch(seen)
 
     @contextlib.contextmanager
-    def worker(self, name: str, app: str, queues: str) -> Iterator[Child]:
-        """A worker with two slots."""
-        with worker(app, name, queues, environ=self.environ, log=self.folder / f"{name}.log") as child:
+    def worker(self, name: str, app: str, queues: str, *, slots: int = 2, host: Host | None = None) -> Iterator[Child]:
+        """A worker with ``slots`` processes, here or on another host, which reaches the servers over its own network."""
+        environ, log = dict(self.environ), self.folder / f"{name}.log"
+        if host is not None:
+            for setting in ("TASKFLOW_REDIS_URL", "TASKFLOW_DATABASE_URL"):
+                environ[setting] = environ[setting].replace("127.0.0.1", host.server)
+        within = host.within if host else ()
+        with worker(app, name, queues, environ=environ, log=log, slots=slots, within=within) as child:
             yield child
 
     @contextlib.contextmanager
@@ -127,6 +135,21 @@ class OurPlace:
     def start(self, jobs: dict[str, tuple[str, float, float]]) -> None:
         """See ``bench.peers.ours.start``."""
         ours.start(self.app, self.owner_id, jobs)
+
+    @contextlib.contextmanager
+    def stopped(self, workers: Sequence[Child]) -> Iterator[None]:
+        """These workers do nothing until the block ends."""
+
+        def stop(_tx: object) -> None:
+            for one in workers:
+                os.killpg(one.pid, signal.SIGSTOP)
+
+        self.app.database.write(stop)  # while we write nobody else does: they stop without a lock of SQLite's
+        try:
+            yield
+        finally:
+            for one in workers:
+                os.killpg(one.pid, signal.SIGCONT)
 
     def commit_only(self, name: str) -> None:
         """See ``bench.peers.ours.commit_only``."""

@@ -13,6 +13,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from bench.subjects import PEERS
+
 #: workload -> figure -> what it is. Each is a picture; shorter bars are better unless it says otherwise.
 BARS: Mapping[str, Mapping[str, str]] = {
     "chain": {
@@ -36,6 +38,7 @@ LABELS = {
     "dbos": "DBOS",
     "workerd": "workerd",
     "restate": "Restate",
+    "procrastinate": "procrastinate",
 }
 _OURS, _OTHERS = "#2f6f9f", "#b9b4aa"
 #: The same measurement is the same file, and its text is text.
@@ -74,7 +77,7 @@ def _bars(measured: Mapping[str, Any], figure: str, title: str) -> str:
     with matplotlib.rc_context(_PLAIN):
         picture = Figure(figsize=(8.6, 0.9 + 0.42 * len(found)), layout="constrained")
         axes = picture.subplots()
-        bars = axes.barh(labels, list(found.values()), color=[_color(name) for name in found], height=0.62)
+        bars = axes.barh(labels, list(found.values()), color=[color(name) for name in found], height=0.62)
         for bar, value, (low, high) in zip(bars, found.values(), spread, strict=True):
             middle = bar.get_y() + bar.get_height() / 2
             axes.plot([low, high], [middle, middle], color="#333333", linewidth=1.2)
@@ -86,8 +89,9 @@ def _bars(measured: Mapping[str, Any], figure: str, title: str) -> str:
         return _svg(picture)
 
 
-def _color(name: str) -> str:
-    return _OURS if name.startswith("taskflow") or name not in LABELS else _OTHERS
+def color(name: str) -> str:
+    """Of a bar: peers look different from ours."""
+    return _OTHERS if name in PEERS else _OURS
 
 
 def _growth(measured: Mapping[str, Any]) -> str:

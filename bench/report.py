@@ -54,8 +54,9 @@ class Measured:
         return {name: [lowest(found), highest(found)] for name, found in values.items()}
 
     def _all_ratios(self, medians: Round) -> dict[str, dict[str, dict[str, float | None]]]:
-        peers = [name for name in medians if name not in _OURS]
-        return {peer: self._ratios(medians, peer) for peer in peers} if len(peers) < len(medians) else {}
+        if not any(name in _OURS for name in medians):
+            return {}  # nobody here is a peer: these are cases of ours
+        return {name: self._ratios(medians, name) for name in medians if name not in _OURS}
 
     @staticmethod
     def _ratios(medians: Round, peer: str) -> dict[str, dict[str, float | None]]:

@@ -20,6 +20,8 @@ import platformdirs
 from taskflow.errors import UsageError
 
 ENV_PREFIX = "TASKFLOW_"
+#: Counts of what nothing works without.
+_NEEDED = frozenset({"web_processes", "worker_concurrency", "shards"})
 
 
 def _setting(default: Any, unit: str, help: str, *, secret: bool = False) -> Any:
@@ -154,10 +156,12 @@ class Settings:
                 values[row.name] = _parse(raw, row.type)
             except ValueError:
                 wrong[row.env] = f"{raw!r} is not a {row.type.__name__} ({row.unit})"
+            else:
+                if row.name in _NEEDED and values[row.name] < 1:
+                    wrong[row.env] = f"{raw!r} must be at least 1"
         if wrong:
             raise UsageError("wrong settings: " + "; ".join(f"{k}: {v}" for k, v in wrong.items()), fields=wrong)
         settings = cls(**values)
-        settings.check_counts()
         settings.check_ladder()
         return settings
 
@@ -165,15 +169,6 @@ class Settings:
     def data_path(self) -> Path:
         """The data directory."""
         return Path(self.data_dir) if self.data_dir else Path(platformdirs.user_data_dir("taskflow"))
-
-    def check_counts(self) -> None:
-        """What nothing works without is there once at least. Raises ``UsageError`` naming the first that is not."""
-        for name in ("web_processes", "worker_concurrency", "shards"):
-            if getattr(self, name) < 1:
-                variable = ENV_PREFIX + name.upper()
-                raise UsageError(
-                    f"{variable}={getattr(self, name)} must be at least 1", fields={variable: "must be at least 1"}
-                )
 
     def check_ladder(self) -> None:
         """Inner limits are shorter than outer ones. Raises ``UsageError`` naming the two that disagree (L-2)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,15 +73,12 @@ class Ours(LogReader):
             server = subprocess.Popen(
                 web_argv(), env=environ, stdout=stream, stderr=stream, preexec_fn=die_with_parent(signal.SIGKILL)
             )
-        if not working:
-            # While we write nobody else does: stopped now, the worker holds no lock of SQLite's.
-            self._here.app.database.write(lambda tx: os.killpg(self._worker.pid, signal.SIGSTOP))
         try:
-            wait_until(lambda: http_answers("127.0.0.1", port, "/healthz"), f"it serves; see {log}", timeout_s=60)
-            token = self._here.app.service.accounts.create_token(name="web")["token"]
-            yield Web("127.0.0.1", port, {"Authorization": f"Bearer {token}", "Content-Type": "application/json"})
+            with contextlib.nullcontext() if working else self._here.stopped([self._worker]):
+                wait_until(lambda: http_answers("127.0.0.1", port, "/healthz"), f"it serves; see {log}", timeout_s=60)
+                token = self._here.app.service.accounts.create_token(name="web")["token"]
+                yield Web("127.0.0.1", port, {"Authorization": f"Bearer {token}", "Content-Type": "application/json"})
         finally:
-            os.killpg(self._worker.pid, signal.SIGCONT)
             end_process(server, signal.SIGTERM)
 
     def await_callbacks(self, jobs: Sequence[str]) -> Mapping[str, tuple[str, str]]:

@@ -7,22 +7,20 @@ processor time it took says what would be the limit elsewhere.
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from bench.hosts import Host, hosts
+from bench.hosts import hosts
 from bench.measuring import Figures
+from bench.measuring import measure as rounds_of
 from bench.peers import ours
 from bench.peers.steps import STEPS
 from bench.places import OURS, OurPlace, our_place
 from bench.report import Measured
-from bench.subjects import LogReader, Missing, versions_of, wait_looks
+from bench.subjects import LogReader, versions_of, wait_looks
 from bench.weighing import processor_s
-from tests.support.celery_processes import Child, worker
+from tests.support.celery_processes import Child
 from tests.support.servers import PostgresServer
 
 TASKS = 1000
@@ -32,25 +30,14 @@ _WARM = 50
 def measure(rounds: int, peers: Sequence[str]) -> Measured:
     """Steps a second, and milliseconds of processor time that a step took: of the workers, PostgreSQL and Valkey."""
     found = Measured("scale", {"tasks": TASKS, "steps": STEPS})
-    for number in range(1, rounds + 1):
-        figures: dict[str, Figures] = {}
-        for name, case in CASES.items():
-            if name in found.missing:
-                continue
-            try:
-                figures[name] = case()
-            except Missing as missing:
-                found.missing[name] = str(missing)
-            said = found.missing.get(name) or "  ".join(f"{key} {value}" for key, value in figures[name].items())
-            print(f"round {number}: {name:<18}{said}", file=sys.stderr, flush=True)
-        found.rounds.append(figures)
+    rounds_of(found, rounds, CASES)
     found.versions = {"taskflow": versions_of("taskflow")}
     return found
 
 
 def _processes(slots: int) -> Figures:
     with PostgresServer(durable=True) as server, our_place(server.create_database("bench")) as here:
-        return _drained(here, server, [_worker(here, "one", slots)])
+        return _drained(here, server, [here.place.worker("one", *OURS, slots=slots)])
 
 
 def _hosts(count: int) -> Figures:
@@ -60,7 +47,7 @@ def _hosts(count: int) -> Figures:
             PostgresServer(durable=True, also_on=networks) as server,
             our_place(server.create_database("bench"), also_on=addresses) as here,
         ):
-            return _drained(here, server, [_worker(here, one.name, 1, one) for one in others])
+            return _drained(here, server, [here.place.worker(one.name, *OURS, slots=1, host=one) for one in others])
 
 
 #: Who drains it -> how.
@@ -72,15 +59,6 @@ CASES: dict[str, Callable[[], Figures]] = {
 }
 
 
-def _worker(here: OurPlace, name: str, slots: int, host: Host | None = None) -> AbstractContextManager[Child]:
-    environ = dict(here.place.environ)
-    if host is not None:
-        for setting in ("TASKFLOW_REDIS_URL", "TASKFLOW_DATABASE_URL"):
-            environ[setting] = environ[setting].replace("127.0.0.1", host.server)
-    log = here.place.folder / f"{name}.log"
-    return worker(*OURS[:1], name, *OURS[1:], environ=environ, log=log, slots=slots, within=host.within if host else ())
-
-
 def _drained(here: OurPlace, server: PostgresServer, workers: Sequence[AbstractContextManager[Child]]) -> Figures:
     looks = LogReader(here.place.folder / "looks")
     with contextlib.ExitStack() as stack:
@@ -88,7 +66,7 @@ def _drained(here: OurPlace, server: PostgresServer, workers: Sequence[AbstractC
         stores = {"postgres": server.pid or 0, "valkey": here.place.server.pid or 0}
         ours.start_chains(here.app, here.owner_id, [f"warm-{n}" for n in range(_WARM)])
         wait_looks(looks, _WARM * STEPS)
-        with _stopped(children):
+        with here.stopped(children):
             ours.start_chains(here.app, here.owner_id, [f"all-{n}" for n in range(TASKS)])
             before = _spent(children, stores)
             began = time.time()
@@ -98,17 +76,6 @@ def _drained(here: OurPlace, server: PostgresServer, workers: Sequence[AbstractC
         "steps_per_s": round(TASKS * STEPS / (ended - began), 1),
         **{f"{who}_ms_per_step": round((after[who] - before[who]) * 1000 / (TASKS * STEPS), 3) for who in after},
     }
-
-
-@contextlib.contextmanager
-def _stopped(children: Sequence[Child]) -> Iterator[None]:
-    for child in children:
-        os.killpg(child.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for child in children:
-            os.killpg(child.pid, signal.SIGCONT)
 
 
 def _spent(children: Sequence[Child], stores: dict[str, int]) -> dict[str, float]:

@@ -81,6 +81,9 @@ class Admission:
             count = self._counts.get(owner_id)
             if count is None or self._clock.monotonic() - count.at > _BELIEVED_S:
                 return False
+            taken = _ROOM + 1
+            if (mine and count.of_owner + taken >= mine) or (all_ and count.of_everybody + taken >= all_):
+                return False
             count.of_owner += 1
             count.of_everybody += 1
-            return (not mine or count.of_owner + _ROOM < mine) and (not all_ or count.of_everybody + _ROOM < all_)
+            return True

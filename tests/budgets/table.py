@@ -26,6 +26,7 @@ class Budget:
 
 BUDGET = {
     "submit": Budget("submit a task, far below the limits", 1, 1, 1, 1, 1),
+    "submit_with_key": Budget("the same with an `Idempotency-Key`: was it used?", 2, 1, 2, 1, 1),
     "first_turn": Budget("begin a turn: take the lease, load the run and its signals", 1, 0, 1, 1, 0),
     "step": Budget("a step in a turn: its row and its event", 1, 1, 1, 0, 0),
     "guarded_step": Budget(

@@ -108,9 +108,9 @@ class Bench:
         self.app.database.write(work)
         self.app.ringer.ring([row.id])
 
-    def submit(self) -> None:
+    def submit(self, key: str | None = None) -> None:
         """One task."""
-        self.app.service.tasks.submit(self.caller, _SPEC)
+        self.app.service.tasks.submit(self.caller, _SPEC, idempotency_key=key)
 
 
 @pytest.fixture
@@ -133,8 +133,10 @@ def _costs(bench: Bench) -> dict[str, tuple[int, ...]]:
     for row in parked[1:]:
         bench.signal(row)
         bench.submit()
+        bench.submit(row.id)
     found = {
         "submit": bench.cost(bench.submit).counts(),
+        "submit_with_key": bench.cost(lambda: bench.submit("key")).counts(),
         "signal": bench.cost(lambda: bench.signal(parked[0])).counts(),
         "pump": bench.cost(bench.app.pump.tick).counts(),
     }

@@ -11,11 +11,9 @@ import requests
 from taskflow.db.models import SignalRow, Workspace
 from taskflow.errors import Conflict, Gone
 from taskflow.vault import Vault
-from tests.support.fake_agent import outcome
+from tests.support.fake_agent import FAILED, READY, outcome
 from tests.support.world import START, World
 from tests.support.world_fixtures import MakeWorld
-
-FAILED = {"status": "failed", "base_commit": None, "error": {"code": "git", "message": "no", "phase": "clone"}}
 
 
 @pytest.fixture
@@ -235,7 +233,7 @@ def test_after_the_node_was_asked_its_late_callback_is_a_repeat_and_another_answ
     world.agent.finish_workspace(workspace_id, tell=False)
     world.at_step(task, "running")
     caller = world.service.accounts.authenticate(workspace["token"], "workspace")
-    said = {"status": "ready", "base_commit": "ba5e", "error": None}
+    said = {**READY, "base_commit": "ba5e"}
     with pytest.raises(Conflict) as refused:
         world.service.callbacks.workspace_outcome(caller, workspace_id, FAILED)
     assert refused.value.detail["stored"] == said

@@ -15,13 +15,10 @@ from taskflow.db import migrate
 from taskflow.db.models import Installation, SignalRow
 from taskflow.db.session import make_engine
 from taskflow.errors import Conflict, Forbidden, Gone, NotFound, UsageError
-from tests.support.fake_agent import outcome
+from tests.support.fake_agent import FAILED, READY, outcome
 from tests.support.virtual import FollowingClock
 from tests.support.world import World
 from tests.support.world_fixtures import MakeWorld
-
-READY = {"status": "ready", "base_commit": "b", "error": None}
-FAILED = {"status": "failed", "base_commit": None, "error": {"code": "git", "message": "no", "phase": "clone"}}
 
 
 def parked(world: World, step: str) -> tuple[dict[str, Any], Any, str, str]:

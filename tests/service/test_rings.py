@@ -6,10 +6,8 @@ import pytest
 import redis
 
 from taskflow.engine.control import Alarm
-from tests.support.fake_agent import outcome
+from tests.support.fake_agent import READY, outcome
 from tests.support.world import SPEC, World
-
-READY = {"status": "ready", "base_commit": "b", "error": None}
 
 
 @pytest.fixture

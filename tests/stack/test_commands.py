@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -31,6 +32,14 @@ def test_procfile_and_supervisor_run_the_same_commands() -> None:
         "nodehost": commands.nodehost_argv(),
     }
     assert {k: [sys.executable, *v[1:]] for k, v in found.items()} == expected
+
+
+def test_the_web_is_as_many_processes_as_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn reads its settings from ours."""
+    monkeypatch.setenv("TASKFLOW_WEB_PROCESSES", "3")
+    assert runpy.run_module("taskflow.stack.gunicorn_conf")["workers"] == 3
+    monkeypatch.delenv("TASKFLOW_WEB_PROCESSES")
+    assert runpy.run_module("taskflow.stack.gunicorn_conf")["workers"] == Settings().web_processes
 
 
 @pytest.mark.parametrize("login", [None, ""])

@@ -210,6 +210,11 @@ class FakeAgent:
             pass  # a final answer: the sender stops
 
 
+#: A workspace's outcome, either way, as it arrives over the wire.
+READY = {"status": "ready", "base_commit": "b", "error": None}
+FAILED = {"status": "failed", "base_commit": None, "error": {"code": "git", "message": "no", "phase": "clone"}}
+
+
 def outcome(outcome: str = "exited", **fields: Any) -> dict[str, Any]:
     """A session's outcome as it arrives over the wire."""
     return protocol.load(protocol.SessionOutcomeSchema, {"outcome": outcome, **fields})

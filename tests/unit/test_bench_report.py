@@ -129,6 +129,23 @@ def test_a_measurement_is_drawn_the_same_each_time_and_needs_nothing_from_elsewh
     assert {path.name: path.read_text() for path in tmp_path.glob("*.svg")} == drawn
 
 
+def test_others_are_drawn_in_another_colour_than_ours() -> None:
+    """Whoever is offered as a peer, and nobody else; each under a name."""
+    assert set(plots.LABELS) == {*subjects.OURS, *subjects.OURS_BY_STEP, *subjects.PEERS}
+    (ours,) = {plots.color(name) for name in (*subjects.OURS, *subjects.OURS_BY_STEP, *scale.CASES)}
+    (others,) = {plots.color(name) for name in subjects.PEERS}
+    assert ours != others
+
+
+def test_growth_is_a_line_for_each_operation() -> None:
+    """Over the sizes that were measured; the ratios are no lines."""
+    measured = Measured("grow", {"sizes": [1000, 10000]})
+    measured.rounds.append({"taskflow": {"list_ms_1000": 4.0, "list_ms_10000": 5.0, "list_growth": 1.25}})
+    ((name, picture),) = plots.pictures(measured.as_dict())
+    assert name == "grow.svg"
+    assert ">list<" in picture and "growth" not in picture
+
+
 def test_a_folder_without_measurements_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is written, and the folder is named."""
     with pytest.raises(SystemExit) as left:

@@ -21,7 +21,7 @@ class Preparation(TaskSteps):
         workspace_id = ctx.results["workspace_id"]
         dispatched = Advance(ctx.next_step, effects=(dispatched_effect(workspace_id, now=ctx.now),))
         if ctx.is_recorded(WORKSPACE_OUTCOME):
-            return dispatched  # an answer of ours was lost; what was reported counts, also if the node is gone since
+            return dispatched  # its node's answer was lost; what was reported counts, also if the node is gone since
         task = self._task(ctx)
         node = self._living_node(ctx)
         self._tools.agent(node).put_workspace(
