@@ -35,7 +35,10 @@ def new_token() -> str:
 
 
 def owner_is_gone(token: str) -> bool:
-    """Whether the process that made ``token`` ran here and is no more. A pid that was given anew counts as alive."""
+    """Whether the process that made ``token`` ran here and is no more. A pid that was given anew counts as alive.
+
+    One that has ended is gone before its parent took note: an orphan's is the init of its container, in its own time.
+    """
     place, _, pid = token.rpartition(":")[0].rpartition(":")
     if place != _place() or not pid.isdigit():
         return False
@@ -45,7 +48,16 @@ def owner_is_gone(token: str) -> bool:
         return True
     except PermissionError:
         pass
-    return False
+    return _has_ended(int(pid))
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process that is still listed has ended (a zombie). False where that can't be asked."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux, or reaped meanwhile: then the lease tells
+        return False
+    return stat.rpartition(")")[2].split()[0] in ("Z", "X")  # its name, in brackets before, may hold anything
 
 
 @dataclass

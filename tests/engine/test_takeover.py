@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -104,3 +105,18 @@ def test_only_processes_of_this_host_and_container_are_judged(monkeypatch: pytes
 
     monkeypatch.setattr(lease.os, "kill", not_ours)
     assert not owner_is_gone(f"{host}:{space}:{pid}:{tail}")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there it can be asked")
+def test_a_process_that_ended_is_gone_before_its_parent_took_note() -> None:
+    """A killed worker's children are orphans: whoever adopts them may take a second to reap them."""
+    host, space, _, tail = new_token().split(":")
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    token = f"{host}:{space}:{child.pid}:{tail}"
+    try:
+        assert not owner_is_gone(token)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays unreaped
+        assert owner_is_gone(token)
+    finally:
+        child.communicate()
