@@ -179,8 +179,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "takeover-from-the-living", "a process that begins takes the runs of those that work on them",
-        (Edit("taskflow/engine/lease.py", "        pass\n    return _has_ended(int(pid))\n", "        pass\n    return True\n"),),
-        _TAKEOVER,
+        (Edit("taskflow/engine/lease.py", "return _has_ended(int(pid))", "return True"),), _TAKEOVER,
     ),
     Mutant(
         "takeover-not-from-the-unreaped", "whoever died is waited for until its parent takes note",
