@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import redis
@@ -13,8 +13,9 @@ import structlog
 from taskflow import logs
 from taskflow.broker import CeleryPublisher
 from taskflow.clock import Clock, SystemClock
-from taskflow.db.installation import agreed_shards
+from taskflow.db.installation import agreed_shards, installation_id
 from taskflow.db.migrate import check_current
+from taskflow.db.providers import ensure_accounts
 from taskflow.db.runs import RunStore
 from taskflow.db.session import Database, make_engine
 from taskflow.engine.alarms import Publisher, Pump, Ringer
@@ -25,10 +26,11 @@ from taskflow.engine.rescue import Rescue, Watch
 from taskflow.engine.runner import Runner
 from taskflow.engine.takeover import take_over_from_the_dead
 from taskflow.errors import InfrastructureError
+from taskflow.nodes.catalogue import load_catalogue
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.machine import NodeMachine
 from taskflow.nodes.providers.base import Provider
-from taskflow.nodes.providers.local import LocalProvider
+from taskflow.nodes.providers.factory import make_providers
 from taskflow.pipelines.agent_task import agent_task_pipeline
 from taskflow.service.core import Service
 from taskflow.settings import Settings
@@ -39,6 +41,7 @@ from taskflow.sweeps.fail_stuck_tasks import StuckTasks
 from taskflow.sweeps.ledger import SweepFunction, last_success_at, run_sweep
 from taskflow.sweeps.prune import prune_all
 from taskflow.sweeps.rescue_runs import rescue_runs
+from taskflow.sweeps.share_nodes import share_nodes
 from taskflow.vault import Vault
 
 log = structlog.get_logger(__name__)
@@ -73,6 +76,7 @@ class App:
     def check_installation(self) -> None:
         """Raise ``InfrastructureError`` when schema or number of shards are not what this process was made for."""
         check_current(self.database.engine)
+        ensure_accounts(self.database, [spec.name for spec in self.tools.catalogue.providers], self.service.now())
         found, wanted = agreed_shards(self.database, self.settings.shards), self.settings.shards
         if found != wanted:
             raise InfrastructureError(
@@ -118,9 +122,14 @@ def bootstrap(
     secret_key = data_dir.secret_key()
     logs.hide([secret_key])
     vault = Vault(secret_key)
+    catalogue = load_catalogue(settings)
+    installation = cache(lambda: installation_id(database))
     if providers is None:
-        providers = {"local": LocalProvider(data_dir.root)}
-    tools = StepTools(database, providers, vault, settings)
+        providers = make_providers(
+            catalogue, data_path=data_dir.root, installation=installation, clock=clock,
+            timeout_s=settings.provider_timeout_s,
+        )  # fmt: skip
+    tools = StepTools(database, providers, vault, settings, catalogue, installation)
     table = (agent_task_pipeline(tools), NodeMachine(tools).pipeline())
     pipelines = {pipeline.name: pipeline for pipeline in table}
     store = RunStore(database, {name: pipeline.closing for name, pipeline in pipelines.items()})
@@ -158,13 +167,16 @@ def _redis(settings: Settings) -> redis.Redis:
 
 def _sweeps(app: App) -> dict[str, SweepFunction]:
     settings, database, now = app.settings, app.database, app.service.now
-    handlers = consumers(database, app.ringer)
+    handlers = consumers(app.tools, app.ringer, now)
     return {
         "rescue": partial(rescue_runs, app.rescue, app.control),
         "stuck_tasks": StuckTasks(database, app.control, app.ringer, settings, app.tools.liveness, now),
         "outbox": lambda memory: drain_outbox(database, handlers, now, settings.sweep_page),
         "warm_nodes": lambda memory: expire_warm_nodes(
             database, app.ringer, now=now(), overdue_s=settings.alarm_overdue_s, limit=settings.sweep_page
+        ),
+        "share_nodes": lambda memory: share_nodes(
+            database, app.ringer, app.tools.catalogue, now=now(), ageing_s=settings.priority_ageing_s
         ),
         "prune": lambda memory: prune_all(database, settings, now()),
     }

@@ -80,6 +80,7 @@ def beat_schedule(settings: Settings) -> dict[str, Any]:
         "stuck_tasks": settings.stuck_interval_s,
         "outbox": settings.outbox_interval_s,
         "warm_nodes": settings.warm_interval_s,
+        "share_nodes": settings.share_interval_s,
         "prune": settings.prune_interval_s,
     }
     return {

@@ -97,12 +97,37 @@ class Settings:
     alarm_overdue_s: float = _setting(60.0, "s", "an alarm later than this means its runner is not alive")
 
     # --- nodes
+    providers_file: str = _setting(
+        "",
+        "path",
+        "which providers nodes come from (TOML); empty = providers.toml in the data directory, else local only",
+    )
+    provider_timeout_s: float = _setting(30.0, "s", "one request to a provider")
+    provider_settle_s: float = _setting(
+        60.0, "s", "a purchase whose answer was lost is repeated only when its label is still not found after this"
+    )
+    provider_rest_s: float = _setting(600.0, "s", "nothing is bought where the account is full, for this long")
+    offer_rest_s: float = _setting(
+        300.0, "s", "a size that is sold out at a place is not asked for again for this long"
+    )
+    node_max_life_s: float = _setting(
+        86_400.0, "s", "an older node takes no new workspace and goes when its last one is released; 0 = no limit"
+    )
+    node_load_max: float = _setting(
+        2.0, "load/core", "a server with a higher load average gets no further work; the local node always does"
+    )
     node_slots: int = _setting(4, "count", "workspaces one local node holds at once")
     local_nodes_max: int = _setting(1, "count", "local nodes at once")
     node_warm_s: float = _setting(1800.0, "s", "how long an idle node is kept warm")
     heartbeat_interval_s: float = _setting(10.0, "s", "how often a node agent reports")
+    heartbeat_grace_s: float = _setting(
+        5.0, "s", "a heartbeat later than its interval and this makes the node unreachable: it gets no new work"
+    )
     heartbeat_stale_s: float = _setting(60.0, "s", "a heartbeat older than this is one sign of a dead node")
     capacity_poll_s: float = _setting(15.0, "s", "how often a waiting task looks for capacity when nobody rings it")
+    priority_ageing_s: float = _setting(
+        60.0, "s", "how long a waiting task has to wait to be as important as one whose priority is higher by 1"
+    )
     provision_poll_s: float = _setting(2.0, "s", "how often a wait for a node looks")
     liveness_poll_s: float = _setting(30.0, "s", "how often a running session's node is looked at")
     agent_request_timeout_s: float = _setting(20.0, "s", "one request to a node agent")
@@ -135,6 +160,9 @@ class Settings:
     stuck_interval_s: float = _setting(60.0, "s", "how often the stuck-task sweep runs")
     outbox_interval_s: float = _setting(5.0, "s", "how often the outbox is drained")
     warm_interval_s: float = _setting(60.0, "s", "how often the backup for expired warm nodes runs")
+    share_interval_s: float = _setting(
+        15.0, "s", "how often a full provider is looked at for an owner who has more nodes than one who waits"
+    )
     prune_interval_s: float = _setting(3600.0, "s", "how often old rows are pruned")
     prune_after_s: float = _setting(30 * 86_400.0, "s", "ended tasks keep logs, signals and errors this long")
     history_after_s: float = _setting(
@@ -178,6 +206,9 @@ class Settings:
             ("ring_grace_s", "near_window_s"),
             ("heartbeat_interval_s", "heartbeat_stale_s"),
             ("agent_request_timeout_s", "dispatch_timeout_s"),
+            ("provider_timeout_s", "provider_settle_s"),
+            ("lease_s", "provider_settle_s"),
+            ("provider_settle_s", "provision_timeout_s"),
             ("workspace_bootstrap_s", "workspace_ready_timeout_s"),
             ("agent_ready_timeout_s", "queued_stuck_s"),
             ("provision_timeout_s", "queued_stuck_s"),

@@ -1,6 +1,8 @@
-"""Facts of an installation that must not change by a setting: the number of shards of the alarm index."""
+"""Facts of an installation that must not change by a setting: its id, and the number of shards of the alarm index."""
 
 from __future__ import annotations
+
+import secrets
 
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -9,17 +11,31 @@ from taskflow.db.models import ControlShard, Installation
 from taskflow.db.session import Database
 
 _SHARDS = "shards"
+_ID = "id"
 
 
 def agreed_shards(database: Database, wanted: int) -> int:
     """The number of shards of this installation; the first process of a new one writes what it wants."""
+    return int(_agreed(database, _SHARDS, str(wanted)))
 
-    def work(tx: Connection) -> int:
-        found = tx.execute(select(Installation.value).where(Installation.key == _SHARDS)).scalar()
+
+def installation_id(database: Database) -> str:
+    """Tells this installation's servers at a provider from those of another: eight letters and digits, made once."""
+    return _agreed(database, _ID, secrets.token_hex(4))
+
+
+def _agreed(database: Database, key: str, wanted: str) -> str:
+    with database.read() as tx:
+        known: str | None = tx.execute(select(Installation.value).where(Installation.key == key)).scalar()
+    if known is not None:
+        return known
+
+    def work(tx: Connection) -> str:
+        found: str | None = tx.execute(select(Installation.value).where(Installation.key == key)).scalar()
         if found is None:
-            tx.execute(insert(Installation).values(key=_SHARDS, value=str(wanted)))
+            tx.execute(insert(Installation).values(key=key, value=wanted))
             return wanted
-        return int(found)
+        return found
 
     try:
         return database.write(work)

@@ -113,6 +113,7 @@ class Task(Base):
     secrets_encrypted: Mapped[bytes | None] = mapped_column(LargeBinary)
     push: Mapped[bool] = mapped_column(Boolean)
     time_limit_s: Mapped[float]
+    resources: Mapped[dict[str, Any] | None]
     requested_node_id: Mapped[str | None] = mapped_column(_Id)
     allow_node_fallback: Mapped[bool] = mapped_column(Boolean, default=False)
     # the run under way, or the last one
@@ -245,6 +246,7 @@ class Node(Base):
         CheckConstraint(_one_of("status", NODE_STATUSES), name="status"),
         CheckConstraint("slots > 0", name="slots"),
         Index("ix_nodes_owner_status", "owner_id", "status"),
+        _partial("ix_nodes_standing", "provider", "owner_id", where="destroyed_at IS NULL"),
         _partial("ix_nodes_destroyed", "destroyed_at", where="destroyed_at IS NOT NULL"),
     )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
@@ -255,6 +257,17 @@ class Node(Base):
     label: Mapped[str] = mapped_column(String(128), unique=True)
     status: Mapped[str] = mapped_column(String(16))
     slots: Mapped[int]
+    # what was ordered
+    size: Mapped[str] = mapped_column(String(64), server_default=text("''"))
+    location: Mapped[str] = mapped_column(String(64), server_default=text("''"))
+    vcpus: Mapped[float | None]
+    memory_mb: Mapped[int | None]
+    price_per_hour: Mapped[float] = mapped_column(server_default=text("0"))
+    wish: Mapped[dict[str, Any] | None]
+    #: When the present intent to call the provider was committed, and what tells it from the one before.
+    intent_at: Mapped[float | None]
+    intent: Mapped[str | None] = mapped_column(String(32))
+    bought_at: Mapped[float | None]
     server_id: Mapped[str | None] = mapped_column(String(200))
     address: Mapped[str | None] = mapped_column(String(500))
     boot_id: Mapped[str | None] = mapped_column(String(64))
@@ -262,11 +275,28 @@ class Node(Base):
     agent_ready_at: Mapped[float | None]
     last_heartbeat_at: Mapped[float | None]
     heartbeat: Mapped[dict[str, Any] | None]
+    unreachable_since: Mapped[float | None]
     warm_until: Mapped[float | None]
     placements: Mapped[int] = mapped_column(BigInteger, default=0)
     error: Mapped[dict[str, Any] | None]
     created_at: Mapped[float]
     destroyed_at: Mapped[float | None]
+
+
+class ProviderAccount(Base):
+    """What is remembered of a provider between orders: until when nothing is bought there, and why.
+
+    ``offers_rest`` maps what was sold out (``size@location``) to when it may be asked for again. ``blocked``: the error of
+    a refused credential; nothing is bought until a check succeeds.
+    """
+
+    __tablename__ = "provider_accounts"
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    rests_until: Mapped[float | None]
+    rests_because: Mapped[dict[str, Any] | None]
+    blocked: Mapped[dict[str, Any] | None]
+    offers_rest: Mapped[dict[str, Any]]
+    changed_at: Mapped[float]
 
 
 class Workspace(Base):
@@ -285,6 +315,8 @@ class Workspace(Base):
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), unique=True)
     node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"))
     status: Mapped[str] = mapped_column(String(16))
+    vcpus: Mapped[float] = mapped_column(server_default=text("0"))
+    memory_mb: Mapped[int] = mapped_column(server_default=text("0"))
     base_commit: Mapped[str | None] = mapped_column(String(64))
     error: Mapped[dict[str, Any] | None]
     reserved_at: Mapped[float]

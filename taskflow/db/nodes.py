@@ -6,12 +6,13 @@ first and counts in a later statement, so that on PostgreSQL the count sees ever
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, func, insert, literal, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, literal, select, update
 
-from taskflow.db.events import append_event, promise
+from taskflow.db.events import append_event
 from taskflow.db.models import AgentSession, Node, Owner, Run, Task, Token, Workspace
 from taskflow.db.runs import consume_signal, get_run, insert_run, record_answer, record_signal, to_row
 from taskflow.db.status import NODE_USABLE
@@ -27,11 +28,12 @@ WORKSPACE_CHANGED = "workspace_changed"
 #: The questions that a node's reports answer, each once. Their subjects are the workspace's and the session's id.
 WORKSPACE_OUTCOME = "workspace_outcome"
 SESSION_OUTCOME = "session_outcome"
-#: Outbox kind: a slot became free, somebody who waits for capacity may have it.
-CAPACITY_RELEASED = "capacity_released"
+#: Wakes a run that waits for capacity; its payload names the node where a place is kept for it, or none: look again.
+CAPACITY = "capacity"
 
 
-def _live_workspaces() -> Any:
+def live_workspaces_of() -> Any:
+    """How many workspaces hold a slot of the node of an outer statement."""
     return (
         select(func.count())
         .select_from(Workspace)
@@ -40,7 +42,22 @@ def _live_workspaces() -> Any:
     )
 
 
-_NODE = select(NODES, _live_workspaces().label("live_workspaces")).where(Node.id == bindparam("of_node"))
+def _expected() -> Any:
+    """Tasks that chose the node and have no workspace yet. One that waits for capacity chose none."""
+    return (
+        select(func.count()).select_from(Task).where(Task.node_id == Node.id, Task.status == "queued").scalar_subquery()
+    )
+
+
+def _reserved(column: Any) -> Any:
+    return (
+        select(func.coalesce(func.sum(column), 0))
+        .where(Workspace.node_id == Node.id, Workspace.released_at.is_(None))
+        .scalar_subquery()
+    )
+
+
+_NODE = select(NODES, live_workspaces_of().label("live_workspaces")).where(Node.id == bindparam("of_node"))
 _NODE_OF_OWNER = _NODE.where(Node.owner_id == bindparam("of_owner"))
 _LOCK_OWNER = select(Owner.id).where(Owner.id == bindparam("of_owner")).with_for_update(key_share=True)
 _RUN_OF_WORKSPACE_LOCKED = (
@@ -64,9 +81,16 @@ _LIVE_COUNT = (
 
 
 def candidates(tx: Connection, owner_id: str) -> Sequence[Row[Any]]:
-    """Every node of this owner that is neither destroyed nor given up, each with ``live_workspaces``, oldest first."""
+    """Every node of this owner that is neither destroyed nor given up, oldest first; with each ``live_workspaces``, the
+    ``expected`` tasks on their way to it, and what is reserved of it (``reserved_vcpus``, ``reserved_memory_mb``)."""
     return tx.execute(
-        select(NODES, _live_workspaces().label("live_workspaces"))
+        select(
+            NODES,
+            live_workspaces_of().label("live_workspaces"),
+            _expected().label("expected"),
+            _reserved(Workspace.vcpus).label("reserved_vcpus"),
+            _reserved(Workspace.memory_mb).label("reserved_memory_mb"),
+        )
         .where(Node.owner_id == owner_id, Node.destroyed_at.is_(None), Node.status != "error")
         .order_by(Node.id)
     ).all()
@@ -75,7 +99,7 @@ def candidates(tx: Connection, owner_id: str) -> Sequence[Row[Any]]:
 def list_nodes(tx: Connection, owner_id: str, *, with_destroyed: bool = False) -> Sequence[Row[Any]]:
     """Nodes of this owner, newest first, each with ``live_workspaces``."""
     statement = (
-        select(NODES, _live_workspaces().label("live_workspaces"))
+        select(NODES, live_workspaces_of().label("live_workspaces"))
         .where(Node.owner_id == owner_id)
         .order_by(Node.id.desc())
     )
@@ -120,43 +144,50 @@ def set_node_run(tx: Connection, node_id: str, run_id: str) -> None:
 # --- effects: parts of somebody's apply
 
 
-def create_node_effect(
-    *, node_id: NodeId, run: RunRow, label: str, provider: str, slots: int, nodes_max: int,
-    callback_token_hash: str, now: float,
-) -> Effect:  # fmt: skip
-    """The intent to have a node, with its run and callback token: written before anything is bought.
+@dataclass(frozen=True)
+class NewNode:
+    """A node to be had: its ids, and what is ordered for it. ``wish`` is what another offer in its place has to meet."""
 
-    Refused while the owner has ``nodes_max`` nodes of this provider that are not destroyed.
-    """
+    id: NodeId
+    run: RunRow
+    label: str
+    provider: str
+    slots: int
+    callback_token_hash: str
+    size: str = ""
+    location: str = ""
+    vcpus: float | None = None
+    memory_mb: int | None = None
+    price_per_hour: float = 0.0
+    wish: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: Raises ``Refused`` when the owner may not have a further node of this provider. It holds the locks that it counts under.
+Guard = Callable[[Connection], None]
+
+
+def create_node_effect(node: NewNode, guard: Guard, *, now: float) -> Effect:
+    """The intent to have a node, with its run and callback token: written before anything is bought."""
 
     def effect(tx: Connection) -> Iterable[RunId]:
-        lock_owner(tx, run.owner_id)
-        alive = tx.execute(
-            select(func.count())
-            .select_from(Node)
-            .where(
-                Node.owner_id == run.owner_id,
-                Node.provider == provider,
-                Node.destroyed_at.is_(None),
-                Node.status != "error",
-            )
-        ).scalar_one()
-        if alive >= nodes_max:
-            raise Refused(f"{alive} of {nodes_max} {provider} nodes exist")
+        run = node.run
+        guard(tx)
         insert_run(tx, run, created_at=now)
         tx.execute(
             insert(Node).values(
-                id=node_id, owner_id=run.owner_id, run_id=run.id, name=label, provider=provider, label=label,
-                status="requested", slots=slots, created_at=now, placements=literal(0),
+                id=node.id, owner_id=run.owner_id, run_id=run.id, name=node.label, provider=node.provider,
+                label=node.label, status="requested", slots=node.slots, created_at=now, placements=literal(0),
+                size=node.size, location=node.location, vcpus=node.vcpus, memory_mb=node.memory_mb,
+                price_per_hour=node.price_per_hour, wish=dict(node.wish),
             )
         )  # fmt: skip
         tx.execute(
             insert(Token).values(
-                id=f"token-{node_id}", owner_id=run.owner_id, scope="node", subject_id=node_id,
-                name=f"callbacks of {node_id}", token_hash=callback_token_hash, created_at=now,
+                id=f"token-{node.id}", owner_id=run.owner_id, scope="node", subject_id=node.id,
+                name=f"callbacks of {node.id}", token_hash=node.callback_token_hash, created_at=now,
             )
         )  # fmt: skip
-        node_event(tx, run.owner_id, node_id, run.id, "requested", now)
+        node_event(tx, run.owner_id, node.id, run.id, "requested", now)
         return (run.id,)
 
     return effect
@@ -182,9 +213,6 @@ def node_effect(node_id: str, to: str, *, run: RunRow, now: float, idle: bool = 
         if idle and live_count(tx, node_id):
             raise Refused("a workspace lives on the node")
         node_event(tx, run.owner_id, node_id, run.id, to, now)
-        if to in ("active", "destroyed", "error"):
-            # Room on it, or room for another one: those who wait for capacity look again.
-            promise(tx, CAPACITY_RELEASED, {"owner_id": run.owner_id}, now)
         concerned = (
             select(Run.id).join(Task, Task.run_id == Run.id).where(Task.node_id == node_id, Run.finished_at.is_(None))
         )
@@ -196,9 +224,10 @@ def node_effect(node_id: str, to: str, *, run: RunRow, now: float, idle: bool = 
 
 
 def reserve_workspace_effect(
-    *, workspace_id: WorkspaceId, task_id: TaskId, run: RunRow, node_id: str, callback_token_hash: str, now: float
-) -> Effect:
-    """Take a slot (or a warm node) for a run. Refused when the node is not usable or full."""
+    *, workspace_id: WorkspaceId, task_id: TaskId, run: RunRow, node_id: str, callback_token_hash: str, now: float,
+    vcpus: float = 0.0, memory_mb: int = 0,
+) -> Effect:  # fmt: skip
+    """Take a slot (or a warm node) for a run, and reserve a part of it. Refused when the node is not usable or full."""
 
     def effect(tx: Connection) -> Iterable[RunId]:
         node = tx.execute(select(Node.run_id).where(Node.id == node_id, Node.owner_id == run.owner_id)).first()
@@ -210,16 +239,18 @@ def reserve_workspace_effect(
             update(Node)
             .where(Node.id == node_id, Node.status.in_(NODE_USABLE))
             .values(status="active", warm_until=None, placements=Node.placements + 1)
-            .returning(Node.slots, Node.run_id)
+            .returning(Node.slots, Node.run_id, Node.vcpus, Node.memory_mb)
         ).first()
         if taken is None:
             raise Refused(f"node {node_id} is not usable any more")
         if live_count(tx, node_id) >= taken.slots:
             raise Refused(f"node {node_id} is full")
+        if vcpus or memory_mb:
+            _must_have_left(tx, node_id, taken, vcpus, memory_mb)
         tx.execute(
             insert(Workspace).values(
                 id=workspace_id, owner_id=run.owner_id, task_id=task_id, run_id=run.id, node_id=node_id,
-                status="reserved", reserved_at=now,
+                status="reserved", reserved_at=now, vcpus=vcpus, memory_mb=memory_mb,
             )
         )  # fmt: skip
         tx.execute(
@@ -233,23 +264,34 @@ def reserve_workspace_effect(
     return effect
 
 
+def _must_have_left(tx: Connection, node_id: str, node: Any, vcpus: float, memory_mb: int) -> None:
+    """Raises ``Refused``. The caller holds the node's row."""
+    reserved = tx.execute(
+        select(
+            func.coalesce(func.sum(Workspace.vcpus), 0).label("vcpus"),
+            func.coalesce(func.sum(Workspace.memory_mb), 0).label("memory_mb"),
+        ).where(Workspace.node_id == node_id, Workspace.released_at.is_(None))
+    ).one()
+    for name, wanted in (("vcpus", vcpus), ("memory_mb", memory_mb)):
+        whole = getattr(node, name)
+        if wanted and (whole is None or whole - getattr(reserved, name) < wanted):
+            raise Refused(f"node {node_id} has no {wanted:g} {name} left")
+
+
 def release_workspace_effect(workspace_id: str, *, now: float, status_error: Mapping[str, Any] | None = None) -> Effect:
-    """Give the slot back, tell the node's runner, and promise a wake-up to those who wait for capacity."""
+    """Give the slot back and tell the node's runner. Who gets it is the admission's: its effect comes after this one."""
 
     def effect(tx: Connection) -> Iterable[RunId]:
         released = tx.execute(
             update(Workspace)
             .where(Workspace.id == workspace_id, Workspace.released_at.is_(None))
             .values(status="released", released_at=now, **({"error": dict(status_error)} if status_error else {}))
-            .returning(Workspace.node_id, Workspace.owner_id)
+            .returning(Workspace.node_id)
         ).first()
         if released is None:
             return ()
-        promise(tx, CAPACITY_RELEASED, {"owner_id": released.owner_id}, now)
         node = tx.execute(select(Node.run_id).where(Node.id == released.node_id)).one()
-        told = _tell_node(tx, node.run_id, f"{workspace_id}:released", now)
-        # The first in line is rung with this commit; the promise repeats it if this process dies before that.
-        return [*told, *waiting_for_capacity(tx, released.owner_id, 1)]
+        return _tell_node(tx, node.run_id, f"{workspace_id}:released", now)
 
     return effect
 
@@ -348,31 +390,4 @@ def node_event(tx: Connection, owner_id: str, node_id: str, run_id: str, status:
     append_event(
         tx, owner_id=owner_id, subject_kind="node", subject_id=node_id, run_id=run_id, kind="status_changed",
         actor="runner", at=now, data={"to": status, **data},
-    )  # fmt: skip
-
-
-def waiting_for_capacity(tx: Connection, owner_id: str, limit: int) -> list[RunId]:
-    """Runs of this owner that wait for capacity: by priority, then oldest first."""
-    rows = tx.execute(
-        select(Run.id)
-        .join(Task, and_(Task.run_id == Run.id))
-        .where(*_waits(owner_id))
-        .order_by(Task.priority.desc(), Run.step_entered_at)
-        .limit(limit)
-    ).all()
-    return [RunId(row.id) for row in rows]
-
-
-def count_waiting(tx: Connection, owner_id: str) -> int:
-    """How many runs of this owner wait for capacity."""
-    return tx.execute(
-        select(func.count()).select_from(Run).join(Task, and_(Task.run_id == Run.id)).where(*_waits(owner_id))
-    ).scalar_one()
-
-
-def _waits(owner_id: str) -> tuple[Any, ...]:
-    # By the status, which has an index. One on the step would be written by every step of every run.
-    return (
-        Task.owner_id == owner_id, Task.status == "queued", Run.finished_at.is_(None),
-        Run.step == "waiting_for_capacity",
     )  # fmt: skip

@@ -26,6 +26,8 @@ NODE_STATUSES = ("requested", "creating", "awaiting_agent", "active", "warm", "d
 #: A node in one of these takes part in selection or may soon.
 NODE_USABLE = ("active", "warm")
 NODE_COMING = ("requested", "creating", "awaiting_agent")
+#: The provider whose nodes are processes of this machine.
+LOCAL_PROVIDER = "local"
 WORKSPACE_STATUSES = ("reserved", "dispatched", "ready", "failed", "released")
 SESSION_STATUSES = ("started", "ended")
 

@@ -43,10 +43,14 @@ class Snooze:
 
 @dataclass(frozen=True)
 class AwaitSignal:
-    """Park until the signal ``name`` is there or the step's deadline passes; ``poll_s``: also look every so often."""
+    """Park until the signal ``name`` is there or the step's deadline passes; ``poll_s``: also look every so often.
+
+    ``effects`` are written with it: what the step found out while it waits. They must not refuse.
+    """
 
     name: str
     poll_s: float | None = None
+    effects: tuple[Effect, ...] = ()
 
 
 @dataclass(frozen=True)

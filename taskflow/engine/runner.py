@@ -284,7 +284,11 @@ class Runner:
             outcome = self._give_up(turn, outcome)
         if isinstance(outcome, Snooze):
             return self._commit(turn, self._before_deadline(turn, outcome.seconds), keep)
-        if isinstance(outcome, AwaitSignal) and turn.row.awaiting == outcome.name and not turn.consumed:
+        if (
+            isinstance(outcome, AwaitSignal)
+            and turn.row.awaiting == outcome.name
+            and not (turn.consumed or outcome.effects)
+        ):
             return self._commit(turn, self._await_delay(turn, outcome), keep)
         try:
             change = self._change(turn, outcome)
@@ -388,6 +392,7 @@ class Runner:
             return Change(
                 row.step, now, entered=False, deadline_at=row.deadline_at, awaiting=outcome.name,
                 wake_at=now + self._await_delay(turn, outcome), consumed=tuple(turn.consumed),
+                effects=outcome.effects,
             )  # fmt: skip
         assert isinstance(outcome, Advance)
         self._check_size(row.step, {**row.results, **outcome.results})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,10 @@ from sqlalchemy import Row
 from taskflow.db.session import Database
 from taskflow.errors import TransientError
 from taskflow.nodes.agent_client import AgentClient
+from taskflow.nodes.catalogue import Catalogue
 from taskflow.nodes.liveness import Liveness, node_liveness
 from taskflow.nodes.providers.base import Provider
+from taskflow.nodes.providers.factory import label_prefix
 from taskflow.settings import Settings
 from taskflow.vault import Vault
 
@@ -25,6 +27,9 @@ class StepTools:
     providers: Mapping[str, Provider]
     vault: Vault
     settings: Settings
+    catalogue: Catalogue
+    #: The installation's id; asks the database, once.
+    installation: Callable[[], str]
 
     def agent(self, node: Row[Any]) -> AgentClient:
         """The client of a node's agent. Raises ``TransientError`` while its address is not known."""
@@ -32,6 +37,10 @@ class StepTools:
             raise TransientError(f"node {node.id} has not said its address yet", code="agent_unreachable")
         token = self.vault.derive_token("agent", node.id)
         return AgentClient(node.address, token, self.settings.agent_request_timeout_s)
+
+    def label_of(self, node_id: str) -> str:
+        """What names a node's server at its provider: the installation's prefix and the node's own part."""
+        return label_prefix(self.installation()) + node_id.removeprefix("node-")
 
     def liveness(self, node: Row[Any], now: float) -> Liveness:
         """The verdict about a node; asks its agent and its provider only when the heartbeat is stale."""

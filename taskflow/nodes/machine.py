@@ -9,20 +9,24 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row
 
 from taskflow.db.nodes import WORKSPACE_CHANGED, get_node, node_effect
-from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Snooze
+from taskflow.db.providers import accounts, block_effect, rest_effect, rest_offer_effect, sells_again_effect
+from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Effect, Outcome, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
 from taskflow.engine.store import RunRow
 from taskflow.errors import PermanentError, StepError, TransientError
 from taskflow.ids import NodeId, OwnerId, RunId
+from taskflow.nodes.admission import allocate_effect
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.liveness import Liveness
-from taskflow.nodes.providers.base import NodeOrder, Provider
+from taskflow.nodes.providers.base import AccessRefused, NoCapacity, NodeOrder, Provider, QuotaReached
+from taskflow.nodes.selector import Wish
 
 NODE_PIPELINE = "node"
 _VERSION = 1
@@ -47,11 +51,19 @@ def again(run: RunRow, run_id: RunId, now: float) -> RunRow:
     )  # fmt: skip
 
 
+class SoldOut(PermanentError):
+    """The provider has no room for any of its offers that would do."""
+
+    code = NoCapacity.code
+
+
 class NodeMachine:
     """The steps. Each reads the node's row, asks the provider or nobody, and decides."""
 
     def __init__(self, tools: StepTools) -> None:
         self._tools = tools
+        #: By node, the intent that this process wrote and has not used yet. Lost with the process, and that is its use.
+        self._intents: dict[str, str] = {}
 
     def pipeline(self) -> Pipeline:
         """The step table."""
@@ -79,23 +91,71 @@ class NodeMachine:
     # --- coming up
 
     def order_server(self, ctx: StepContext) -> Outcome:
-        """The intent and its label are persisted by now; say that the server is being created."""
-        return Advance(ctx.next_step, effects=(self._to(ctx, "creating"),))
+        """The node's row and its label are persisted by now; say what is about to be bought."""
+        return self._intend(ctx)
 
     def create_server(self, ctx: StepContext) -> Outcome:
-        """Look the label up, create only what is not there: a crash after the call finds the server here."""
+        """Look the label up, buy only what is not there: a crash after the call finds the server here.
+
+        An intent is used for one call. Whoever finds one that it did not write itself can't know whether it was used: then
+        the label is looked up late enough that even a slow call and a listing that lags would show the server.
+        """
         node = self._node(ctx)
+        limit_s = self._tools.settings.provision_timeout_s
+        if ctx.now > node.created_at + limit_s:  # over all offers and intents; the step's own limit is for one
+            raise PermanentError(f"no server was bought within {limit_s:.0f} s", code="step_timeout")
+        fresh = self._intents.pop(node.id, None) == node.intent
         provider = self._provider(node)
-        server = provider.find_by_label(node.label) or provider.create(self._order(node))
+        server = provider.find_by_label(node.label)
+        if server is None and not (fresh or provider.creates_once):
+            wait_s = node.intent_at + self._tools.settings.provider_settle_s - ctx.now
+            return Snooze(wait_s) if wait_s > 0 else self._intend(ctx)
+        if server is None:
+            try:
+                server = provider.create(self._order(node))
+            except NoCapacity as error:
+                return self._elsewhere(ctx, node, error)
         if server.state == "destroyed":
             raise PermanentError(f"server {server.server_id} was destroyed meanwhile", code="server_gone")
-        return Advance(ctx.next_step, effects=(self._to(ctx, "awaiting_agent", server_id=server.server_id),))
+        bought = self._to(ctx, "awaiting_agent", server_id=server.server_id, bought_at=ctx.now)
+        return Advance(ctx.next_step, effects=(bought,))
+
+    def _intend(self, ctx: StepContext, **fields: Any) -> Advance:
+        """The intent to buy, written before the call that it is for. ``fields``: what is ordered now."""
+        intent = secrets.token_hex(8)
+        self._intents[ctx.run.subject_id] = intent
+        return Advance(
+            "create_server", effects=(self._to(ctx, "creating", intent=intent, intent_at=ctx.now, **fields),)
+        )
+
+    def _elsewhere(self, ctx: StepContext, node: Row[Any], error: NoCapacity) -> Outcome:
+        """Sold out: the next offer that meets the wish, and a rest for this one. Raises when there is none."""
+        rest_s = self._tools.settings.offer_rest_s
+        spec = self._tools.catalogue.spec(node.provider)
+        sold_out = f"{node.size}@{node.location}"
+        with self._tools.database.read() as tx:
+            account = accounts(tx).get(node.provider)
+        resting = {} if account is None else account.offers_rest
+        wish = Wish(**(node.wish or {}))
+        others = [] if spec is None else [
+            offer for offer in spec.offers
+            if offer.key != sold_out and resting.get(offer.key, 0.0) <= ctx.now and wish.fits(offer) is None
+        ]  # fmt: skip
+        if not others:
+            raise SoldOut(f"{node.provider} has nothing that fits: {error.message}", detail={"offer": sold_out})
+        offer = others[0]
+        moved = self._intend(
+            ctx, size=offer.size, location=offer.location, vcpus=offer.vcpus, memory_mb=offer.memory_mb,
+            slots=offer.slots, price_per_hour=offer.price_per_hour,
+        )  # fmt: skip
+        rest = rest_offer_effect(node.provider, sold_out, until=ctx.now + rest_s, now=ctx.now)
+        return replace(moved, effects=(*moved.effects, rest), reason=f"{sold_out} is sold out, {offer.key} is tried")
 
     def await_agent(self, ctx: StepContext) -> Outcome:
         """Until the agent says that it is ready; each heartbeat repeats it. Not for a server that is gone already."""
         node = self._node(ctx)
         if ctx.take("agent_ready") is not None or node.agent_ready_at is not None:
-            return Advance(ctx.next_step, effects=(self._to(ctx, "active"),))
+            return Advance(ctx.next_step, effects=(self._to(ctx, "active"), self._allocate(ctx)))
         if self._destroyed(node):
             raise PermanentError(f"server {node.server_id} went away before its agent came up", code="server_gone")
         return AwaitSignal("agent_ready", poll_s=self._tools.settings.heartbeat_interval_s)
@@ -150,9 +210,19 @@ class NodeMachine:
     def destroy_server(self, ctx: StepContext) -> Outcome:
         """Until the provider says that it is gone: terminated only after that."""
         node = self._node(ctx)
-        if not self._provider(node).destroy(node.server_id or node.label):
+        provider = self._provider(node)
+        if not provider.destroy(node.server_id or node.label):
             return Snooze(_DESTROY_POLL_S)
-        return Done(effects=(self._to(ctx, "destroyed", destroyed_at=ctx.now, address=None, warm_until=None),))
+        if node.server_id is None and node.intent_at is not None and not provider.told_at_once:
+            # A purchase whose answer never came: the label may be found only later.
+            wait_s = node.intent_at + self._tools.settings.provider_settle_s - ctx.now
+            if wait_s > 0:
+                return Snooze(wait_s)
+        gone = self._to(ctx, "destroyed", destroyed_at=ctx.now, address=None, warm_until=None)
+        spec = self._tools.catalogue.spec(node.provider)
+        # Where all owners share a limit, it may be another one's turn to buy.
+        others = (sells_again_effect(node.provider, ctx.now),) if spec is not None and spec.nodes_max else ()
+        return Done(effects=(gone, *others, self._allocate(ctx)))
 
     def on_cancel(self, ctx: StepContext) -> Outcome:
         """A cancelled node drains."""
@@ -161,11 +231,30 @@ class NodeMachine:
     def on_failure(self, ctx: StepContext, error: StepError) -> Outcome:
         """A node that failed is destroyed; one whose destruction is refused is left to a human, in status error."""
         said = error.as_dict()
+        self._intents.pop(ctx.run.subject_id, None)
         if ctx.run.step in ("drain", "destroy_server"):
-            return Done(error=said, effects=(self._to(ctx, "error", error=said),))
-        return Advance("destroy_server", error=said, effects=(self._to(ctx, "draining", error=said, warm_until=None),))
+            return Done(error=said, effects=(self._to(ctx, "error", error=said), self._allocate(ctx)))
+        gone = self._to(ctx, "draining", error=said, warm_until=None)
+        return Advance("destroy_server", error=said, effects=(gone, *self._consequences(ctx, error)))
+
+    def _consequences(self, ctx: StepContext, error: StepError) -> tuple[Effect, ...]:
+        """What a refusal says about the provider, beyond this node: each has an answer of its own."""
+        node, now, settings = self._node(ctx), ctx.now, self._tools.settings
+        if error.code == NoCapacity.code:
+            offer, until = f"{node.size}@{node.location}", now + settings.offer_rest_s
+            return (rest_offer_effect(node.provider, offer, until=until, now=now),)
+        if error.code == QuotaReached.code:
+            said = error.as_dict()
+            return (rest_effect(node.provider, until=now + settings.provider_rest_s, because=said, now=now),)
+        if error.code == AccessRefused.code:
+            return (block_effect(node.provider, error.as_dict(), now=now),)
+        return ()
 
     # --- shared
+
+    def _allocate(self, ctx: StepContext) -> Effect:
+        """There is room on it, or room for another one: to those of its owner who wait."""
+        return allocate_effect(self._tools, ctx.run.owner_id, ctx.now)
 
     def _to(self, ctx: StepContext, status: str, *, idle: bool = False, **fields: Any) -> Any:
         return node_effect(ctx.run.subject_id, status, run=ctx.run, now=ctx.now, idle=idle, **fields)
@@ -195,7 +284,7 @@ class NodeMachine:
     def _order(self, node: Row[Any]) -> NodeOrder:
         vault = self._tools.vault
         return NodeOrder(
-            node_id=node.id, label=node.label, slots=node.slots,
+            node_id=node.id, label=node.label, slots=node.slots, size=node.size, location=node.location,
             callback_token=vault.derive_token("node", node.id), agent_token=vault.derive_token("agent", node.id),
             heartbeat_interval_s=self._tools.settings.heartbeat_interval_s,
         )  # fmt: skip

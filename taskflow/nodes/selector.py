@@ -6,16 +6,20 @@ that is coming anyway - a new one - wait. Every rejected candidate is listed wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taskflow.db.status import NODE_COMING, NODE_USABLE
+from taskflow.db.status import LOCAL_PROVIDER, NODE_COMING, NODE_USABLE
+from taskflow.nodes.catalogue import Offer
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A node as the selector sees it. ``load`` is load average per core."""
+    """A node as the selector sees it. ``load`` is load average per core; ``expected`` tasks chose it and are on their way.
+
+    ``vcpus`` and ``memory_mb`` None: nobody said how large it is. ``free_*`` is what no workspace reserved.
+    """
 
     node_id: str
     status: str
@@ -23,81 +27,184 @@ class Candidate:
     live_workspaces: int
     heartbeat_age_s: float | None
     load: float | None = None
+    expected: int = 0
+    provider: str = "local"
+    location: str = ""
+    vcpus: float | None = None
+    memory_mb: int | None = None
+    reserved_vcpus: float = 0.0
+    reserved_memory_mb: int = 0
+    agent_fits: bool = True
+    unreachable: bool = False
+
+    @property
+    def taken(self) -> int:
+        """Slots that somebody has or is about to take."""
+        return self.live_workspaces + self.expected
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the task asks for."""
+    """What the task asks for. ``vcpus`` and ``memory_mb`` are reserved on its node while its workspace lives."""
 
     node_id: str | None = None
     allow_fallback: bool = False
+    provider: str | None = None
+    location: str | None = None
+    vcpus: float = 0.0
+    memory_mb: int = 0
+
+    def fits(self, offer: Offer) -> str | None:
+        """Why this offer is none for it, None when it is one."""
+        if self.provider is not None and offer.provider != self.provider:
+            return f"it is of provider {offer.provider}, {self.provider} was asked for"
+        if self.location is not None and offer.location != self.location:
+            return f"it is at {offer.location or 'no place'}, {self.location} was asked for"
+        return _too_small(self, offer.vcpus, offer.memory_mb, "has")
+
+    def as_dict(self) -> dict[str, Any]:
+        """What has to hold for another offer in this one's place."""
+        return {
+            "provider": self.provider, "location": self.location, "vcpus": self.vcpus, "memory_mb": self.memory_mb,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Beyond which a node gets no further work: the age of its heartbeat, its load for each core."""
+
+    heartbeat_stale_s: float
+    load_max: float
 
 
 @dataclass(frozen=True)
 class Choice:
-    """``action``: use (a node now), await_node (one that is coming), provision, wait, or impossible."""
+    """``action``: use (a node now), await_node (one that is coming), provision (``offer``), wait, or impossible."""
 
     action: str
     node_id: str | None
     reason: str
     rejected: tuple[dict[str, str], ...] = ()
+    offer: Offer | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As it is stored with the task and shown."""
-        return {
+        found: dict[str, Any] = {
             "action": self.action, "node_id": self.node_id, "reason": self.reason, "rejected": list(self.rejected),
         }  # fmt: skip
+        if self.offer is not None:
+            found["offer"] = {name: getattr(self.offer, name) for name in ("provider", "size", "location")}
+        return found
 
 
-def select(wish: Wish, nodes: Sequence[Candidate], *, may_provision: bool, heartbeat_stale_s: float) -> Choice:
-    """Choose. ``nodes``: every node of the owner that is not destroyed; ``may_provision``: there is room for one more."""
+def select(
+    wish: Wish,
+    nodes: Sequence[Candidate],
+    *,
+    offers: Sequence[Offer],
+    closed: Mapping[str, str] | None = None,
+    catalogue: Sequence[Offer] | None = None,
+    limits: Limits,
+) -> Choice:
+    """Choose. ``nodes``: every node of the owner that is not destroyed; ``offers``: what may be bought now, best first;
+    ``closed``: why nothing more is bought, by provider; ``catalogue``: all that could ever be bought, if that is known."""
     if wish.node_id is not None:
-        named = _named(wish.node_id, nodes, heartbeat_stale_s)
+        named = _named(wish, nodes, limits)
         if named is not None and (named.action != "impossible" or not wish.allow_fallback):
             return named
     rejected: list[dict[str, str]] = []
     fit: list[Candidate] = []
     for node in nodes:
-        why = _unfit(node, heartbeat_stale_s)
+        why = _unfit(node, wish, limits)
         if why is None:
             fit.append(node)
         else:
             rejected.append({"node_id": node.node_id, "reason": why})
-    refused = tuple(rejected)
-    warm = [node for node in fit if node.status == "warm"]
-    if warm:
-        return Choice("use", warm[0].node_id, "a warm node", refused)
+    usable = [node for node in fit if node.status in NODE_USABLE]
+    if usable:
+        best = min(usable, key=lambda node: _order(node, wish))
+        said = "a warm node" if best.status == "warm" else "a running node with room"
+        return Choice("use", best.node_id, said, tuple(rejected))
     if fit:
-        # Fill the fullest first: an emptier one gets the chance to become warm and end.
-        best = max(fit, key=lambda node: (node.live_workspaces, -(node.load or 0.0)))
-        return Choice("use", best.node_id, "a running node with room", refused)
-    coming = [node for node in nodes if node.status in NODE_COMING]
-    if coming:
-        return Choice("await_node", coming[0].node_id, "a node is coming already", refused)
-    if may_provision:
-        return Choice("provision", None, "no node with room", refused)
-    return Choice("wait", None, "every node is full and no further one is allowed", refused)
+        return Choice("await_node", fit[0].node_id, "a node is coming already", tuple(rejected))
+    for offer in offers:
+        why = wish.fits(offer)
+        if why is None:
+            return Choice("provision", None, "no node with room", tuple(rejected), offer)
+        rejected.append({"provider": offer.provider, "offer": offer.key, "reason": why})
+    never = catalogue is not None and all(wish.fits(offer) for offer in catalogue)
+    if never and all(node.status not in (*NODE_USABLE, *NODE_COMING) or _never(node, wish) for node in nodes):
+        return Choice("impossible", None, "no node and no offer is what was asked for", tuple(rejected))
+    rejected += [{"provider": name, "reason": why} for name, why in (closed or {}).items()]
+    return Choice("wait", None, "every node is full and no further one is allowed", tuple(rejected))
 
 
-def _named(node_id: str, nodes: Sequence[Candidate], heartbeat_stale_s: float) -> Choice | None:
-    node = next((node for node in nodes if node.node_id == node_id), None)
+def _order(node: Candidate, wish: Wish) -> tuple[Any, ...]:
+    # Warm first; then the fullest, so that an emptier one gets the chance to become warm and end; the least loaded, and
+    # the smallest that will do. What does not say its load comes last.
+    return (
+        node.status != "warm", -node.taken, node.load is None, node.load or 0.0, node.vcpus or 0.0, node.node_id,
+    )  # fmt: skip
+
+
+def _named(wish: Wish, nodes: Sequence[Candidate], limits: Limits) -> Choice | None:
+    node = next((node for node in nodes if node.node_id == wish.node_id), None)
     if node is None:
-        return Choice("impossible", node_id, f"there is no node {node_id}")
+        return Choice("impossible", wish.node_id, f"there is no node {wish.node_id}")
+    never = _never(node, wish)
+    if never is not None:
+        return Choice("impossible", node.node_id, f"the node that was asked for: {never}")
     if node.status in NODE_COMING:
-        return Choice("await_node", node_id, "the node that was asked for is coming")
-    why = _unfit(node, heartbeat_stale_s)
+        return Choice("await_node", node.node_id, "the node that was asked for is coming")
+    why = _unfit(node, wish, limits)
     if why is None:
-        return Choice("use", node_id, "the node that was asked for")
+        return Choice("use", node.node_id, "the node that was asked for")
     if node.status in NODE_USABLE:
-        return Choice("wait", node_id, f"the node that was asked for: {why}")
-    return Choice("impossible", node_id, f"the node that was asked for: {why}")
+        return Choice("wait", node.node_id, f"the node that was asked for: {why}")
+    return Choice("impossible", node.node_id, f"the node that was asked for: {why}")
 
 
-def _unfit(node: Candidate, heartbeat_stale_s: float) -> str | None:
-    if node.status not in NODE_USABLE:
+def _unfit(node: Candidate, wish: Wish, limits: Limits) -> str | None:
+    """Why a node can't take the task now."""
+    coming = node.status in NODE_COMING
+    if node.status not in NODE_USABLE and not coming:
         return f"it is {node.status}"
-    if node.live_workspaces >= node.slots:
-        return f"{node.live_workspaces} of {node.slots} slots are taken"
-    if node.heartbeat_age_s is None or node.heartbeat_age_s > heartbeat_stale_s:
+    never = _never(node, wish)
+    if never is not None:
+        return never
+    if node.taken >= node.slots:
+        on_the_way = f", {node.expected} of them by tasks on their way" if node.expected else ""
+        return f"{node.taken} of {node.slots} slots are taken{on_the_way}"
+    free_vcpus = None if node.vcpus is None else node.vcpus - node.reserved_vcpus
+    free_memory = None if node.memory_mb is None else node.memory_mb - node.reserved_memory_mb
+    small = _too_small(wish, free_vcpus, free_memory, "has left")
+    if small is not None:
+        return small
+    if coming:
+        return None
+    if node.unreachable or node.heartbeat_age_s is None or node.heartbeat_age_s > limits.heartbeat_stale_s:
         return "its agent has not reported lately"
+    # The local node is spared: what else this machine does is no reason, there is no other one.
+    if node.load is not None and node.load > limits.load_max and node.provider != LOCAL_PROVIDER:
+        return f"its load is {node.load:.1f} for each core"
+    return None
+
+
+def _never(node: Candidate, wish: Wish) -> str | None:
+    """Why a node could not take the task even if it were empty."""
+    if wish.provider is not None and node.provider != wish.provider:
+        return f"it is of provider {node.provider}, {wish.provider} was asked for"
+    if wish.location is not None and node.location != wish.location:
+        return f"it is at {node.location or 'no place'}, {wish.location} was asked for"
+    if not node.agent_fits:
+        return "its agent is of a version that this release does not speak with"
+    return _too_small(wish, node.vcpus, node.memory_mb, "has")
+
+
+def _too_small(wish: Wish, vcpus: float | None, memory_mb: int | None, has: str) -> str | None:
+    if wish.vcpus and (vcpus is None or vcpus < wish.vcpus):
+        return f"it {has} {'an unknown number of' if vcpus is None else f'{vcpus:g}'} vcpus, {wish.vcpus:g} are needed"
+    if wish.memory_mb and (memory_mb is None or memory_mb < wish.memory_mb):
+        known = "an unknown amount of" if memory_mb is None else f"{memory_mb}"
+        return f"it {has} {known} MB of memory, {wish.memory_mb} are needed"
     return None

@@ -29,7 +29,7 @@ from taskflow.db.nodes import (
 )
 from taskflow.db.runs import get_run, payload_hash, record_answer, record_signal
 from taskflow.db.session import Database
-from taskflow.db.status import TERMINAL
+from taskflow.db.status import LOCAL_PROVIDER, TERMINAL
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.store import RunRow
 from taskflow.errors import Conflict, Gone, NotFound, UsageError
@@ -41,8 +41,6 @@ from taskflow.vault import Vault
 
 log = structlog.get_logger(__name__)
 
-#: The provider whose nodes are processes of this machine.
-LOCAL_PROVIDER = "local"
 AGENT_READY = "agent_ready"
 #: Verdicts about a session that a later report of the session itself may prove wrong.
 _LIVENESS_VERDICTS = frozenset({"session_lost", "node_lost", "step_timeout", "stuck"})

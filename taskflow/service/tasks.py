@@ -153,6 +153,8 @@ class Tasks:
             "secrets_encrypted": self._vault.encrypt(secrets) if secrets else None,
             "push": spec.get("push", True),
             "time_limit_s": spec.get("time_limit_s") or self._settings.execution_timeout_s,
+            "resources": {key: value for key, value in (spec.get("resources") or {}).items() if value is not None}
+            or None,
             "requested_node_id": spec.get("node_id"),
             "allow_node_fallback": spec.get("allow_node_fallback", False),
             "run_id": None if run is None else run.id,

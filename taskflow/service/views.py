@@ -33,6 +33,7 @@ def task_view(row: Row[Any], run: RunRow | None) -> dict[str, Any]:
         "time_limit_s": row.time_limit_s,
         "priority": row.priority,
         "labels": row.labels,
+        "resources": row.resources,
         "node_id": row.node_id,
         "placement": row.placement,
         "result": {
@@ -79,6 +80,15 @@ def event_view(row: Row[Any]) -> dict[str, Any]:
     }
 
 
+def node_cost(row: Row[Any], now: float) -> float:
+    """What the node's server cost so far, in the currency of its price: from the purchase to the end, by the second."""
+    if row.bought_at is None:
+        return 0.0
+    until = now if row.destroyed_at is None else row.destroyed_at
+    seconds: float = max(0.0, until - row.bought_at)
+    return round(float(row.price_per_hour) * seconds / 3600.0, 6)
+
+
 def node_view(row: Row[Any], now: float) -> dict[str, Any]:
     """A node with its load and the age of its heartbeat."""
     beat = row.heartbeat or {}
@@ -87,8 +97,15 @@ def node_view(row: Row[Any], now: float) -> dict[str, Any]:
         "name": row.name,
         "provider": row.provider,
         "status": row.status,
+        "size": row.size,
+        "location": row.location,
+        "vcpus": row.vcpus,
+        "memory_mb": row.memory_mb,
         "slots": row.slots,
         "live_workspaces": row.live_workspaces,
+        "price_per_hour": row.price_per_hour,
+        "cost": node_cost(row, now),
+        "unreachable_since": isoformat(row.unreachable_since),
         "address": row.address,
         "agent_version": row.agent_version,
         "heartbeat_age_s": None if row.last_heartbeat_at is None else round(max(0.0, now - row.last_heartbeat_at), 1),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from taskflow.db.events import open_promises, settle_promise
-from taskflow.db.nodes import CAPACITY_RELEASED, candidates, waiting_for_capacity
+from taskflow.db.providers import PROVIDER_CHANGED
 from taskflow.db.session import Database
-from taskflow.db.status import NODE_USABLE
+from taskflow.db.waiting import best_ranks
 from taskflow.engine.alarms import Ringer
+from taskflow.ids import RunId
+from taskflow.nodes.admission import allocate_effect
+from taskflow.nodes.context import StepTools
 
 log = structlog.get_logger(__name__)
 
@@ -21,22 +25,21 @@ _RETRY_BASE_S = 5.0
 _RETRY_MAX_S = 600.0
 
 
-def wake_waiters(database: Database, ringer: Ringer, payload: Mapping[str, Any]) -> None:
-    """A slot or a node went: ring as many of the owner's waiting runs as there are free slots, best claim first.
-
-    One is rung in any case: where a node is gone there may be room for another one, which is for it to find out.
-    """
-    owner_id = payload["owner_id"]
-    with database.read() as tx:
-        nodes = candidates(tx, owner_id)
-        free = sum(max(0, node.slots - node.live_workspaces) for node in nodes if node.status in NODE_USABLE)
-        waiting = waiting_for_capacity(tx, owner_id, max(1, free))
-    ringer.ring(waiting)
+def sell_again(tools: StepTools, ringer: Ringer, now: Callable[[], float], payload: Mapping[str, Any]) -> None:
+    """A provider sells again: it is the turn of the first in line, owner by owner, in the order of their claims."""
+    with tools.database.read() as tx:
+        ranks = best_ranks(tx, payload["provider"], ageing_s=tools.settings.priority_ageing_s)
+    for owner_id in sorted(ranks, key=lambda owner: (ranks[owner], owner)):
+        ringer.ring(tools.database.write(partial(_allocated, tools, owner_id, now())))
 
 
-def consumers(database: Database, ringer: Ringer) -> dict[str, Consumer]:
+def _allocated(tools: StepTools, owner_id: str, now: float, tx: Connection) -> list[RunId]:
+    return list(allocate_effect(tools, owner_id, now)(tx) or ())
+
+
+def consumers(tools: StepTools, ringer: Ringer, now: Callable[[], float]) -> dict[str, Consumer]:
     """Who consumes which kind."""
-    return {CAPACITY_RELEASED: lambda payload: wake_waiters(database, ringer, payload)}
+    return {PROVIDER_CHANGED: partial(sell_again, tools, ringer, now)}
 
 
 def drain_outbox(

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from taskflow.bootstrap import App, bootstrap
-from taskflow.db import events, nodes, tasks
+from taskflow.db import events, nodes, providers, tasks, waiting
 from taskflow.db.runs import get_run, record_signal
 from taskflow.engine.store import Change
 from taskflow.settings import Settings
@@ -185,8 +185,11 @@ HOT: dict[str, Callable[[Big], Any]] = {
         lambda tx: tasks.list_tasks(tx, "o", limit=50, before=(TASKS / 2, f"task-{TASKS // 2}"))),
     "page of queued tasks": _in_tx(lambda tx: tasks.list_tasks(tx, "o", limit=50, statuses=("queued",))),
     "task of a run": _in_tx(lambda tx: tasks.task_of_run(tx, "run-9")),
-    "who waits for capacity": _in_tx(lambda tx: nodes.waiting_for_capacity(tx, "o", 5)),
-    "how many wait for capacity": _in_tx(lambda tx: nodes.count_waiting(tx, "o")),
+    "who waits for capacity": _in_tx(lambda tx: waiting.first_waiting(tx, "o", 5, ageing_s=60.0)),
+    "how many wait for capacity": _in_tx(lambda tx: waiting.count_waiting(tx, "o")),
+    "the best claims": _in_tx(lambda tx: waiting.best_ranks(tx, "cloud", ageing_s=60.0)),
+    "nodes of everybody": _in_tx(lambda tx: providers.server_counts(tx)),
+    "share nodes": lambda big: big.app.sweep("share_nodes"),
     "candidates": _in_tx(lambda tx: nodes.candidates(tx, "p")),
     "a node": _in_tx(lambda tx: nodes.get_node(tx, "node-3")),
     "workspace of a run": _in_tx(lambda tx: nodes.workspace_of_run(tx, "run-3")),

@@ -12,6 +12,7 @@ _ACCOUNTS = "taskflow/service/accounts.py"
 _CLOSING = "taskflow/pipelines/agent_task/closing.py"
 _WORKSPACES = "taskflow/agent/workspaces.py"
 _SHIM = "taskflow/agent/shim.py"
+_PURCHASES = ("tests/nodes/test_purchases.py",)
 _GUARDS = ("tests/db/test_guards.py",)
 _CALLS = ("tests/service/test_callbacks.py",)
 _CONTRACT = ("tests/agent/test_contract.py",)
@@ -62,7 +63,11 @@ _SQL = (
     ),
     Mutant(
         "nodes-without-limit", "a race for the last allowed node makes two",
-        (Edit(_NODES, "        if alive >= nodes_max:\n", "        if False:\n"),), _GUARDS,
+        (Edit(
+            "taskflow/nodes/purchase.py", "        if why is not None:\n            raise Refused",
+            "        if False:\n            raise Refused",
+        ),),
+        _GUARDS,
     ),
     Mutant(
         "writers-begin-late", "a writing transaction finds out at its end that another one wrote",
@@ -167,11 +172,22 @@ _TASK = (
         ("tests/pipelines/test_capacity.py",),
     ),
     Mutant(
-        "capacity-not-promised", "a worker that dies after a release takes the wake-up of those who wait with it",
+        "capacity-not-signalled", "a worker that dies after a release takes the wake-up of those who wait with it",
         (Edit(
-            _NODES, '        promise(tx, CAPACITY_RELEASED, {"owner_id": released.owner_id}, now)\n', "",
+            "taskflow/db/waiting.py",
+            '    record_signal(tx, task.run_id, CAPACITY, f"{node_id}@{now:.6f}", {"node_id": node_id}, now=now)\n', "",
         ),),
         ("tests/pipelines/test_capacity.py::test_a_release_whose_worker_dies_wakes_who_waits_all_the_same",),
+    ),
+    Mutant(
+        "priority-without-ageing", "who has a low priority waits for ever",
+        (Edit("taskflow/db/waiting.py", "Run.created_at - Task.priority * ageing_s", "-Task.priority"),),
+        ("tests/nodes/test_admission.py",),
+    ),
+    Mutant(
+        "small-before-large", "who needs a whole node waits while small tasks share it",
+        (Edit("taskflow/nodes/admission.py", "replace(node, slots=0) if _lacks", "node if _lacks"),),
+        ("tests/nodes/test_admission.py",),
     ),
     Mutant(
         "outbox-forgets-failures", "a promise whose consumer failed counts as kept",
@@ -202,17 +218,38 @@ _NODE = (
     Mutant(
         "bought-without-looking", "a crash after buying buys again",
         (Edit(
-            "taskflow/nodes/machine.py", "provider.find_by_label(node.label) or provider.create(self._order(node))",
-            "provider.create(self._order(node))",
+            "taskflow/nodes/machine.py", "server = provider.find_by_label(node.label)\n", "server = None\n",
         ),),
         _MACHINE,
+    ),
+    Mutant(
+        "intent-used-twice", "a purchase whose answer was lost is repeated before its server is listed",
+        (Edit("taskflow/nodes/machine.py", "not (fresh or provider.creates_once)", "False"),), _PURCHASES,
+    ),
+    Mutant(
+        "gone-before-it-came", "a node is destroyed while the server of a lost answer is not listed yet",
+        (Edit("taskflow/nodes/machine.py", "node.intent_at is not None and not provider.told_at_once", "False"),),
+        _PURCHASES,
+    ),
+    Mutant(
+        "full-account-bought-from", "a full account is asked again by every task",
+        (Edit("taskflow/nodes/purchase.py", "_rests(account, now) or _full", "_full"),), _PURCHASES,
+    ),
+    Mutant(
+        "slot-promised-twice", "a node that is coming is promised to everybody",
+        (Edit("taskflow/nodes/selector.py", "self.live_workspaces + self.expected", "self.live_workspaces"),),
+        ("tests/nodes/test_selector.py",),
+    ),
+    Mutant(
+        "reserved-twice", "cpu and memory that one workspace reserved are reserved again",
+        (Edit("taskflow/db/nodes.py", "        if vcpus or memory_mb:\n", "        if False:\n"),), _PURCHASES,
     ),
     Mutant(
         "destroyed-before-it-is", "a server that still costs money counts as destroyed",
         (Edit(
             "taskflow/nodes/machine.py",
-            "        if not self._provider(node).destroy(node.server_id or node.label):\n            return",
-            "        self._provider(node).destroy(node.server_id or node.label)\n        if False:\n            return",
+            "        if not provider.destroy(node.server_id or node.label):\n            return",
+            "        provider.destroy(node.server_id or node.label)\n        if False:\n            return",
         ),),
         _MACHINE,
     ),

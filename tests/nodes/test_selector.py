@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from taskflow.nodes.catalogue import Offer
 from taskflow.nodes.liveness import Liveness, node_liveness
-from taskflow.nodes.selector import Candidate, Choice, Wish, select
+from taskflow.nodes.selector import Candidate, Choice, Limits, Wish, select
+
+OFFER = Offer("local", "", "", vcpus=8, memory_mb=16_000, slots=4)
+LIMITS = Limits(heartbeat_stale_s=60.0, load_max=2.0)
 
 
-def node(
-    name: str, status: str = "active", live: int = 0, *, age_s: float | None = 1.0, load: float | None = None
-) -> Candidate:
+def node(name: str, status: str = "active", live: int = 0, *, age_s: float | None = 1.0, **more: Any) -> Candidate:
     """A node with four slots."""
-    return Candidate(name, status, 4, live, age_s, load)
+    return Candidate(name, status, 4, live, age_s, **more)
 
 
 def choose(*nodes: Candidate, wish: Wish | None = None, room: bool = True) -> Choice:
-    """The choice; ``room``: one more node may be made."""
-    return select(wish or Wish(), nodes, may_provision=room, heartbeat_stale_s=60.0)
+    """The choice; ``room``: one more node may be bought."""
+    return select(wish or Wish(), nodes, offers=[OFFER] if room else [], limits=LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +83,69 @@ def test_a_named_node_is_that_one_or_none(named: Candidate | None, action: str) 
 def test_a_named_node_that_is_impossible_is_replaced_only_when_allowed() -> None:
     """The fallback is the usual order."""
     assert choose(node("ok"), wish=Wish("x", allow_fallback=True)).node_id == "ok"
+
+
+@pytest.mark.parametrize(
+    ("rejected", "wish", "reason"),
+    [
+        (node("x", live=3, expected=1), Wish(), "4 of 4 slots are taken, 1 of them by tasks on their way"),
+        (node("x", unreachable=True), Wish(), "its agent has not reported lately"),
+        (node("x", agent_fits=False), Wish(), "its agent is of a version that this release does not speak with"),
+        (node("x", provider="cloud", load=2.1), Wish(), "its load is 2.1 for each core"),
+        (node("x"), Wish(provider="cloud"), "it is of provider local, cloud was asked for"),
+        (node("x", location="fsn1"), Wish(location="nbg1"), "it is at fsn1, nbg1 was asked for"),
+        (node("x"), Wish(location="nbg1"), "it is at no place, nbg1 was asked for"),
+        (node("x"), Wish(vcpus=2), "it has an unknown number of vcpus, 2 are needed"),
+        (node("x", vcpus=1), Wish(vcpus=2), "it has 1 vcpus, 2 are needed"),
+        (node("x", vcpus=4, reserved_vcpus=3), Wish(vcpus=2), "it has left 1 vcpus, 2 are needed"),
+        (node("x", memory_mb=512), Wish(memory_mb=1024), "it has 512 MB of memory, 1024 are needed"),
+        (
+            node("x", memory_mb=2048, reserved_memory_mb=1536), Wish(memory_mb=1024),
+            "it has left 512 MB of memory, 1024 are needed",
+        ),
+    ],
+)  # fmt: skip
+def test_a_node_that_does_not_do_is_rejected_with_what_is_missing(rejected: Candidate, wish: Wish, reason: str) -> None:
+    """Each filter alone."""
+    choice = choose(rejected, wish=wish, room=False)
+    assert (choice.action, choice.as_dict()["rejected"]) == ("wait", [{"node_id": "x", "reason": reason}])
+
+
+def test_the_local_node_is_not_refused_for_what_else_its_machine_does() -> None:
+    """There is no other one."""
+    assert choose(node("x", load=50.0)).node_id == "x"
+
+
+def test_a_node_that_is_coming_is_not_promised_more_often_than_it_has_slots() -> None:
+    """The fifth gets one of its own."""
+    coming = node("n", "creating", age_s=None, expected=4)
+    assert choose(coming).action == "provision"
+    assert choose(coming, room=False).action == "wait"
+
+
+def test_the_smallest_node_that_will_do_is_taken() -> None:
+    """A large one is kept for who needs it."""
+    assert choose(node("large", vcpus=16), node("small", vcpus=4), wish=Wish(vcpus=2)).node_id == "small"
+
+
+def test_the_first_offer_that_fits_is_bought_and_the_others_say_why_not() -> None:
+    """In the order of the catalogue."""
+    small, elsewhere = Offer("cloud", "s", "fsn1", 2, 4000, 2), Offer("cloud", "l", "nbg1", 8, 16_000, 4)
+    large = Offer("cloud", "l", "fsn1", 8, 16_000, 4)
+    choice = select(
+        Wish(location="fsn1", vcpus=4), [], offers=[small, elsewhere, large], closed={"dear": "it rests"}, limits=LIMITS
+    )
+    assert (choice.action, choice.offer) == ("provision", large)
+    assert choice.as_dict()["offer"] == {"provider": "cloud", "size": "l", "location": "fsn1"}
+    assert [(one["offer"], one["reason"]) for one in choice.rejected] == [
+        ("s@fsn1", "it has 2 vcpus, 4 are needed"), ("l@nbg1", "it is at nbg1, fsn1 was asked for"),
+    ]  # fmt: skip
+
+
+def test_who_waits_is_told_why_each_provider_sells_nothing() -> None:
+    """A full account is no mystery."""
+    choice = select(Wish(), [], offers=[], closed={"cloud": "nothing is bought there until then"}, limits=LIMITS)
+    assert choice.as_dict()["rejected"] == [{"provider": "cloud", "reason": "nothing is bought there until then"}]
 
 
 ALIVE, UNSURE, DEAD = Liveness.LIVE, Liveness.INCONCLUSIVE, Liveness.DEAD

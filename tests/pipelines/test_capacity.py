@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from taskflow.db.models import Workspace
-from taskflow.errors import PermanentError
-from tests.support.world import World
+from taskflow.nodes.providers.base import OrderInvalid
+from tests.support.world import RESCUE_EVERY_S, World
 from tests.support.world_fixtures import MakeWorld
 
 
@@ -35,11 +35,11 @@ def test_who_waits_for_capacity_is_woken_by_the_release(make_world: MakeWorld) -
     world.agent.finish_session(next(iter(world.agent.sessions)))
 
     took_s = world.run_until(lambda: world.task(second["id"])["step"] == "running", "the waiting task runs")
-    assert took_s <= world.settings.outbox_interval_s + world.plan.workspace_s + 1  # type: ignore[operator]
+    assert took_s <= world.plan.workspace_s + 1  # type: ignore[operator]
 
 
 def test_a_release_whose_worker_dies_wakes_who_waits_all_the_same(make_world: MakeWorld) -> None:
-    """The promise of a wake-up is part of the release: nobody sits out a poll because the one who would ring is dead."""
+    """The signal is part of the release: nobody sits out a poll because the one who would ring is dead."""
     world = make_world(node_slots=1, capacity_poll_s=3000.0)
     first = world.submit()
     world.at_step(first, "running")
@@ -51,7 +51,7 @@ def test_a_release_whose_worker_dies_wakes_who_waits_all_the_same(make_world: Ma
     took_s = world.run_until(lambda: world.task(second["id"])["step"] == "running", "the waiting task runs")
 
     assert world.crashes == ["applied:cleanup"]
-    assert took_s <= world.settings.outbox_interval_s + world.plan.workspace_s + 1  # type: ignore[operator]
+    assert took_s <= RESCUE_EVERY_S + world.plan.workspace_s + 1  # type: ignore[operator]
 
 
 def test_the_release_wakes_the_one_with_the_higher_priority(make_world: MakeWorld) -> None:
@@ -88,7 +88,7 @@ def test_a_place_that_was_taken_meanwhile_is_chosen_again(make_world: MakeWorld)
     loser, winner = world.submit(), world.submit()
 
     def overtake(run_id: str, name: str) -> None:
-        if run_id == loser["run_id"] and name == "performed:workspace_creation" and not world.steps(winner["id"]):
+        if run_id == loser["run_id"] and name == "performed:node_selection" and not world.steps(winner["id"]):
             world.app.runner.turn(winner["run_id"])
 
     world.at_checkpoint = overtake
@@ -148,12 +148,12 @@ def test_another_owners_node_is_not_used(world: World) -> None:
 
 def test_a_node_that_can_never_be_made_fails_the_task_with_the_providers_words(world: World) -> None:
     """The user reads why there is no node, not that a wait ended."""
-    world.provider.refuse = PermanentError("the account has no money", code="provider_quota")
+    world.provider.refuse = OrderInvalid("there is no image debian-99")
     done = world.finish(world.submit())
 
     assert done["error"]["code"] == "node_failed"
-    assert "the account has no money" in done["error"]["message"]
-    assert done["error"]["detail"]["node_error"]["code"] == "provider_quota"
+    assert "there is no image debian-99" in done["error"]["message"]
+    assert done["error"]["detail"]["node_error"]["code"] == "provider_invalid"
     world.assert_settled()
 
 

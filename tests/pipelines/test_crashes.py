@@ -31,17 +31,21 @@ MATRIX = {
 def _cases() -> list[Any]:
     made = []
     for step, place in itertools.product(MATRIX, PLACES):
-        # The first step is never entered by a commit, unless a task comes back to it from waiting.
-        way = "behind" if (step, place) == ("node_selection", "committed") else MATRIX[step]
+        # The first step is never entered by a commit, unless a task that waits finds that it may have a node of its own.
+        way = "behind the last" if (step, place) == ("node_selection", "committed") else MATRIX[step]
         made.append(pytest.param(step, place, way, id=f"{step}-{place}"))
     return made
 
 
 def start(world: World, way: str) -> dict[str, Any]:
-    """The task under test; ``behind``: another one holds the only slot."""
-    if way == "behind":
-        world.at_step(world.submit(), "running")
-    return world.submit(**SPEC)
+    """The task under test; ``behind``: another one holds the only slot; ``behind the last``: of a node that is to go."""
+    if way == "alone":
+        return world.submit(**SPEC)
+    world.at_step(world.submit(), "running")
+    task = world.submit(**SPEC)
+    if way == "behind the last":
+        world.service.destroy_node(world.caller, world.node().id)
+    return task
 
 
 def test_every_step_of_the_table_is_in_the_matrix(world: World) -> None:
@@ -57,7 +61,7 @@ def test_a_crash_at_any_place_is_finished_by_another_worker_without_a_second_eff
     """The task completes, one workspace, one session and one server were made, and nothing is left."""
     # Redis is not told of every step of a turn: only where each is a turn of its own can a worker die right after.
     max_steps = 1 if place == "committed" else 50
-    world = make_world(node_slots=1 if way == "behind" else 4, turn_max_steps=max_steps)
+    world = make_world(node_slots=4 if way == "alone" else 1, turn_max_steps=max_steps)
     task = start(world, way)
     world.crash_at(f"{place}:{step}", task["run_id"])
 

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from taskflow.db.models import Node
+from taskflow.db.nodes import CAPACITY
 from taskflow.db.runs import to_row
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Snooze
 from taskflow.engine.pipeline import StepContext
@@ -69,15 +70,20 @@ def test_node_selection_joins_a_node_that_is_coming(world: World) -> None:
     assert went_to(decide(world, world.submit(), "node_selection")) == "node_provisioning"
 
 
-def test_waiting_for_capacity_snoozes_while_all_is_full_and_goes_back_when_it_is_not(make_world: MakeWorld) -> None:
-    """It never takes a slot itself: selection does, with all its rules."""
+def test_waiting_for_capacity_waits_while_all_is_full_and_takes_the_place_it_is_given(make_world: MakeWorld) -> None:
+    """Whoever frees a place gives it to one who waits; the one that is given goes there."""
     world = make_world(node_slots=1)
     first = at(world, "running")
     second = world.submit()
-    assert decide(world, second, "waiting_for_capacity") == Snooze(15.0)
+    world.at_step(second, "waiting_for_capacity")
+    waits = decide(world, second, "waiting_for_capacity")
+    assert isinstance(waits, AwaitSignal)
+    assert (waits.name, waits.poll_s) == (CAPACITY, 15.0)
     world.cancel(first["id"])
     world.finish(first)
-    assert went_to(decide(world, second, "waiting_for_capacity")) == "node_selection"
+    given = decide(world, second, "waiting_for_capacity", (CAPACITY, {"node_id": world.node().id}))
+    assert went_to(given) == "node_provisioning"
+    assert isinstance(given, Advance) and given.results == {"node_id": world.node().id}
 
 
 def test_many_who_wait_look_rarely(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +92,8 @@ def test_many_who_wait_look_rarely(make_world: MakeWorld, monkeypatch: pytest.Mo
     at(world, "running")
     second = world.submit()
     monkeypatch.setattr(placement, "count_waiting", lambda *_: 1000)
-    assert decide(world, second, "waiting_for_capacity") == Snooze(250.0)
+    waits = decide(world, second, "waiting_for_capacity")
+    assert isinstance(waits, AwaitSignal) and waits.poll_s == 250.0
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ class SimulatedProvider(FakeProvider):
             self._gate.say("provider", f"MACHINE DIES: {label}")
             self.states[label] = "destroyed"
             self.agents[label].alive = False
-            self.dead.add(label)
+            self.dead.add(self.agents[label].order.node_id)
 
     def get(self, server_id: str) -> Server | None:
         """Its state."""

@@ -6,6 +6,7 @@ The control plane's own HTTP client runs unchanged; only ``requests`` below it i
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,8 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 import requests
 
 from taskflow import protocol
-from taskflow.errors import PermanentError
-from taskflow.nodes.providers.base import NodeOrder, Server
+from taskflow.errors import OutcomeUnknown, PermanentError
+from taskflow.nodes.providers.base import NoCapacity, NodeOrder, Server
 from taskflow.service import Service
 from tests.support.fake_agent import FakeAgent, Plan
 from tests.support.virtual import Planner
@@ -25,6 +26,7 @@ class FakeProvider:
     """A cloud without a cloud. ``create`` is not idempotent on purpose: whoever asks twice buys twice."""
 
     name = "local"
+    creates_once = told_at_once = False
 
     def __init__(self, planner: Planner, plan: Plan) -> None:
         self.planner = planner
@@ -35,25 +37,38 @@ class FakeProvider:
         self.states: dict[str, str] = {}
         self.calls: list[str] = []
         self.refuse: Exception | None = None
+        #: Sold-out (size, location); how many creates lose their answer; how long a server is missing from look-ups.
+        self.sold_out: set[tuple[str, str]] = set()
+        self.lose_answers = 0
+        self.lag_s = 0.0
+        self.orders: list[NodeOrder] = []
+        self._visible_at: dict[str, float] = {}
         self.destroy_takes = 0
 
     def find_by_label(self, label: str) -> Server | None:
-        """The server with this label."""
-        return self.get(label)
+        """The server with this label, once the listing has it."""
+        return None if time.time() < self._visible_at.get(label, 0.0) else self.get(label)
 
     def create(self, order: NodeOrder) -> Server:
         """Buy a server; its agent reports after the planned boot time."""
         self.calls.append("create")
         if self.refuse is not None:
             raise self.refuse
+        if (order.size, order.location) in self.sold_out:
+            raise NoCapacity(f"no {order.size} at {order.location}")
         if self.states.get(order.label) == "destroyed":
             raise PermanentError("destroyed before", code="provider_invalid")
         assert self.service is not None
         self.bought[order.label] += 1
+        self.orders.append(order)
+        self._visible_at[order.label] = time.time() + self.lag_s
         self.states[order.label] = "running"
         self.agents[order.label] = agent = self.make_agent(order, self.service)
         if self.plan.boot_s is not None:
             self.planner.after(self.plan.boot_s, agent.boot)
+        if self.lose_answers > 0:
+            self.lose_answers -= 1
+            raise OutcomeUnknown("no answer")
         return Server(order.label, order.label, "running")
 
     def make_agent(self, order: NodeOrder, service: Service) -> FakeAgent:
@@ -71,10 +86,16 @@ class FakeProvider:
         if self.destroy_takes > 0:
             self.destroy_takes -= 1
             return False
+        if time.time() < self._visible_at.get(server_id, 0.0):
+            return True  # a label that no listing has yet: nobody here knows of a server
         self.states[server_id] = "destroyed"
         if server_id in self.agents:
             self.agents[server_id].alive = False
         return True
+
+    def check(self) -> str:
+        """Always fine."""
+        return "it answers"
 
     def inventory(self) -> list[Server]:
         """Servers that are not destroyed."""

@@ -34,7 +34,7 @@ SPEC: dict[str, Any] = {"repository": "/srv/repo", "command": ["make", "hello"],
 #: How far time may jump when nothing is planned: sweeps get their turn.
 _IDLE_JUMP_S = 30.0
 #: The rescue is a backup of minutes here, so that what needs it for less is noticed as late.
-_RESCUE_EVERY_S = 60.0
+RESCUE_EVERY_S = 60.0
 
 
 class World:
@@ -77,7 +77,7 @@ class World:
         """Another process takes over: nothing but SQL, Redis and the broker is handed on."""
         app = bootstrap(
             self.settings, publisher=self.broker, client=self.redis, clock=FollowingClock(self.travel),
-            providers={"local": self.provider},
+            providers={"local": self.provider, "cloud": self.provider},
         )  # fmt: skip
         app.runner._rng = random.Random(len(self.apps))
         self.apps.append(app)
@@ -161,8 +161,10 @@ class World:
         self._sweeps_at = time.time() + self.settings.outbox_interval_s
         if self.count(OutboxRow, OutboxRow.done_at.is_(None)):
             self.app.sweep("outbox")
+        if any(spec.nodes_max for spec in self.app.tools.catalogue.providers):
+            self.app.sweep("share_nodes")
         if time.time() >= self._rescue_at:
-            self._rescue_at = time.time() + _RESCUE_EVERY_S
+            self._rescue_at = time.time() + RESCUE_EVERY_S
             self.app.sweep("rescue")
 
     # --- people

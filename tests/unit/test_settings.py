@@ -107,6 +107,8 @@ def test_all_wrong_values_are_named_at_once() -> None:
         ("ring_grace_s", "near_window_s"),
         ("heartbeat_interval_s", "heartbeat_stale_s"),
         ("agent_request_timeout_s", "dispatch_timeout_s"),
+        ("provider_timeout_s", "provider_settle_s"),
+        ("provider_settle_s", "provision_timeout_s"),
         ("workspace_bootstrap_s", "workspace_ready_timeout_s"),
         ("agent_ready_timeout_s", "queued_stuck_s"),
         ("provision_timeout_s", "queued_stuck_s"),
@@ -121,6 +123,7 @@ def test_ladder_names_the_two_that_disagree(inner: str, outer: str) -> None:
     # defaults are. Then this one pair is made to disagree.
     limits = {row.name: 1.0 for row in table() if row.type is float}
     limits |= dict.fromkeys(("lease_s", "dispatch_timeout_s", "workspace_ready_timeout_s"), 10.0)
+    limits |= {"provider_settle_s": 11.0, "provision_timeout_s": 12.0}
     outermost = ("alarm_overdue_s", "near_window_s", "heartbeat_stale_s", "queued_stuck_s", "delegated_stuck_s")
     limits |= dict.fromkeys((*outermost, "execution_ceiling_s"), 100.0)
     assert Settings.from_env(_as_env(limits)).lease_s == 10.0

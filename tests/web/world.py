@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 
 from taskflow.clock import ManualClock
 from taskflow.db.models import AgentSession, Node, Run, Task, Token, Workspace
-from taskflow.db.nodes import create_node_effect, reserve_workspace_effect, start_session_effect
+from taskflow.db.nodes import NewNode, create_node_effect, reserve_workspace_effect, start_session_effect
 from taskflow.db.runs import get_run
 from taskflow.db.session import Database
 from taskflow.db.tasks import transition
@@ -120,10 +120,8 @@ class World:
                 id=new_run_id(), pipeline="node", version=1, subject_kind="node", subject_id=node_id, number=1,
                 owner_id=run.owner_id, step="await_agent", rev=0, step_entered_at=now,
             )  # fmt: skip
-            create_node_effect(
-                node_id=node_id, run=node_run, label=f"node-{self.made}", provider="local", slots=2, nodes_max=100,
-                callback_token_hash=hash_token(node_token), now=now,
-            )(tx)  # fmt: skip
+            made = NewNode(node_id, node_run, f"node-{self.made}", "local", 2, hash_token(node_token))
+            create_node_effect(made, lambda tx: None, now=now)(tx)
             tx.execute(update(Node).where(Node.id == node_id).values(status="active"))
             reserve_workspace_effect(
                 workspace_id=workspace_id, task_id=TaskId(task["id"]), run=run, node_id=node_id,

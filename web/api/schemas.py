@@ -24,17 +24,21 @@ class Flag(fields.Boolean):
         return value
 
 
-class Seconds(fields.Float):
-    """A JSON number above 0, in seconds."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(validate=validate.Range(min=0, min_inclusive=False), **kwargs)
+class Number(fields.Float):
+    """A JSON number, not a text that looks like one."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
         if isinstance(value, str):
             raise self.make_error("invalid", input="it")
         found: float = super()._deserialize(value, attr, data, **kwargs)
         return found
+
+
+class Seconds(Number):
+    """A number above 0, in seconds."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Range(min=0, min_inclusive=False), **kwargs)
 
 
 def _argv(**kwargs: Any) -> fields.List[Any]:
@@ -54,6 +58,24 @@ def _environment(description: str, **kwargs: Any) -> fields.Dict:
         validate=validate.Length(max=ENTRIES_MAX),
         metadata={"description": description},
         **kwargs,
+    )
+
+
+class ResourcesSchema(Schema):
+    """What the task's node has to be. What is left out does not matter."""
+
+    provider = fields.String(
+        validate=texts.identifier, metadata={"description": "a provider of this installation's catalogue"}
+    )
+    location = fields.String(validate=[validate.Length(1, 64), texts.plain])
+    vcpus = Number(
+        validate=validate.Range(min=0, min_inclusive=False, max=4096),
+        metadata={"description": "reserved on the node while the task's workspace lives"},
+    )
+    memory_mb = fields.Integer(
+        strict=True,
+        validate=validate.Range(1, 100_000_000),
+        metadata={"description": "reserved on the node while the task's workspace lives"},
     )
 
 
@@ -87,6 +109,7 @@ class TaskSpecSchema(Schema):
         validate=validate.Length(max=LABELS_MAX),
     )
     priority = fields.Integer(load_default=0, strict=True, validate=validate.Range(-100, 100))
+    resources = fields.Nested(ResourcesSchema, load_default=None, allow_none=True)
     node_id = fields.String(load_default=None, allow_none=True, validate=texts.identifier)
     allow_node_fallback = Flag(
         load_default=False, metadata={"description": "take another node when the one named is not usable"}

@@ -1,8 +1,20 @@
 """The port of providers.
 
 Every call is idempotent by ``label``, which is persisted before the first call; the caller looks a label up before it
-creates. Errors are the engine's: ``TransientError`` (again later), ``OutcomeUnknown`` (look it up), ``CapacityError`` (no
-room), ``PermanentError`` with code ``provider_auth``, ``provider_quota`` or ``provider_invalid``.
+creates. Six typed errors, each with an answer of its own in the node machine:
+
+======================  =======================  ================================================================
+error                   means                    answer
+======================  =======================  ================================================================
+``ProviderUnavailable`` no answer worth having   again, with backoff
+``RateLimited``         too many requests        again when the provider says so
+``NoCapacity``          nothing of this size here  another size or place; this one rests for a while
+``QuotaReached``        the account is full      nothing is bought for a while, those who wait are told, a human acts
+``AccessRefused``       a wrong credential       nothing is bought until somebody mended it
+``OrderInvalid``        the order can't be met   the node fails
+======================  =======================  ================================================================
+
+``OutcomeUnknown`` says that the call may have happened: the label is looked up before anything is repeated.
 """
 
 from __future__ import annotations
@@ -11,10 +23,52 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from taskflow.errors import CapacityError, PermanentError, TransientError
+
+
+class ProviderUnavailable(TransientError):
+    """The provider can't be reached, or is out of order."""
+
+    code = "provider_unavailable"
+
+
+class RateLimited(TransientError):
+    """Too many requests; ``retry_after_s`` is what the provider's headers said."""
+
+    code = "provider_rate_limited"
+
+
+class NoCapacity(CapacityError):
+    """The provider has no server of this size at this place now."""
+
+    code = "provider_capacity"
+
+
+class QuotaReached(PermanentError):
+    """The account may not have one more; only its holder can change that."""
+
+    code = "provider_quota"
+
+
+class AccessRefused(PermanentError):
+    """The credential is wrong, expired or not allowed to do this."""
+
+    code = "provider_auth"
+
+
+class OrderInvalid(PermanentError):
+    """The provider does not know what was ordered: a size, place or image that does not exist, user data too long."""
+
+    code = "provider_invalid"
+
 
 @dataclass(frozen=True)
 class NodeOrder:
-    """What a node agent needs to know of itself, handed to the server at its creation. The tokens are secret."""
+    """A server to be made, and what its node agent needs to know of itself. The tokens are secret.
+
+    ``size`` and ``location`` are the provider's words, empty where it has none. ``user_data`` is what the server runs at
+    its first boot; a provider that hands the agent its order by itself needs none.
+    """
 
     node_id: str
     label: str
@@ -22,27 +76,38 @@ class NodeOrder:
     callback_token: str
     agent_token: str
     heartbeat_interval_s: float
+    size: str = ""
+    location: str = ""
+    user_data: str = ""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A provider's server. ``state``: starting, running, stopped, destroyed."""
+    """A provider's server. ``state``: starting, running, stopped, destroyed. ``created_at``: epoch, None if not told."""
 
     server_id: str
     label: str
     state: str
+    address: str | None = None
+    size: str = ""
+    location: str = ""
+    created_at: float | None = None
 
 
 class Provider(Protocol):
-    """What a provider can do."""
+    """What a provider can do. Each call has a timeout of its own and makes no second attempt by itself."""
 
     name: str
+    #: A label is never sold twice, so a create that may have happened is repeated at once.
+    creates_once: bool
+    #: What ``find_by_label`` says is always the latest; elsewhere a new server may be missing for a while.
+    told_at_once: bool
 
     def find_by_label(self, label: str) -> Server | None:
-        """The server with this label, if the provider has one."""
+        """The server with this label, if the provider lists one."""
 
     def create(self, order: NodeOrder) -> Server:
-        """Make a server for ``order``; the same label again answers the same server."""
+        """Make a server for ``order``. A provider that knows the label answers its server or raises ``OutcomeUnknown``."""
 
     def get(self, server_id: str) -> Server | None:
         """The server's present state, None when the provider does not know it."""
@@ -51,4 +116,7 @@ class Provider(Protocol):
         """Destroy it; True once it is gone, False while that is under way. A server nobody knows is gone."""
 
     def inventory(self) -> Iterable[Server]:
-        """All servers of this installation at this provider."""
+        """All servers of this installation at this provider. Raises rather than leave some out."""
+
+    def check(self) -> str:
+        """Ask whether the credential works, buying nothing. What was found, in a sentence; raises like the others."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from taskflow.errors import PermanentError, TransientError
+from taskflow.errors import TransientError
 from taskflow.file_lock import is_held
 from taskflow.files import write_json
-from taskflow.nodes.providers.base import NodeOrder, Server
+from taskflow.nodes.providers.base import NodeOrder, OrderInvalid, ProviderUnavailable, Server
 
 NODE_HOST_LOCK = "run/nodehost.lock"
 
@@ -22,6 +22,7 @@ class LocalProvider:
     """See the module. ``data_path`` is the data directory that the node host watches."""
 
     name = "local"
+    creates_once = told_at_once = True
 
     def __init__(self, data_path: Path) -> None:
         self._data_path = data_path
@@ -32,12 +33,12 @@ class LocalProvider:
         return self.get(label)
 
     def create(self, order: NodeOrder) -> Server:
-        """Place the order. Raises ``PermanentError`` when the label was destroyed before."""
+        """Place the order. Raises ``OrderInvalid`` when the label was destroyed before."""
         folder = self._nodes / order.label
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if (folder / "destroy").exists() or (folder / "destroyed").exists():
-                raise PermanentError(f"node {order.label} was destroyed", code="provider_invalid")
+                raise OrderInvalid(f"node {order.label} was destroyed")
             if not (folder / "order.json").exists():
                 write_json(
                     folder / "order.json",
@@ -92,14 +93,23 @@ class LocalProvider:
             if server is not None and server.state != "destroyed":
                 yield server
 
+    def check(self) -> str:
+        """Whether a node host is there to serve orders."""
+        if not self._node_host_runs():
+            raise self._nobody_serves("orders")
+        return "a node host serves the data directory"
+
     def _must_be_its_machine(self, folder: Path) -> None:
         """A worker with another data directory must not take what it can't see for something that is gone."""
         if not folder.exists() and not self._node_host_runs():
-            raise TransientError(
-                f"no node host runs on {self._data_path}, so nothing is known of {folder.name}",
-                code="no_node_host",
-                advice="run the workers on the node host's machine, with its data directory; start: taskflow nodehost",
-            )
+            raise self._nobody_serves(folder.name)
+
+    def _nobody_serves(self, what: str) -> ProviderUnavailable:
+        return ProviderUnavailable(
+            f"no node host runs on {self._data_path}, so nothing is known of {what}",
+            code="no_node_host",
+            advice="run the workers on the node host's machine, with its data directory; start: taskflow nodehost",
+        )
 
     def _node_host_runs(self) -> bool:
         return is_held(self._data_path / NODE_HOST_LOCK)

@@ -8,6 +8,7 @@ from taskflow.engine.outcomes import Advance, Done, Effect, Outcome
 from taskflow.engine.pipeline import StepContext
 from taskflow.errors import PermanentError, StepError
 from taskflow.ids import session_id_of
+from taskflow.nodes.admission import allocate_effect
 from taskflow.pipelines.agent_task.shared import TaskSteps
 
 
@@ -22,6 +23,7 @@ class Closing(TaskSteps):
                 transition_effect(
                     ctx.run.subject_id, "cancelled", run_id=ctx.run.id, now=ctx.now, reason=ctx.run.cancel_reason
                 ),
+                *self._give_up_place(ctx),
             ),
             reason=ctx.run.cancel_reason,
         )
@@ -35,7 +37,12 @@ class Closing(TaskSteps):
             ctx.run.subject_id, "failed", run_id=ctx.run.id, now=ctx.now, reason=error.message,
             fields={"error": {**said, "step": ctx.run.step}},
         )  # fmt: skip
-        return Advance("cleanup", error={**said, "step": ctx.run.step}, effects=(failed,), reason=error.message)
+        return Advance(
+            "cleanup",
+            error={**said, "step": ctx.run.step},
+            effects=(failed, *self._give_up_place(ctx)),
+            reason=error.message,
+        )
 
     def cleanup(self, ctx: StepContext) -> Outcome:
         """Stop what runs, delete the workspace on its node, give the slot back. Repeated until it is done.
@@ -59,13 +66,22 @@ class Closing(TaskSteps):
             advice="the node may still hold the workspace; destroy the node: taskflow nodes destroy",
         )  # fmt: skip
 
+    def _give_up_place(self, ctx: StepContext) -> tuple[Effect, ...]:
+        """A place that was kept for the task is free at once, for whoever waits behind it."""
+        if ctx.results.get("workspace_id") is not None:
+            return ()  # it has one already, which its cleanup releases
+        return (allocate_effect(self._tools, ctx.run.owner_id, ctx.now),)
+
     def _release(self, ctx: StepContext, error: dict[str, object] | None = None) -> tuple[Effect, ...]:
         with self._tools.database.read() as tx:
             workspace = workspace_of_run(tx, ctx.run.id)
             session = get_session(tx, session_id_of(ctx.run.id))
         if workspace is None:
             return ()
-        effects: tuple[Effect, ...] = (release_workspace_effect(workspace.id, now=ctx.now, status_error=error),)
+        effects: tuple[Effect, ...] = (
+            release_workspace_effect(workspace.id, now=ctx.now, status_error=error),
+            allocate_effect(self._tools, ctx.run.owner_id, ctx.now),
+        )
         if session is not None and session.ended_at is None:
             effects += (end_session_effect(session.id, {"outcome": "stopped"}, now=ctx.now),)
         return effects

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row
 
-from taskflow.db.nodes import candidates, count_waiting, create_node_effect, reserve_workspace_effect
+from taskflow.db.nodes import CAPACITY, NewNode, create_node_effect, reserve_workspace_effect
 from taskflow.db.status import NODE_COMING, NODE_USABLE
 from taskflow.db.tasks import set_fields_effect, transition_effect
-from taskflow.engine.outcomes import Advance, Outcome, Snooze
+from taskflow.db.waiting import count_waiting
+from taskflow.engine.outcomes import Advance, AwaitSignal, Effect, Outcome, Snooze
 from taskflow.engine.pipeline import StepContext
 from taskflow.errors import PermanentError
 from taskflow.ids import TaskId, new_node_id, new_run_id, workspace_id_of
+from taskflow.nodes.admission import allocate_effect, situation, wish_of
 from taskflow.nodes.machine import new_node_run
-from taskflow.nodes.selector import Candidate, Choice, Wish, select
+from taskflow.nodes.providers.base import AccessRefused, NoCapacity, QuotaReached
+from taskflow.nodes.purchase import guard
+from taskflow.nodes.selector import Choice
 from taskflow.pipelines.agent_task.shared import TaskSteps
 from taskflow.vault import hash_token
 
-_PROVIDER = "local"
+#: Why a node failed without its task having to: another provider may sell one, or this one later.
+_ELSEWHERE = frozenset({NoCapacity.code, QuotaReached.code})
 #: Looks of all who wait together. A thousand that looked every quarter of a minute were most of what the workers did.
 _LOOKS_PER_S = 4.0
 
@@ -31,11 +37,14 @@ class Placement(TaskSteps):
         task = self._task(ctx)
         choice = self._choose(ctx, task)
         if choice.action == "impossible":
-            raise PermanentError(choice.reason, code="node_unusable", advice="name another node, or allow a fallback")
-        if choice.action == "wait":
-            return Advance(
-                "waiting_for_capacity", effects=(self._place(ctx, task, None, choice),), reason=choice.reason
+            advice = (
+                "name another node, or allow a fallback" if choice.node_id else "ask for less, or for another place"
             )
+            raise PermanentError(
+                choice.reason, code="node_unusable", advice=advice, detail={"rejected": list(choice.rejected)}
+            )
+        if choice.action == "wait":
+            return self._wait(ctx, task, choice)
         if choice.action == "provision":
             return self._provision(ctx, task, choice)
         step = "workspace_creation" if choice.action == "use" else "node_provisioning"
@@ -45,19 +54,40 @@ class Placement(TaskSteps):
         )  # fmt: skip
 
     def wait_for_capacity(self, ctx: StepContext) -> Outcome:
-        """Look whenever a slot is released, and now and then in any case: the more wait, the more rarely each."""
-        choice = self._choose(ctx, self._task(ctx))
-        if choice.action == "wait":
-            with self._tools.database.read() as tx:
-                waiting = count_waiting(tx, ctx.run.owner_id)
-            return Snooze(max(self._settings.capacity_poll_s, waiting / _LOOKS_PER_S))
-        return Advance("node_selection", reason=choice.reason)
+        """Until a place is given, or something can be bought. Now and then a look of its own: the more wait, the rarer."""
+        given = ctx.take(CAPACITY)
+        while (later := ctx.take(CAPACITY)) is not None:
+            given = later
+        if given is not None and given.payload["node_id"] is not None:
+            # Where the place is, coming or there; should it be gone by now, another one is chosen.
+            return Advance("node_provisioning", results={"node_id": given.payload["node_id"]}, reason="a place is free")
+        task = self._task(ctx)
+        choice = self._choose(ctx, task)
+        if given is not None and choice.action != "wait":
+            return Advance("node_selection", reason=choice.reason)
+        effects: tuple[Effect, ...] = ()
+        if choice.action != "wait":
+            effects = (self._allocate(ctx),)  # there is something: for the first in line, who may be another
+        elif task.placement != choice.as_dict():
+            effects = (self._place(ctx, task, None, choice),)  # who asks why it waits reads what holds now
+        with self._tools.database.read() as tx:
+            waiting = count_waiting(tx, ctx.run.owner_id)
+        return AwaitSignal(
+            CAPACITY, poll_s=max(self._settings.capacity_poll_s, waiting / _LOOKS_PER_S), effects=effects
+        )
 
     def wait_for_node(self, ctx: StepContext) -> Outcome:
         """Both waits for a node that is coming: its row says how far it is, its runner rings when that changes."""
         node = self._node(ctx)
         if node is None or node.error is not None:
             cause = (node.error or {}) if node is not None else {}
+            if cause.get("code") in _ELSEWHERE:
+                return Advance("node_selection", reason=cause.get("message"))
+            if cause.get("code") == AccessRefused.code:
+                raise PermanentError(
+                    f"no server can be bought: {cause['message']}", code=AccessRefused.code,
+                    advice="whoever runs this installation has to mend the provider's credential",
+                )  # fmt: skip
             raise PermanentError(
                 f"the node could not be made ready: {cause.get('message', 'its row is gone')}",
                 code="node_failed", detail={"node_error": dict(cause)},
@@ -75,6 +105,7 @@ class Placement(TaskSteps):
         task = self._task(ctx)
         workspace_id = workspace_id_of(ctx.run.id)
         token = self._tools.vault.derive_token("workspace", workspace_id)
+        wish = wish_of(task)
         return Advance(
             ctx.next_step,
             results={"workspace_id": workspace_id},
@@ -82,6 +113,7 @@ class Placement(TaskSteps):
                 reserve_workspace_effect(
                     workspace_id=workspace_id, task_id=TaskId(task.id), run=ctx.run,
                     node_id=ctx.results["node_id"], callback_token_hash=hash_token(token), now=ctx.now,
+                    vcpus=wish.vcpus, memory_mb=wish.memory_mb,
                 ),
                 transition_effect(task.id, "delegated", run_id=ctx.run.id, now=ctx.now),
             ),
@@ -92,39 +124,41 @@ class Placement(TaskSteps):
 
     def _choose(self, ctx: StepContext, task: Row[Any]) -> Choice:
         with self._tools.database.read() as tx:
-            nodes = candidates(tx, ctx.run.owner_id)
-        local = sum(1 for node in nodes if node.provider == _PROVIDER)
-        return select(
-            Wish(task.requested_node_id, task.allow_node_fallback),
-            [_candidate(node, ctx.now) for node in nodes],
-            may_provision=local < self._settings.local_nodes_max,
-            heartbeat_stale_s=self._settings.heartbeat_stale_s,
-        )
+            found = situation(tx, self._tools, ctx.run.owner_id, ctx.now)
+        return found.choose(wish_of(task), own_node_id=task.node_id)
+
+    def _wait(self, ctx: StepContext, task: Row[Any], choice: Choice) -> Advance:
+        """Wait for capacity. What is freed in between is seen by one of both: this effect, or that of the release."""
+        return Advance(
+            "waiting_for_capacity", reason=choice.reason,
+            effects=(self._place(ctx, task, None, choice), self._allocate(ctx)),
+        )  # fmt: skip
+
+    def _allocate(self, ctx: StepContext) -> Effect:
+        return allocate_effect(self._tools, ctx.run.owner_id, ctx.now)
 
     def _provision(self, ctx: StepContext, task: Row[Any], choice: Choice) -> Outcome:
-        node_id = new_node_id()
+        offer, node_id = choice.offer, new_node_id()
+        spec = self._tools.catalogue.spec(offer.provider) if offer is not None else None
+        if offer is None or spec is None:
+            raise PermanentError(f"what was chosen is not in the catalogue: {choice.reason}", code="provider_unknown")
         token = self._tools.vault.derive_token("node", node_id)
-        create = create_node_effect(
-            node_id=node_id, run=new_node_run(new_run_id(), node_id, ctx.run.owner_id, ctx.now), label=node_id,
-            provider=_PROVIDER, slots=self._settings.node_slots, nodes_max=self._settings.local_nodes_max,
-            callback_token_hash=hash_token(token), now=ctx.now,
+        node = NewNode(
+            id=node_id, run=new_node_run(new_run_id(), node_id, ctx.run.owner_id, ctx.now),
+            label=self._tools.label_of(node_id), provider=offer.provider, slots=offer.slots,
+            callback_token_hash=hash_token(token), size=offer.size, location=offer.location, vcpus=offer.vcpus,
+            memory_mb=offer.memory_mb, price_per_hour=offer.price_per_hour, wish=wish_of(task).as_dict(),
         )  # fmt: skip
         return Advance(
             "node_provisioning", results={"node_id": node_id},
-            effects=(create, self._place(ctx, task, node_id, choice)),
-            otherwise=Advance("waiting_for_capacity", reason="somebody else made the last allowed node"),
+            effects=(
+                create_node_effect(node, guard(spec, ctx.run.owner_id), now=ctx.now),
+                self._place(ctx, task, node_id, choice),
+                self._allocate(ctx),  # it has room for more than one
+            ),
+            otherwise=self._wait(ctx, task, replace(choice, reason="somebody else made the last allowed node")),
             reason=choice.reason,
         )  # fmt: skip
 
     def _place(self, ctx: StepContext, task: Row[Any], node_id: str | None, choice: Choice) -> Any:
         return set_fields_effect(task.id, run_id=ctx.run.id, now=ctx.now, node_id=node_id, placement=choice.as_dict())
-
-
-def _candidate(node: Row[Any], now: float) -> Candidate:
-    beat = node.heartbeat or {}
-    load, cores = beat.get("load1"), beat.get("cores")
-    return Candidate(
-        node_id=node.id, status=node.status, slots=node.slots, live_workspaces=node.live_workspaces,
-        heartbeat_age_s=None if node.last_heartbeat_at is None else now - node.last_heartbeat_at,
-        load=None if load is None or not cores else load / cores,
-    )  # fmt: skip

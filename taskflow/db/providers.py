@@ -1,0 +1,122 @@
+"""What is remembered of providers: where nothing is bought now, and why. One row for each, locked while it is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from taskflow.db.events import promise
+from taskflow.db.models import Node, ProviderAccount
+from taskflow.db.session import Database
+from taskflow.db.status import LOCAL_PROVIDER, NODE_COMING
+from taskflow.engine.outcomes import Effect
+
+_ACCOUNTS = ProviderAccount.__table__
+#: Outbox kind: something may be bought again, whoever waits for a node looks.
+PROVIDER_CHANGED = "provider_changed"
+
+
+def ensure_accounts(database: Database, names: Iterable[str], now: float) -> None:
+    """A row for every provider of the catalogue; those that have one keep it."""
+
+    def work(tx: Connection) -> None:
+        known = {row.name for row in tx.execute(select(ProviderAccount.name))}
+        for name in names:
+            if name not in known:
+                tx.execute(insert(ProviderAccount).values(name=name, offers_rest={}, changed_at=now))
+
+    try:
+        database.write(work)
+    except IntegrityError:
+        database.write(work)  # another process that starts wrote some of them first
+
+
+def accounts(tx: Connection) -> dict[str, Row[Any]]:
+    """All rows, by name."""
+    return {row.name: row for row in tx.execute(select(_ACCOUNTS))}
+
+
+def lock_account(tx: Connection, name: str) -> None:
+    """Serialise what is counted over all owners of a provider."""
+    tx.execute(select(ProviderAccount.name).where(ProviderAccount.name == name).with_for_update(key_share=True))
+
+
+def server_counts(tx: Connection, provider: str | None = None) -> Mapping[tuple[str, str], tuple[int, int]]:
+    """(provider, owner) -> (nodes that may have a server, those of them that are being made).
+
+    A node in status error counts, as its server may still stand and be paid for; a local one costs nothing.
+    """
+    coming = func.count().filter(Node.status.in_(NODE_COMING))
+    statement = (
+        select(Node.provider, Node.owner_id, func.count().label("all"), coming.label("coming"))
+        .where(Node.destroyed_at.is_(None), or_(Node.status != "error", Node.provider != LOCAL_PROVIDER))
+        .group_by(Node.provider, Node.owner_id)
+    )
+    if provider is not None:
+        statement = statement.where(Node.provider == provider)
+    rows = tx.execute(statement)
+    return {(row.provider, row.owner_id): (row.all, row.coming) for row in rows}
+
+
+def rest_effect(name: str, *, until: float, because: Mapping[str, Any], now: float) -> Effect:
+    """Nothing is bought at this provider before ``until``; ``because`` is shown to those who wait."""
+
+    def effect(tx: Connection) -> None:
+        tx.execute(
+            update(ProviderAccount)
+            .where(ProviderAccount.name == name)
+            .values(rests_until=until, rests_because=dict(because), changed_at=now)
+        )
+
+    return effect
+
+
+def block_effect(name: str, error: Mapping[str, Any], *, now: float) -> Effect:
+    """Nothing is bought at this provider until ``unblock``."""
+
+    def effect(tx: Connection) -> None:
+        tx.execute(
+            update(ProviderAccount)
+            .where(ProviderAccount.name == name)
+            .values(blocked={**error, "since": now}, changed_at=now)
+        )
+
+    return effect
+
+
+def rest_offer_effect(name: str, offer: str, *, until: float, now: float) -> Effect:
+    """This offer (``size@location``) is sold out: not asked for again before ``until``."""
+
+    def effect(tx: Connection) -> None:
+        lock_account(tx, name)
+        known = tx.execute(select(ProviderAccount.offers_rest).where(ProviderAccount.name == name)).scalar() or {}
+        still = {key: at for key, at in known.items() if at > now}
+        tx.execute(
+            update(ProviderAccount)
+            .where(ProviderAccount.name == name)
+            .values(offers_rest={**still, offer: until}, changed_at=now)
+        )
+
+    return effect
+
+
+def sells_again_effect(name: str, now: float) -> Effect:
+    """Something may be bought here again: who waits for it, of whatever owner, is rung."""
+
+    def effect(tx: Connection) -> None:
+        promise(tx, PROVIDER_CHANGED, {"provider": name}, now)
+
+    return effect
+
+
+def unblock(tx: Connection, name: str, now: float) -> None:
+    """Buy there again at once: the credential was found good, or somebody says that the account has room."""
+    tx.execute(
+        update(ProviderAccount)
+        .where(ProviderAccount.name == name)
+        .values(blocked=None, rests_until=None, rests_because=None, changed_at=now)
+    )
+    promise(tx, PROVIDER_CHANGED, {"provider": name}, now)

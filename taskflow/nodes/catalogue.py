@@ -1,0 +1,211 @@
+"""What can be bought where: the providers of this installation, each with its offers, from one TOML file.
+
+::
+
+    [[provider]]
+    name = "hetzner"                # what tasks, nodes and the API call it
+    kind = "hetzner"                # local, hetzner or libcloud
+    token_env = "HCLOUD_TOKEN"      # or token_file; the credential itself is never in this file
+    image = "debian-12"
+    nodes_max = 10                  # servers at once, of all owners
+    owner_nodes_max = 5             # servers at once of one owner
+    parallel_max = 2                # servers of one owner that are being made at once
+
+    [[provider.offer]]              # the first that fits is taken, the next when it is sold out
+    size = "cx32"
+    location = "fsn1"
+    vcpus = 4
+    memory_mb = 8192
+    slots = 3                       # workspaces it holds at once
+    price_per_hour = 0.0113
+
+Without the file there is one provider, ``local``: a process of this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from taskflow.db.status import LOCAL_PROVIDER
+from taskflow.errors import UsageError
+from taskflow.settings import Settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+KINDS = (LOCAL_PROVIDER, "hetzner", "libcloud")
+_NAME = validate.Regexp(r"^[a-z][a-z0-9-]{0,31}\Z", error="small letters, digits and '-', at most 32")
+_COUNT = validate.Range(min=1, max=100_000)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One kind of server that a provider sells. ``size`` and ``location`` are the provider's words."""
+
+    provider: str
+    size: str
+    location: str
+    vcpus: float
+    memory_mb: int
+    slots: int
+    price_per_hour: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """How its rest after a sell-out is remembered."""
+        return f"{self.size}@{self.location}"
+
+
+@dataclass(frozen=True)
+class ProviderSpec:
+    """A provider as it is configured. ``offers`` in order of preference; ``options`` is for its own file alone."""
+
+    name: str
+    kind: str
+    offers: tuple[Offer, ...]
+    nodes_max: int
+    owner_nodes_max: int
+    parallel_max: int
+    options: Mapping[str, Any]
+
+    def offer_after(self, size: str, location: str) -> Offer | None:
+        """The next choice when this one is sold out."""
+        places = [(offer.size, offer.location) for offer in self.offers]
+        if (size, location) not in places:
+            return None
+        following = places.index((size, location)) + 1
+        return self.offers[following] if following < len(self.offers) else None
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All providers, in the order of the file: the first is asked first."""
+
+    providers: tuple[ProviderSpec, ...]
+
+    def spec(self, name: str) -> ProviderSpec | None:
+        """The provider of this name."""
+        return next((spec for spec in self.providers if spec.name == name), None)
+
+
+def load_catalogue(settings: Settings) -> Catalogue:
+    """The catalogue of ``TASKFLOW_PROVIDERS_FILE``. Raises ``UsageError`` naming the file and each wrong field."""
+    named = settings.providers_file
+    path = Path(named) if named else settings.data_path / "providers.toml"
+    if not named and not path.exists():
+        return Catalogue((_local(settings),))
+    try:
+        with path.open("rb") as file:
+            raw = tomllib.load(file)
+    except OSError as error:
+        raise UsageError(
+            f"{path} can't be read: {error.strerror}", fields={"TASKFLOW_PROVIDERS_FILE": str(path)}
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}", fields={"TASKFLOW_PROVIDERS_FILE": str(path)}) from None
+    return parse_catalogue(raw, settings, str(path))
+
+
+def parse_catalogue(raw: Mapping[str, Any], settings: Settings, source: str) -> Catalogue:
+    """The catalogue of a parsed file. Raises ``UsageError``."""
+    try:
+        found = _FileSchema().load(dict(raw))
+    except ValidationError as error:
+        messages = error.messages if isinstance(error.messages, dict) else {"_": error.messages}
+        raise UsageError(f"{source} is wrong: {messages}", fields=messages) from None
+    specs = tuple(_spec(row, settings) for row in found["provider"])
+    names = [spec.name for spec in specs]
+    if len(set(names)) != len(names):
+        raise UsageError(f"{source} has two providers of one name", fields={"provider": "names must be unique"})
+    return Catalogue(specs)
+
+
+def credential(spec: ProviderSpec) -> str:
+    """The provider's credential, from where the file says it is. Raises ``UsageError``."""
+    variable, path = spec.options.get("token_env"), spec.options.get("token_file")
+    found = os.environ.get(variable, "") if variable else ""
+    if path:
+        try:
+            found = Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UsageError(f"the token of provider {spec.name}: {path} can't be read: {error.strerror}") from None
+    if not found:
+        raise UsageError(f"provider {spec.name} has no token: {variable or path} is empty", code="provider_token")
+    return found
+
+
+class _OfferSchema(Schema):
+    size = fields.String(required=True, validate=validate.Length(min=1, max=64))
+    location = fields.String(load_default="", validate=validate.Length(max=64))
+    vcpus = fields.Float(required=True, validate=validate.Range(min=0.1, max=4096))
+    memory_mb = fields.Integer(required=True, strict=True, validate=validate.Range(min=64, max=100_000_000))
+    slots = fields.Integer(load_default=1, strict=True, validate=_COUNT)
+    price_per_hour = fields.Float(load_default=0.0, validate=validate.Range(min=0.0, max=1e6))
+
+
+class _ProviderSchema(Schema):
+    name = fields.String(required=True, validate=_NAME)
+    kind = fields.String(required=True, validate=validate.OneOf(KINDS))
+    offer = fields.List(fields.Nested(_OfferSchema), load_default=list)
+    nodes_max = fields.Integer(load_default=10, strict=True, validate=_COUNT)
+    owner_nodes_max = fields.Integer(strict=True, validate=_COUNT)
+    parallel_max = fields.Integer(load_default=2, strict=True, validate=_COUNT)
+    token_env = fields.String(validate=validate.Length(min=1))
+    token_file = fields.String(validate=validate.Length(min=1))
+    image = fields.String(validate=validate.Length(min=1))
+    api_url = fields.Url(require_tld=False)
+    driver = fields.String(validate=validate.Regexp(r"^[a-z0-9_]+\Z"))
+    options = fields.Dict(keys=fields.String())
+
+    @validates_schema
+    def _complete(self, data: dict[str, Any], **_: Any) -> None:
+        kind, missing = data.get("kind"), {}
+        if kind in ("hetzner", "libcloud"):
+            if ("token_env" in data) == ("token_file" in data):
+                missing["token_env"] = ["one of token_env and token_file is needed"]
+            missing |= {name: ["is needed"] for name in ("image",) if name not in data}
+            if not data.get("offer"):
+                missing["offer"] = ["at least one is needed"]
+        if kind == "libcloud" and "driver" not in data:
+            missing["driver"] = ["is needed: the cloud's name in Apache Libcloud"]
+        if kind == LOCAL_PROVIDER and data.get("name") != LOCAL_PROVIDER:
+            missing["name"] = ["the local provider is called local"]
+        if missing:
+            raise ValidationError(missing)
+
+
+class _FileSchema(Schema):
+    provider = fields.List(fields.Nested(_ProviderSchema), required=True, validate=validate.Length(min=1))
+
+
+def _spec(row: Mapping[str, Any], settings: Settings) -> ProviderSpec:
+    name, kind = row["name"], row["kind"]
+    if kind == LOCAL_PROVIDER:
+        return _local(settings)
+    offers = tuple(
+        Offer(name, one["size"], one["location"], one["vcpus"], one["memory_mb"], one["slots"], one["price_per_hour"])
+        for one in row["offer"]
+    )
+    common = ("name", "kind", "offer", "nodes_max", "owner_nodes_max", "parallel_max")
+    return ProviderSpec(
+        name=name, kind=kind, offers=offers, nodes_max=row["nodes_max"],
+        owner_nodes_max=row.get("owner_nodes_max", row["nodes_max"]), parallel_max=row["parallel_max"],
+        options={key: value for key, value in row.items() if key not in common},
+    )  # fmt: skip
+
+
+def _local(settings: Settings) -> ProviderSpec:
+    """This machine. Its size is what the host says; it costs nothing and is never short of itself."""
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    offer = Offer(LOCAL_PROVIDER, "", "", float(os.cpu_count() or 1), memory_mb, settings.node_slots)
+    most = max(1, settings.local_nodes_max)
+    return ProviderSpec(LOCAL_PROVIDER, LOCAL_PROVIDER, (offer,), 0, most, most, {})

@@ -1,0 +1,194 @@
+"""Servers of the clouds that Apache Libcloud drives. DigitalOcean and Vultr are tested; others by configuration.
+
+The server's name is the label. These clouds take two servers of one name, so the look-up before a create, made late enough,
+is what keeps a server from being bought twice; what is ours is told by the label's prefix, which names the installation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, TypeVar
+
+import requests
+from libcloud.common.exceptions import BaseHTTPError, RateLimitReachedError
+from libcloud.common.types import InvalidCredsError
+from libcloud.common.vultr import VultrException
+from libcloud.compute.base import Node, NodeDriver, NodeImage, NodeLocation, NodeSize
+from libcloud.compute.providers import get_driver
+from libcloud.compute.types import NodeState
+
+from taskflow.errors import OutcomeUnknown, StepError
+from taskflow.nodes.providers.base import (
+    AccessRefused,
+    NoCapacity,
+    NodeOrder,
+    OrderInvalid,
+    ProviderUnavailable,
+    QuotaReached,
+    RateLimited,
+    Server,
+)
+
+_Answer = TypeVar("_Answer")
+
+_STATES = {NodeState.RUNNING: "running", NodeState.PENDING: "starting", NodeState.TERMINATED: "destroyed"}
+_BY_STATUS: dict[int, type[StepError]] = {
+    400: OrderInvalid, 401: AccessRefused, 403: AccessRefused, 404: OrderInvalid, 422: OrderInvalid, 429: RateLimited,
+}  # fmt: skip
+#: Where a cloud tells a full account and a full data centre from a wrong order in words only. An unknown wording falls
+#: back to what the status says; the conformance tests hold those that are known.
+_BY_WORDS: dict[str, tuple[tuple[str, type[StepError]], ...]] = {
+    "digitalocean": (
+        ("droplet limit", QuotaReached), ("not available in this region", NoCapacity),
+        ("currently unavailable", NoCapacity),
+    ),
+    "vultr": (
+        ("maximum monthly fee limit", QuotaReached), ("instance limit", QuotaReached),
+        ("not available in the selected region", NoCapacity), ("rate limit", RateLimited),
+    ),
+}  # fmt: skip
+#: The argument of the driver's ``create_node`` that takes user data.
+_USER_DATA = {"digitalocean": "ex_user_data"}
+_USER_DATA_ELSEWHERE = "ex_userdata"
+#: Only true servers: Vultr's bare metal is a second listing that nothing here ever buys.
+_LISTING: dict[str, dict[str, Any]] = {"vultr": {"ex_list_bare_metals": False}}
+
+
+#: Drivers whose constructor takes nothing but the key; what else there is to say is said to their connection.
+_KEY_ONLY = frozenset({"digitalocean"})
+
+
+def _make_driver(cloud: str, key: str, options: Mapping[str, Any]) -> NodeDriver:
+    if cloud not in _KEY_ONLY:
+        return get_driver(cloud)(key, **options)
+    made: NodeDriver = get_driver(cloud)(key)
+    connection: Any = made.connection
+    for name, value in options.items():
+        setattr(connection, name, value)
+    connection.connect()
+    return made
+
+
+class LibcloudProvider:
+    """``driver`` is libcloud's name of the cloud, ``key`` its credential, ``options`` further arguments of the driver."""
+
+    creates_once, told_at_once = False, False
+
+    def __init__(
+        self, name: str, *, driver: str, key: str, image: str, prefix: Callable[[], str], timeout_s: float,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self._cloud = driver
+        self._image = image
+        self._prefix = prefix
+        self._make = lambda: _make_driver(driver, key, {"timeout": timeout_s, **(options or {})})
+        self._driver_made: NodeDriver | None = None
+
+    def find_by_label(self, label: str) -> Server | None:
+        """The server of this name, if the listing has one."""
+        found = self._by_name(label)
+        return None if found is None else self._server(found)
+
+    def create(self, order: NodeOrder) -> Server:
+        """Buy it. No answer is ``OutcomeUnknown``."""
+        driver: Any = self._driver()
+        more = {_USER_DATA.get(self._cloud, _USER_DATA_ELSEWHERE): order.user_data} if order.user_data else {}
+        made = self._ask(
+            lambda: driver.create_node(
+                name=order.label,
+                # Known by their ids: to list sizes and places first would cost requests and could fail.
+                size=NodeSize(order.size, order.size, 0, 0, 0, 0.0, driver),
+                image=NodeImage(self._image, self._image, driver),
+                location=NodeLocation(order.location, order.location, "", driver),
+                **more,
+            ),
+            buys=True,
+        )
+        return self._server(made)
+
+    def get(self, server_id: str) -> Server | None:
+        """Its state now, from the listing: not every driver can ask for one server."""
+        found = next((node for node in self._list() if str(node.id) == server_id), None)
+        return None if found is None else self._server(found)
+
+    def destroy(self, server_id: str) -> bool:
+        """Ask for its deletion, until it is not listed any more. ``server_id`` may be a label."""
+        found = next((node for node in self._list() if server_id in (str(node.id), node.name)), None)
+        if found is None:
+            return True
+        with self._errors(gone_is_fine=True):
+            self._driver().destroy_node(found)
+        return False
+
+    def inventory(self) -> Iterator[Server]:
+        """All servers whose name begins with this installation's prefix."""
+        prefix = self._prefix()
+        yield from (self._server(node) for node in self._list() if node.name.startswith(prefix))
+
+    def check(self) -> str:
+        """List the servers."""
+        count = len(self._list())
+        return f"the key is accepted; the account has {count} servers"
+
+    # --- inside
+
+    def _driver(self) -> NodeDriver:
+        if self._driver_made is None:
+            self._driver_made = self._ask(self._make)  # some drivers sign in when they are made
+        return self._driver_made
+
+    def _list(self) -> list[Node]:
+        return self._ask(lambda: list(self._driver().list_nodes(**_LISTING.get(self._cloud, {}))))
+
+    def _by_name(self, label: str) -> Node | None:
+        return next((node for node in self._list() if node.name == label), None)
+
+    def _server(self, node: Node) -> Server:
+        created = node.created_at
+        return Server(
+            server_id=str(node.id), label=node.name, state=_STATES.get(node.state, "stopped"),
+            address=next(iter(node.public_ips or []), None), size=str(node.extra.get("size_slug") or node.size or ""),
+            location=str(node.extra.get("region") or node.extra.get("location") or ""),
+            created_at=created.timestamp() if isinstance(created, datetime) else None,
+        )  # fmt: skip
+
+    def _ask(self, call: Callable[[], _Answer], *, buys: bool = False) -> _Answer:
+        with self._errors(buys=buys):
+            return call()
+        raise AssertionError  # the context manager returns or raises
+
+    @contextmanager
+    def _errors(self, *, buys: bool = False, gone_is_fine: bool = False) -> Iterator[None]:
+        try:
+            yield
+        except InvalidCredsError as error:
+            raise AccessRefused(f"{self._cloud}: the credential is not accepted") from error
+        except RateLimitReachedError as error:
+            raise RateLimited(f"{self._cloud}: too many requests", retry_after_s=error.retry_after or None) from error
+        except (BaseHTTPError, VultrException) as error:
+            if gone_is_fine and error.code == 404:
+                return
+            raise self._typed(int(error.code), str(error.message), buys=buys) from error
+        except requests.ConnectTimeout as error:
+            raise ProviderUnavailable(f"{self._cloud} could not be reached in time") from error
+        except StepError:
+            raise
+        except Exception as error:
+            # Not only what the connection raises: drivers stumble (AttributeError, KeyError) over a page that a proxy
+            # sent instead of an answer.
+            kind = OutcomeUnknown if buys else ProviderUnavailable
+            raise kind(f"{self._cloud} gave no answer: {type(error).__name__}", code="provider_unavailable") from error
+
+    def _typed(self, status: int, message: str, *, buys: bool) -> StepError:
+        said = f"{self._cloud}: {message} ({status})"
+        words = message.lower()
+        kind = next((kind for phrase, kind in _BY_WORDS.get(self._cloud, ()) if phrase in words), None)
+        kind = kind or _BY_STATUS.get(status)
+        if kind is not None:
+            return kind(said)
+        if buys:
+            return OutcomeUnknown(said, code="provider_unavailable")
+        return ProviderUnavailable(said)

@@ -1,0 +1,333 @@
+"""One set of guarantees for every provider. ``-k provider_conformance -v`` lists them.
+
+``local`` runs a real node host. The clouds are driven by the real client libraries over real HTTP; what answers is a cloud
+on this machine that keeps books, so that what was bought is counted there and not in what was said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from taskflow.agent.ending import Ending
+from taskflow.clock import ManualClock
+from taskflow.errors import OutcomeUnknown, StepError
+from taskflow.file_lock import FileLock
+from taskflow.nodes.providers.base import (
+    AccessRefused,
+    NoCapacity,
+    NodeOrder,
+    OrderInvalid,
+    Provider,
+    ProviderUnavailable,
+    QuotaReached,
+    RateLimited,
+)
+from taskflow.nodes.providers.cloud import LibcloudProvider
+from taskflow.nodes.providers.hetzner import HetznerProvider
+from taskflow.nodes.providers.local import NODE_HOST_LOCK, LocalProvider
+from taskflow.settings import Settings
+from taskflow.stack.data_dir import DataDir
+from taskflow.stack.nodehost import NodeHost
+from tests.support.fake_cloud import FakeCloud
+from tests.support.waiting import wait_until
+
+CLOUDS = ("hetzner", "digitalocean", "vultr")
+PROVIDERS = ("local", *CLOUDS)
+PREFIX = "tf-installation-"
+
+
+@dataclass
+class Subject:
+    """A provider, and who keeps its books. ``cloud`` is None for a provider without one."""
+
+    provider: Provider
+    cloud: FakeCloud | None
+    #: The same provider with a credential that is not accepted.
+    stranger: Provider | None = None
+    #: The same provider with little patience.
+    hasty: Provider | None = None
+
+
+def order(number: int = 1) -> NodeOrder:
+    """What is bought."""
+    return NodeOrder(
+        f"node-{number}", f"{PREFIX}{number}", 4, "callback-token", "agent-token", 10.0,
+        size="size-s", location="place-1", user_data="#cloud-config\n",
+    )  # fmt: skip
+
+
+def _hetzner(cloud: FakeCloud, token: str, clock: ManualClock, timeout_s: float) -> Provider:
+    return HetznerProvider(
+        "hetzner", token=token, image="debian-12", installation=lambda: "i-1", clock=clock, timeout_s=timeout_s,
+        api_url=f"http://127.0.0.1:{cloud.port}/v1",
+    )  # fmt: skip
+
+
+def _libcloud(driver: str) -> Callable[[FakeCloud, str, ManualClock, float], Provider]:
+    def make(cloud: FakeCloud, token: str, clock: ManualClock, timeout_s: float) -> Provider:
+        options = {"secure": False, "host": "127.0.0.1", "port": cloud.port}
+        return LibcloudProvider(
+            driver, driver=driver, key=token, image="1", prefix=lambda: PREFIX, timeout_s=timeout_s, options=options
+        )
+
+    return make
+
+
+_MAKERS = {"hetzner": _hetzner, "digitalocean": _libcloud("digitalocean"), "vultr": _libcloud("vultr")}
+
+
+@contextmanager
+def _local(settings: Settings) -> Iterator[Subject]:
+    ended = Ending()
+    data_dir = DataDir(settings)
+    lifeline = data_dir.root / "lifeline"
+    lifeline.touch()
+    lock = FileLock(data_dir.root / NODE_HOST_LOCK)
+    assert lock.acquire(wait_s=1.0)
+    sleeper = "import fcntl, signal, sys; f = open(sys.argv[1] + '/agent.lock', 'w'); fcntl.flock(f, 2); signal.pause()"
+    host = NodeHost(settings, lifeline, argv=lambda root, _url, _line: [sys.executable, "-c", sleeper, str(root)])
+    thread = threading.Thread(target=host.run, args=(ended,))
+    thread.start()
+    provider = LocalProvider(data_dir.root)
+    try:
+        yield Subject(provider, None)
+    finally:
+        for server in list(provider.inventory()):
+            wait_until(lambda one=server: provider.destroy(one.server_id), "gone")
+        ended.set()
+        thread.join()
+        lock.release()
+
+
+@pytest.fixture
+def subject(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Subject]:
+    """The provider that the test is about, with its world around it."""
+    with ExitStack() as stack:
+        if request.param == "local":
+            yield stack.enter_context(_local(settings))
+            return
+        clock = ManualClock()
+        cloud = stack.enter_context(FakeCloud(clock, unique_names=request.param == "hetzner"))
+        make = _MAKERS[request.param]
+        token = cloud.ledger.token
+        yield Subject(
+            make(cloud, token, clock, 5.0),
+            cloud,
+            make(cloud, "another-token", clock, 5.0),
+            make(cloud, token, clock, 0.2),
+        )
+
+
+def destroy(provider: Provider, server: str) -> None:
+    """Until it is gone."""
+    wait_until(lambda: provider.destroy(server), f"{server} is gone")
+
+
+every_provider = pytest.mark.parametrize("subject", PROVIDERS, indirect=True)
+every_cloud = pytest.mark.parametrize("subject", CLOUDS, indirect=True)
+
+
+# --- what holds at every provider
+
+
+@every_provider
+def test_provider_conformance_a_created_server_is_found_by_its_label_and_by_its_id(subject: Subject) -> None:
+    """And is in the inventory, once."""
+    made = subject.provider.create(order())
+    assert made.label == order().label
+    assert made.state in ("starting", "running")
+    by_label, by_id = subject.provider.find_by_label(order().label), subject.provider.get(made.server_id)
+    assert by_label is not None and by_id is not None
+    assert by_label.server_id == by_id.server_id == made.server_id
+    assert [one.server_id for one in subject.provider.inventory()] == [made.server_id]
+
+
+@every_provider
+def test_provider_conformance_what_was_never_made_is_unknown(subject: Subject) -> None:
+    """None, not an error."""
+    assert subject.provider.find_by_label("tf-installation-none") is None
+    assert subject.provider.get("424242") is None
+    assert list(subject.provider.inventory()) == []
+
+
+@every_provider
+def test_provider_conformance_a_label_that_is_looked_up_first_is_bought_once(subject: Subject) -> None:
+    """The rule of the caller, and what it relies on: the look-up after a create finds its server."""
+    for _ in range(3):
+        server = subject.provider.find_by_label(order().label) or subject.provider.create(order())
+    assert [one.server_id for one in subject.provider.inventory()] == [server.server_id]
+    assert subject.cloud is None or subject.cloud.ledger.creates == 1
+
+
+@every_provider
+def test_provider_conformance_destroyed_means_gone(subject: Subject) -> None:
+    """By id or by label, again and again; only then is it True, and its neighbour stays."""
+    made, other = subject.provider.create(order(1)), subject.provider.create(order(2))
+    third = subject.provider.create(order(3))
+    destroy(subject.provider, made.server_id)
+    destroy(subject.provider, third.label)
+    assert subject.provider.destroy(made.server_id)
+    gone = subject.provider.get(made.server_id)
+    assert gone is None or gone.state == "destroyed"
+    assert [one.server_id for one in subject.provider.inventory()] == [other.server_id]
+    if subject.cloud is not None:
+        assert [one.server_id for one in subject.cloud.ledger.alive()] == [other.server_id]
+
+
+@every_provider
+def test_provider_conformance_to_destroy_what_never_was_is_done(subject: Subject) -> None:
+    """A node whose server was never bought is destroyed too."""
+    assert subject.provider.destroy("tf-installation-never")
+
+
+@every_provider
+def test_provider_conformance_a_check_buys_nothing(subject: Subject) -> None:
+    """It says what it found."""
+    assert subject.provider.check()
+    assert list(subject.provider.inventory()) == []
+
+
+# --- what holds at everything that sells over HTTP
+
+
+def _refused(subject: Subject, kind: type[StepError], *, number: int = 9) -> StepError:
+    with pytest.raises(StepError) as refused:
+        subject.provider.create(order(number))
+    assert type(refused.value) is kind, refused.value
+    return refused.value
+
+
+@every_cloud
+def test_provider_conformance_each_refusal_has_a_type_of_its_own(subject: Subject) -> None:
+    """Nothing is bought by any of them."""
+    assert subject.cloud is not None
+    faults = subject.cloud.faults
+    faults.sold_out = {("size-s", "place-1")}
+    _refused(subject, NoCapacity)
+    faults.sold_out = set()
+    faults.servers_max = 0
+    _refused(subject, QuotaReached)
+    faults.servers_max = None
+    with pytest.raises(OrderInvalid):
+        subject.provider.create(dataclasses.replace(order(), size="unheard-of"))
+    assert subject.cloud.ledger.creates == 0
+
+
+@every_cloud
+def test_provider_conformance_a_wrong_credential_is_refused_in_every_call(subject: Subject) -> None:
+    """As access, and never as "there is no such server"."""
+    assert subject.stranger is not None
+    subject.provider.create(order())
+    label = order().label
+    calls: list[Callable[[Provider], Any]] = [
+        lambda p: p.create(order(2)), lambda p: p.find_by_label(label), lambda p: p.get("1001"),
+        lambda p: p.destroy("1001"), lambda p: list(p.inventory()), lambda p: p.check(),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(AccessRefused) as refused:
+            call(subject.stranger)
+        assert "another-token" not in str(refused.value.as_dict())
+
+
+@every_cloud
+def test_provider_conformance_too_many_requests_say_when_to_come_back(subject: Subject) -> None:
+    """By the headers where the provider sends some; one request, no attempts of its own."""
+    assert subject.cloud is not None
+    subject.cloud.faults.requests_per_hour = 0
+    before = subject.cloud.ledger.requests
+    refused = _refused(subject, RateLimited)
+    assert isinstance(refused, RateLimited)
+    assert subject.cloud.ledger.requests == before + 1
+    if subject.provider.name != "vultr":  # which sends no header
+        assert refused.retry_after_s is not None and 1.0 <= refused.retry_after_s <= 60.0
+
+
+@every_cloud
+def test_provider_conformance_a_lost_answer_is_an_unknown_outcome_and_the_label_finds_it(subject: Subject) -> None:
+    """The library must not repeat the purchase by itself."""
+    assert subject.cloud is not None
+    subject.cloud.faults.lose_answers = 1
+    _refused(subject, OutcomeUnknown, number=1)
+    assert subject.cloud.ledger.creates == 1
+    found = subject.provider.find_by_label(order().label)
+    assert found is not None and found.label == order().label
+
+
+@every_cloud
+def test_provider_conformance_an_outage_is_transient_and_a_create_in_it_unknown(subject: Subject) -> None:
+    """And a listing that fails is no empty listing."""
+    assert subject.cloud is not None
+    made = subject.provider.create(order())
+    calls: list[Callable[[Provider], Any]] = [
+        lambda p: p.find_by_label(made.label), lambda p: p.get(made.server_id), lambda p: p.destroy(made.server_id),
+        lambda p: list(p.inventory()), lambda p: p.check(),
+    ]  # fmt: skip
+    for call in calls:
+        for fault in ("outages", "proxy_pages"):
+            setattr(subject.cloud.faults, fault, 1)
+            with pytest.raises(ProviderUnavailable):
+                call(subject.provider)
+    for fault in ("outages", "proxy_pages"):
+        setattr(subject.cloud.faults, fault, 1)
+        _refused(subject, OutcomeUnknown, number=2)
+
+
+@every_cloud
+def test_provider_conformance_an_inventory_has_every_page_and_nothing_of_others(subject: Subject) -> None:
+    """A reconciler that misses a page destroys what it does not see."""
+    assert subject.cloud is not None
+    made = {subject.provider.create(order(number)).server_id for number in range(60)}
+    subject.cloud.ledger.create("somebody-elses", "size-s", "place-1", "", {})
+    assert {one.server_id for one in subject.provider.inventory()} == made
+
+
+@every_cloud
+def test_provider_conformance_a_listing_that_lags_hides_a_server_only_for_a_while(subject: Subject) -> None:
+    """Why an unknown outcome is looked up late: what the label does not find yet, it finds then."""
+    assert subject.cloud is not None
+    subject.cloud.faults.lag_s = 5.0
+    subject.provider.create(order())
+    assert subject.provider.find_by_label(order().label) is None
+    clock = subject.cloud.ledger.clock
+    assert isinstance(clock, ManualClock)
+    clock.advance(5.0)
+    assert subject.provider.find_by_label(order().label) is not None
+
+
+@every_cloud
+def test_provider_conformance_a_deletion_is_repeated_until_it_happened(subject: Subject) -> None:
+    """An answer is not a deletion."""
+    assert subject.cloud is not None
+    made = subject.provider.create(order())
+    subject.cloud.faults.slow_deletes = 2
+    answers = [subject.provider.destroy(made.server_id) for _ in range(4)]
+    assert answers == [False, False, False, True]
+    assert subject.cloud.ledger.alive() == []
+
+
+@pytest.mark.parametrize("subject", ["hetzner"], indirect=True)
+def test_provider_conformance_a_name_that_is_taken_is_looked_up_and_not_bought(subject: Subject) -> None:
+    """Where names are unique, even a create from the past buys nothing."""
+    assert subject.cloud is not None
+    subject.provider.create(order())
+    _refused(subject, OutcomeUnknown, number=1)
+    assert subject.cloud.ledger.bought_twice() == []
+
+
+@every_cloud
+def test_provider_conformance_a_slow_answer_is_not_waited_for(subject: Subject) -> None:
+    """A create may have happened; a look-up is asked again."""
+    assert subject.cloud is not None and subject.hasty is not None
+    subject.cloud.faults.slow_s = 0.6
+    with pytest.raises(OutcomeUnknown):
+        subject.hasty.create(order())
+    with pytest.raises(ProviderUnavailable):
+        subject.hasty.find_by_label(order().label)

@@ -1,0 +1,225 @@
+"""Buying servers: once, from who sells them, within the limits; and what each refusal leads to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskflow.db.providers import accounts, unblock
+from taskflow.nodes.providers.base import AccessRefused, QuotaReached
+from tests.support.world import World
+from tests.support.world_fixtures import MakeWorld
+
+#: A cloud with three offers, told by the same fake that plays the local provider elsewhere.
+FILE = """
+[[provider]]
+name = "local"
+kind = "local"
+
+[[provider]]
+name = "cloud"
+kind = "hetzner"
+token_env = "UNUSED"
+image = "debian-12"
+nodes_max = 3
+owner_nodes_max = 2
+parallel_max = 1
+offer = [
+    {size = "s", location = "fsn1", vcpus = 2, memory_mb = 4000, slots = 2, price_per_hour = 0.01},
+    {size = "s", location = "nbg1", vcpus = 2, memory_mb = 4000, slots = 2, price_per_hour = 0.01},
+    {size = "l", location = "fsn1", vcpus = 8, memory_mb = 16000, slots = 4, price_per_hour = 0.04},
+]
+"""
+CLOUD = {"provider": "cloud"}
+
+MakeCloud = Callable[..., World]
+
+
+@pytest.fixture
+def make_cloud(make_world: MakeWorld, tmp_path: Path) -> MakeCloud:
+    """A world with a cloud; keyword arguments are settings."""
+
+    def make(**settings: Any) -> World:
+        path = tmp_path / "providers.toml"
+        path.write_text(FILE)
+        return make_world(providers_file=str(path), **settings)
+
+    return make
+
+
+@pytest.fixture
+def cloud(make_cloud: MakeCloud) -> World:
+    """A world with a cloud."""
+    return make_cloud()
+
+
+def _account(world: World) -> Any:
+    with world.app.database.read() as tx:
+        return accounts(tx)["cloud"]
+
+
+def test_a_task_that_names_a_provider_gets_a_server_of_its_first_offer(cloud: World) -> None:
+    """Size, place and price are the node's; its label names the installation."""
+    assert cloud.finish(cloud.submit(resources=CLOUD))["status"] == "completed"
+    node = cloud.node()
+    assert (node.provider, node.size, node.location, node.slots) == ("cloud", "s", "fsn1", 2)
+    assert (node.vcpus, node.memory_mb, node.price_per_hour) == (2.0, 4000, 0.01)
+    assert node.label == f"tf-{cloud.app.tools.installation()}-{node.id.removeprefix('node-')}"
+    cloud.assert_settled()
+
+
+def test_a_task_that_needs_more_gets_a_larger_server(cloud: World) -> None:
+    """Size at least as asked; each offer that is too small says so in the stored reasons."""
+    task = cloud.finish(cloud.submit(resources={**CLOUD, "vcpus": 4}))
+    assert cloud.node().size == "l"
+    assert [one["offer"] for one in task["placement"]["rejected"]] == ["@", "s@fsn1", "s@nbg1"]
+
+
+def test_what_a_workspace_reserved_is_not_given_again(cloud: World) -> None:
+    """Two tasks of five cores don't share eight, though there are slots; the second gets a server of its own."""
+    cloud.plan.session_s = None
+    first, second = (cloud.submit(resources={**CLOUD, "vcpus": 5}) for _ in range(2))
+    cloud.at_step(first, "running")
+    cloud.at_step(second, "running")
+    assert cloud.task(first["id"])["node_id"] != cloud.task(second["id"])["node_id"]
+    assert sum(cloud.provider.bought.values()) == 2
+
+
+def test_two_that_chose_at_the_same_time_don_not_both_get_the_last_cores(cloud: World) -> None:
+    """The reservation is counted again in the transaction that makes it."""
+    cloud.plan.session_s = None
+    holder = cloud.submit(resources={**CLOUD, "vcpus": 3})
+    cloud.at_step(holder, "running")
+    first, second = (cloud.submit(resources={**CLOUD, "vcpus": 3}) for _ in range(2))
+
+    def overtake(run_id: str, name: str) -> None:
+        if run_id == first["run_id"] and name == "performed:node_selection" and not cloud.steps(second["id"]):
+            cloud.app.runner.turn(second["run_id"])
+
+    cloud.at_checkpoint = overtake
+    cloud.at_step(first, "running")
+    cloud.at_step(second, "running")
+    nodes = [cloud.task(task["id"])["node_id"] for task in (holder, first, second)]
+    assert nodes[0] == nodes[2] != nodes[1]
+
+
+def test_sold_out_here_is_bought_there(cloud: World) -> None:
+    """The next offer that meets the wish is tried under the same label; the first one rests."""
+    cloud.provider.sold_out = {("s", "fsn1")}
+    assert cloud.finish(cloud.submit(resources=CLOUD))["status"] == "completed"
+    assert (cloud.node().size, cloud.node().location) == ("s", "nbg1")
+    assert set(_account(cloud).offers_rest) == {"s@fsn1"}
+    before = cloud.provider.calls.count("create")
+    cloud.dissolve()
+    cloud.finish(cloud.submit(resources=CLOUD))
+    assert cloud.provider.calls.count("create") == before + 1  # what rests is not asked for
+    cloud.assert_settled()
+
+
+def test_sold_out_everywhere_waits_and_is_bought_when_there_is_one(cloud: World) -> None:
+    """Nobody fails for a full data centre; who waits is told."""
+    cloud.provider.sold_out = {("l", "fsn1")}
+    task = cloud.submit(resources={**CLOUD, "vcpus": 4})
+    cloud.run_until(lambda: cloud.provider.calls, "it was asked for")
+    cloud.at_step(task, "waiting_for_capacity")
+    cloud.provider.sold_out = set()
+    took_s = cloud.run_until(lambda: cloud.task(task["id"])["finished"], "it runs")
+    assert cloud.task(task["id"])["status"] == "completed"
+    assert took_s > cloud.settings.offer_rest_s - 60.0
+    cloud.assert_settled()
+
+
+def test_a_full_account_is_left_alone_for_a_while_and_its_words_are_shown(cloud: World) -> None:
+    """One request, not one for each task; when it has room the tasks go on by themselves."""
+    cloud.provider.refuse = QuotaReached("server limit reached")
+    tasks = [cloud.submit(resources=CLOUD) for _ in range(3)]
+    cloud.run_for(120.0)
+    assert cloud.provider.calls.count("create") == 1
+    for task in tasks:
+        assert cloud.task(task["id"])["step"] == "waiting_for_capacity"
+        assert "server limit reached" in json.dumps(cloud.task(task["id"])["placement"])
+    cloud.provider.refuse = None
+    cloud.finish(*tasks)
+    assert {cloud.task(task["id"])["status"] for task in tasks} == {"completed"}
+    cloud.assert_settled()
+
+
+def test_a_refused_credential_fails_its_task_and_buys_nothing_until_somebody_mended_it(cloud: World) -> None:
+    """Nobody waits hours for what a human has to do; after that it goes on at once."""
+    cloud.provider.refuse = AccessRefused("the token expired")
+    done = cloud.finish(cloud.submit(resources=CLOUD))
+    assert (done["status"], done["error"]["code"]) == ("failed", "provider_auth")
+    assert "the token expired" in done["error"]["message"]
+    cloud.provider.refuse = None
+    waiting = cloud.submit(resources=CLOUD)
+    cloud.at_step(waiting, "waiting_for_capacity")
+    assert cloud.provider.calls.count("create") == 1
+
+    cloud.app.database.write(lambda tx: unblock(tx, "cloud", cloud.service.now()))
+    took_s = cloud.run_until(lambda: cloud.task(waiting["id"])["finished"], "it runs")
+
+    assert cloud.task(waiting["id"])["status"] == "completed"
+    assert took_s < 2 * cloud.settings.capacity_poll_s
+
+
+@pytest.mark.parametrize("lag_s", [0.0, 40.0])
+def test_a_purchase_whose_answer_was_lost_is_found_and_not_repeated(cloud: World, lag_s: float) -> None:
+    """Also where the listing shows a new server only after a while."""
+    cloud.provider.lose_answers, cloud.provider.lag_s = 1, lag_s
+    assert cloud.finish(cloud.submit(resources=CLOUD))["status"] == "completed"
+    assert list(cloud.provider.bought.values()) == [1]
+    cloud.assert_settled()
+
+
+@pytest.mark.parametrize("place", ["perform:create_server", "performed:create_server", "applied:create_server"])
+@pytest.mark.parametrize("lag_s", [0.0, 40.0])
+def test_a_worker_that_dies_around_a_purchase_leaves_one_server(
+    make_cloud: MakeCloud, place: str, lag_s: float
+) -> None:
+    """Nobody knows whether it had called: the label is looked up late enough to know."""
+    cloud = make_cloud()
+    cloud.provider.lag_s = lag_s
+    cloud.crash_at(place)
+    assert cloud.finish(cloud.submit(resources=CLOUD))["status"] == "completed"
+    assert list(cloud.provider.bought.values()) == [1]
+    cloud.assert_settled()
+
+
+def test_a_node_given_up_during_its_purchase_leaves_no_server(cloud: World) -> None:
+    """The answer was lost, the listing lags, somebody destroys the node: it is gone only when that is sure."""
+    cloud.provider.lose_answers, cloud.provider.lag_s = 1, 40.0
+    task = cloud.submit(resources=CLOUD)
+    cloud.run_until(lambda: cloud.provider.bought, "it was bought")
+    cloud.service.destroy_node(cloud.caller, cloud.node().id)
+    cloud.cancel(task["id"])
+    cloud.node_is("destroyed")
+    assert cloud.provider.inventory() == []
+
+
+def test_limits_of_owner_and_account_hold(make_cloud: MakeCloud) -> None:
+    """Two nodes of an owner, three of everybody; the sixth task of one owner waits and says why."""
+    cloud = make_cloud(admission_wait_s=86_400.0)
+    cloud.plan.session_s = None
+    mine = [cloud.submit(resources=CLOUD) for _ in range(5)]
+    cloud.run_for(600.0)
+    assert len(cloud.provider.inventory()) == 2
+    waits = [task for task in mine if cloud.task(task["id"])["step"] == "waiting_for_capacity"]
+    assert len(waits) == 1
+    assert "2 of 2 nodes of yours exist" in json.dumps(cloud.task(waits[0]["id"])["placement"])
+    other = cloud.caller_of("bob")
+    spec = {"repository": "/srv/repo", "command": ["make"], "time_limit_s": 600.0, "resources": CLOUD}
+    for _ in range(4):
+        cloud.service.tasks.submit(other, spec)
+    cloud.run_for(600.0)
+    assert len(cloud.provider.inventory()) == 3
+
+
+def test_what_nobody_sells_is_refused_at_once(cloud: World) -> None:
+    """Nobody waits two hours for a size that does not exist."""
+    done = cloud.finish(cloud.submit(resources={**CLOUD, "vcpus": 64}))
+    assert (done["status"], done["error"]["code"]) == ("failed", "node_unusable")
+    assert "8 vcpus, 64 are needed" in json.dumps(done["error"]["detail"])

@@ -1,0 +1,164 @@
+"""What the cloud knows: every server that was ever bought, and how the cloud misbehaves."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from taskflow.clock import Clock
+
+
+class Refusal(Exception):
+    """The cloud says no. ``kind``: capacity, quota, auth, rate, invalid, taken, outage."""
+
+    def __init__(self, kind: str, retry_at: float | None = None) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.retry_at = retry_at
+
+
+class AnswerLost(Exception):
+    """The connection breaks; what was asked for has happened."""
+
+
+class ProxyAnswers(Exception):
+    """Something in between answers with a page of its own."""
+
+
+@dataclass
+class Faults:
+    """How the cloud misbehaves now. Counts go down with each time."""
+
+    slow_s: float = 0.0
+    #: Requests of one hour, None = no limit.
+    requests_per_hour: int | None = None
+    #: (size, location) of which nothing is left; "*" is any.
+    sold_out: set[tuple[str, str]] = field(default_factory=set)
+    servers_max: int | None = None
+    #: Creates that happen and whose answer gets lost.
+    lose_answers: int = 0
+    #: Requests that fail with 503 before anything happens.
+    outages: int = 0
+    #: Requests that a proxy answers, with a page.
+    proxy_pages: int = 0
+    #: How long a new server is missing from listings, and a deleted one still listed.
+    lag_s: float = 0.0
+    #: How many times a deletion is answered before the server is gone.
+    slow_deletes: int = 0
+
+
+@dataclass
+class FakeServer:
+    """One server, from its purchase to its deletion."""
+
+    server_id: str
+    name: str
+    size: str
+    location: str
+    user_data: str
+    labels: Mapping[str, str]
+    created_at: float
+    status: str = "running"
+    deleted_at: float | None = None
+
+
+class Ledger:
+    """Thread-safe. ``unique_names``: a second server of a name is refused, as one of the real clouds does."""
+
+    def __init__(self, clock: Clock, *, token: str = "fake-token", unique_names: bool = True) -> None:
+        self.clock = clock
+        self.token = token
+        self.unique_names = unique_names
+        self.faults = Faults()
+        self.servers: dict[str, FakeServer] = {}
+        self.creates = 0
+        self.requests = 0
+        #: Called with each new server, and with each one that went, outside the lock.
+        self.on_created: Callable[[FakeServer], None] = lambda server: None
+        self.on_deleted: Callable[[FakeServer], None] = lambda server: None
+        self._ids = itertools.count(1001)
+        self._lock = threading.RLock()
+        self._hour_began = clock.now()
+        self._in_hour = 0
+
+    def enter(self, token: str) -> None:
+        """Each request passes here first. Raises ``Refusal``."""
+        with self._lock:
+            self.requests += 1
+            if token != self.token:
+                raise Refusal("auth")
+            if self.faults.outages > 0:
+                self.faults.outages -= 1
+                raise Refusal("outage")
+            if self.faults.proxy_pages > 0:
+                self.faults.proxy_pages -= 1
+                raise ProxyAnswers
+            now = self.clock.now()
+            if now - self._hour_began >= 3600.0:
+                self._hour_began, self._in_hour = now, 0
+            self._in_hour += 1
+            allowed = self.faults.requests_per_hour
+            if allowed is not None and self._in_hour > allowed:
+                raise Refusal("rate", retry_at=self._hour_began + 3600.0)
+
+    def create(self, name: str, size: str, location: str, user_data: str, labels: Mapping[str, str]) -> FakeServer:
+        """Sell one. Raises ``Refusal``, or ``AnswerLost`` after it was sold."""
+        with self._lock:
+            faults = self.faults
+            if not size.startswith("size-") or not location.startswith("place-"):
+                raise Refusal("invalid")
+            if self.unique_names and any(one.name == name for one in self.alive()):
+                raise Refusal("taken")
+            if faults.servers_max is not None and len(self.alive()) >= faults.servers_max:
+                raise Refusal("quota")
+            if faults.sold_out & {(size, location), (size, "*"), ("*", location), ("*", "*")}:
+                raise Refusal("capacity")
+            self.creates += 1
+            made = FakeServer(str(next(self._ids)), name, size, location, user_data, dict(labels), self.clock.now())
+            self.servers[made.server_id] = made
+            lost = faults.lose_answers > 0
+            faults.lose_answers -= lost
+        self.on_created(made)
+        if lost:
+            raise AnswerLost
+        return made
+
+    def get(self, server_id: str) -> FakeServer | None:
+        """One server by id; this look-up is never behind."""
+        with self._lock:
+            found = self.servers.get(server_id)
+            return None if found is None or found.deleted_at is not None else found
+
+    def delete(self, server_id: str) -> bool:
+        """Delete one. False: there is none."""
+        with self._lock:
+            found = self.get(server_id)
+            if found is None:
+                return False
+            if self.faults.slow_deletes > 0:
+                self.faults.slow_deletes -= 1
+                return True
+            found.deleted_at = self.clock.now()
+        self.on_deleted(found)
+        return True
+
+    def listed(self) -> list[FakeServer]:
+        """What a listing shows: as things were ``lag_s`` ago."""
+        with self._lock:
+            then = self.clock.now() - self.faults.lag_s
+            return [
+                one for one in self.servers.values()
+                if one.created_at <= then and (one.deleted_at is None or one.deleted_at > then)
+            ]  # fmt: skip
+
+    def alive(self) -> list[FakeServer]:
+        """Servers that exist, whatever the listings say."""
+        with self._lock:
+            return [one for one in self.servers.values() if one.deleted_at is None]
+
+    def bought_twice(self) -> list[str]:
+        """Names that were sold more than once."""
+        names = [one.name for one in self.servers.values()]
+        return sorted({name for name in names if names.count(name) > 1})
