@@ -30,6 +30,8 @@ AGENT_SESSION = "/v1/workspaces/{workspace_id}/sessions/{session_id}"  # PUT Ses
 AGENT_SESSION_STOP = "/v1/workspaces/{workspace_id}/sessions/{session_id}/stop"  # POST {}
 
 # --- routes of the control plane (called by the agent) ---------------------------------------------------------------
+# bearer = the node's bootstrap token, which came with the server's user data
+CALLBACK_NODE_BOOTSTRAP = "/callbacks/nodes/{node_id}/bootstrap"  # POST BootstrapSchema -> NodeOrderSchema
 # bearer = the node's callback token
 CALLBACK_NODE_READY = "/callbacks/nodes/{node_id}/ready"  # POST HeartbeatSchema
 CALLBACK_NODE_HEARTBEAT = "/callbacks/nodes/{node_id}/heartbeat"  # POST HeartbeatSchema
@@ -156,6 +158,23 @@ class SessionProgressSchema(_Wire):
     status = fields.String(required=True, validate=validate.OneOf(SESSION_STATES))
     output_bytes = fields.Integer(load_default=0)
     output_age_s = fields.Float(load_default=None, allow_none=True)  # since it last wrote something
+
+
+class BootstrapSchema(_Wire):
+    """Asks for the node's order. ``claim`` is random, kept on the server's disk: the first one that asks has it alone."""
+
+    protocol_version = fields.Integer(required=True)
+    claim = fields.String(required=True, validate=validate.Length(min=16, max=64))
+
+
+class NodeOrderSchema(_Wire):
+    """What a node agent has to know of itself. Its tokens are secret."""
+
+    node_id = fields.String(required=True)
+    slots = fields.Integer(required=True)
+    callback_token = fields.String(required=True)
+    agent_token = fields.String(required=True)
+    heartbeat_interval_s = fields.Float(required=True)
 
 
 class HeartbeatSchema(_Wire):

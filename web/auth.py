@@ -4,6 +4,7 @@
 public      no token
 api         a user's token; acts for its owner, and another owner's things do not exist for it (404)
 node        the callback token of exactly the node that the path names
+bootstrap   the bootstrap token of exactly the node that the path names, until its agent is ready
 workspace   the callback token of exactly the workspace that the path names
 ==========  =======================================================================================
 """
@@ -48,6 +49,7 @@ class Guard:
 PUBLIC = Guard("public")
 API = Guard("api")
 NODE = Guard("node", "node_id")
+BOOTSTRAP = Guard("bootstrap", "node_id")
 WORKSPACE = Guard("workspace", "workspace_id")
 
 

@@ -67,11 +67,12 @@ class Owner(Base):
 
 
 class Token(Base):
-    """A bearer token, hashed. ``scope`` api: a user's; node and workspace: callbacks of exactly ``subject_id``."""
+    """A bearer token, hashed. ``scope`` api: a user's; node and workspace: callbacks of exactly ``subject_id``;
+    bootstrap: the order of exactly that node, until its agent is ready."""
 
     __tablename__ = "tokens"
     __table_args__ = (
-        CheckConstraint(_one_of("scope", ("api", "node", "workspace")), name="scope"),
+        CheckConstraint(_one_of("scope", ("api", "node", "workspace", "bootstrap")), name="scope"),
         CheckConstraint("(scope = 'api') = (subject_id IS NULL)", name="subject"),
     )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
@@ -268,6 +269,7 @@ class Node(Base):
     intent_at: Mapped[float | None]
     intent: Mapped[str | None] = mapped_column(String(32))
     bought_at: Mapped[float | None]
+    bootstrap_claim: Mapped[str | None] = mapped_column(String(64))
     server_id: Mapped[str | None] = mapped_column(String(200))
     address: Mapped[str | None] = mapped_column(String(500))
     boot_id: Mapped[str | None] = mapped_column(String(64))

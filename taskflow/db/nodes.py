@@ -159,6 +159,8 @@ class NewNode:
     vcpus: float | None = None
     memory_mb: int | None = None
     price_per_hour: float = 0.0
+    #: Of the token that fetches the order from the server itself; None where the provider hands it over.
+    bootstrap_token_hash: str | None = None
     wish: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -187,10 +189,32 @@ def create_node_effect(node: NewNode, guard: Guard, *, now: float) -> Effect:
                 name=f"callbacks of {node.id}", token_hash=node.callback_token_hash, created_at=now,
             )
         )  # fmt: skip
+        if node.bootstrap_token_hash is not None:
+            tx.execute(
+                insert(Token).values(
+                    id=f"bootstrap-{node.id}", owner_id=run.owner_id, scope="bootstrap", subject_id=node.id,
+                    name=f"bootstrap of {node.id}", token_hash=node.bootstrap_token_hash, created_at=now,
+                )
+            )  # fmt: skip
         node_event(tx, run.owner_id, node.id, run.id, "requested", now)
         return (run.id,)
 
     return effect
+
+
+def claim_order(tx: Connection, node_id: str, claim: str) -> bool:
+    """Whether whoever shows this claim may have the node's order: the first one that asks, and it again."""
+    tx.execute(update(Node).where(Node.id == node_id, Node.bootstrap_claim.is_(None)).values(bootstrap_claim=claim))
+    return bool(tx.execute(select(Node.bootstrap_claim).where(Node.id == node_id)).scalar_one() == claim)
+
+
+def revoke_bootstrap(tx: Connection, node_id: str, now: float) -> None:
+    """The node's agent is there: nobody needs its order any more."""
+    tx.execute(
+        update(Token)
+        .where(Token.subject_id == node_id, Token.scope == "bootstrap", Token.revoked_at.is_(None))
+        .values(revoked_at=now)
+    )
 
 
 def lock_owner(tx: Connection, owner_id: str) -> None:

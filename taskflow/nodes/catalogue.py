@@ -77,13 +77,10 @@ class ProviderSpec:
     parallel_max: int
     options: Mapping[str, Any]
 
-    def offer_after(self, size: str, location: str) -> Offer | None:
-        """The next choice when this one is sold out."""
-        places = [(offer.size, offer.location) for offer in self.offers]
-        if (size, location) not in places:
-            return None
-        following = places.index((size, location)) + 1
-        return self.offers[following] if following < len(self.offers) else None
+    @property
+    def needs_user_data(self) -> bool:
+        """Whether its servers learn from their user data who they are; the local node is told by its folder."""
+        return self.kind != LOCAL_PROVIDER
 
 
 @dataclass(frozen=True)
@@ -124,6 +121,11 @@ def parse_catalogue(raw: Mapping[str, Any], settings: Settings, source: str) -> 
         raise UsageError(f"{source} is wrong: {messages}", fields=messages) from None
     specs = tuple(_spec(row, settings) for row in found["provider"])
     names = [spec.name for spec in specs]
+    if any(spec.needs_user_data for spec in specs) and not settings.public_url:
+        raise UsageError(
+            f"{source} names providers whose servers have to reach this installation: TASKFLOW_PUBLIC_URL is empty",
+            fields={"TASKFLOW_PUBLIC_URL": "must be the address at which servers of a provider reach the web process"},
+        )
     if len(set(names)) != len(names):
         raise UsageError(f"{source} has two providers of one name", fields={"provider": "names must be unique"})
     return Catalogue(specs)

@@ -27,6 +27,7 @@ from taskflow.nodes.context import StepTools
 from taskflow.nodes.liveness import Liveness
 from taskflow.nodes.providers.base import AccessRefused, NoCapacity, NodeOrder, Provider, QuotaReached
 from taskflow.nodes.selector import Wish
+from taskflow.nodes.user_data import user_data
 
 NODE_PIPELINE = "node"
 _VERSION = 1
@@ -282,11 +283,16 @@ class NodeMachine:
         return server is not None and server.state == "destroyed"
 
     def _order(self, node: Row[Any]) -> NodeOrder:
-        vault = self._tools.vault
+        vault, spec = self._tools.vault, self._tools.catalogue.spec(node.provider)
+        remote = spec is not None and spec.needs_user_data
         return NodeOrder(
             node_id=node.id, label=node.label, slots=node.slots, size=node.size, location=node.location,
             callback_token=vault.derive_token("node", node.id), agent_token=vault.derive_token("agent", node.id),
             heartbeat_interval_s=self._tools.settings.heartbeat_interval_s,
+            user_data=user_data(
+                node_id=node.id, control_plane_url=self._tools.settings.public_url,
+                bootstrap_token=vault.derive_token("bootstrap", node.id),
+            ) if remote else "",
         )  # fmt: skip
 
     def _must_live(self, node: Row[Any], now: float) -> None:

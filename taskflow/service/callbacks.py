@@ -20,11 +20,13 @@ from taskflow.db.models import AgentSession, LogChunk, Node, Task, Workspace
 from taskflow.db.nodes import (
     SESSION_OUTCOME,
     WORKSPACE_OUTCOME,
+    claim_order,
     end_preparation,
     end_session,
     get_node,
     get_session,
     lock_run_of_workspace,
+    revoke_bootstrap,
     task_of_workspace,
 )
 from taskflow.db.runs import get_run, payload_hash, record_answer, record_signal
@@ -32,7 +34,7 @@ from taskflow.db.session import Database
 from taskflow.db.status import LOCAL_PROVIDER, TERMINAL
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.store import RunRow
-from taskflow.errors import Conflict, Gone, NotFound, UsageError
+from taskflow.errors import Conflict, Forbidden, Gone, NotFound, UsageError
 from taskflow.ids import RunId
 from taskflow.protocol import LOG_CHUNK_BYTES_MAX
 from taskflow.service.accounts import Caller
@@ -60,18 +62,33 @@ class Callbacks:
 
     # --- nodes
 
+    def node_bootstrap(self, caller: Caller, node_id: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """The order of a node (``NodeOrderSchema``), to its own server, once: a second server that shows the same token,
+        copied from somewhere, is refused. The same ``claim`` again gets the same answer, as the first may have been lost.
+        """
+        caller.must_be("bootstrap", node_id)
+
+        def work(tx: Connection) -> Row[Any]:
+            node, _ = self._living(tx, node_id)
+            if not claim_order(tx, node_id, payload["claim"]):
+                log.warning("bootstrap_refused", node_id=node_id)
+                raise Forbidden(f"the order of node {node_id} was fetched by another server", code="bootstrap_used")
+            return node
+
+        node = self._database.write(work)
+        return {
+            "node_id": node.id, "slots": node.slots, "heartbeat_interval_s": self._settings.heartbeat_interval_s,
+            "callback_token": self._vault.derive_token("node", node.id),
+            "agent_token": self._vault.derive_token("agent", node.id),
+        }  # fmt: skip
+
     def node_heartbeat(self, caller: Caller, node_id: str, beat: Mapping[str, Any]) -> dict[str, Any]:
         """Record a heartbeat, and readiness when it says so. Raises ``Gone`` when the node is destroyed."""
         caller.must_be("node", node_id)
 
         def work(tx: Connection) -> tuple[str, RunId | None]:
             now = self._now()
-            node = get_node(tx, node_id)
-            if node is None:
-                raise NotFound(f"no node {node_id}")
-            run = get_run(tx, node.run_id, lock=True)
-            if node.destroyed_at is not None or run is None or run.finished_at is not None:
-                raise Gone(f"node {node_id} is {node.status}")
+            node, run = self._living(tx, node_id)
             _check_address(beat["address"], local=node.provider == LOCAL_PROVIDER)
             first_ready = bool(beat["ready"]) and node.agent_ready_at is None
             tx.execute(
@@ -83,6 +100,8 @@ class Callbacks:
                     **({"agent_ready_at": now} if first_ready else {}),
                 )
             )  # fmt: skip
+            if first_ready:
+                revoke_bootstrap(tx, node_id, now)
             self._note_progress(tx, node_id, beat, now)
             if not beat["ready"] or run.step != "await_agent":
                 return node.status, None
@@ -93,6 +112,15 @@ class Callbacks:
         if ring is not None:
             self._ringer.ring([ring])
         return {"status": status}
+
+    def _living(self, tx: Connection, node_id: str) -> tuple[Row[Any], RunRow]:
+        node = get_node(tx, node_id)
+        if node is None:
+            raise NotFound(f"no node {node_id}")
+        run = get_run(tx, node.run_id, lock=True)
+        if node.destroyed_at is not None or run is None or run.finished_at is not None:
+            raise Gone(f"node {node_id} is {node.status}")
+        return node, run
 
     def _note_progress(self, tx: Connection, node_id: str, beat: Mapping[str, Any], now: float) -> None:
         for session in beat["sessions"]:

@@ -38,7 +38,7 @@ def make_cloud(make_world: MakeWorld, tmp_path: Path) -> Callable[..., World]:
     def make(**settings: Any) -> World:
         path = tmp_path / "providers.toml"
         path.write_text(FILE)
-        return make_world(providers_file=str(path), **settings)
+        return make_world(providers_file=str(path), public_url="https://control.example", **settings)
 
     return make
 

@@ -36,6 +36,14 @@ WHOLE: dict[type[Schema], dict[str, Any]] = {
     protocol.WorkspaceOutcomeSchema: {"status": "ready"},
     protocol.LogChunkSchema: {"number": 1, "data": "aGk="},
     protocol.SessionProgressSchema: {"session_id": "session-1", "workspace_id": "ws-1", "status": "running"},
+    protocol.BootstrapSchema: {"protocol_version": protocol.PROTOCOL_VERSION, "claim": "0123456789abcdef"},
+    protocol.NodeOrderSchema: {
+        "node_id": "node-1",
+        "slots": 4,
+        "callback_token": "t",
+        "agent_token": "u",
+        "heartbeat_interval_s": 10.0,
+    },
     protocol.HeartbeatSchema: {
         "protocol_version": protocol.PROTOCOL_VERSION,
         "agent_version": "0.1.0",

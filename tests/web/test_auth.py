@@ -9,7 +9,7 @@ from werkzeug.routing import Rule
 from tests.web.world import SPEC, Place, World
 from web.auth import Guard, guard_of
 
-SCOPES = {"public", "api", "node", "workspace"}
+SCOPES = {"public", "api", "node", "workspace", "bootstrap"}
 
 
 def _routes(app: Flask) -> list[tuple[Rule, str, Guard]]:
@@ -77,7 +77,10 @@ def test_no_valid_token_is_401_on_every_route(
 def test_a_token_of_another_scope_is_403_on_every_route(app: Flask, world: World, placed: tuple[str, Place]) -> None:
     """A token opens the routes of its own scope only."""
     task_id, place = placed
-    tokens = {"api": world.token, "node": place.node_token, "workspace": place.workspace_token}
+    tokens = {
+        "api": world.token, "node": place.node_token, "workspace": place.workspace_token,
+        "bootstrap": place.bootstrap_token,
+    }  # fmt: skip
     for rule, method, guard in _routes(app):
         for scope, token in tokens.items():
             if guard.scope in ("public", scope):
@@ -90,7 +93,9 @@ def test_a_token_of_another_node_or_workspace_is_403(app: Flask, world: World, p
     """A callback token is for exactly one node or workspace, also among those of one owner, whatever the body says."""
     task_id, place = placed
     foreign = world.place(world.submit())
-    tokens = {"node": foreign.node_token, "workspace": foreign.workspace_token}
+    tokens = {
+        "node": foreign.node_token, "workspace": foreign.workspace_token, "bootstrap": foreign.bootstrap_token,
+    }  # fmt: skip
     tried = 0
     for rule, method, guard in _routes(app):
         if guard.callback:

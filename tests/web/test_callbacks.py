@@ -254,3 +254,32 @@ def test_a_beat_of_a_destroyed_node_is_410(world: World, place: Place) -> None:
     world.destroy(place)
     assert _beat(world, place).status_code == 410
     assert world.row(Node, place.node_id).last_heartbeat_at is None
+
+
+def test_the_order_of_a_node_goes_to_the_first_server_that_asks(world: World) -> None:
+    """Also when its answer was lost; a copy of the token on another server gets nothing."""
+    place = world.place(world.submit())
+    path = f"/callbacks/nodes/{place.node_id}/bootstrap"
+    ask = {"protocol_version": 1, "claim": "c" * 32}
+    first = world.call("POST", path, ask, token=place.bootstrap_token)
+    again = world.call("POST", path, ask, token=place.bootstrap_token)
+    other = world.call("POST", path, {**ask, "claim": "d" * 32}, token=place.bootstrap_token)
+    assert first.status_code == again.status_code == 200
+    assert first.get_json() == again.get_json()
+    assert set(first.get_json()) == {"node_id", "slots", "callback_token", "agent_token", "heartbeat_interval_s"}
+    assert (other.status_code, other.get_json()["error"]["code"]) == (403, "bootstrap_used")
+    assert world.call("POST", path, {**ask, "claim": "short"}, token=place.bootstrap_token).status_code == 400
+
+
+def test_the_bootstrap_token_is_worth_nothing_once_the_agent_is_ready(world: World) -> None:
+    """Whoever reads the user data later finds a key without a lock."""
+    place = world.place(world.submit())
+    path = f"/callbacks/nodes/{place.node_id}/bootstrap"
+    ask = {"protocol_version": 1, "claim": "c" * 32}
+    assert world.call("POST", path, ask, token=place.bootstrap_token).status_code == 200
+    beat = {
+        "protocol_version": 1, "agent_version": "1", "boot_id": "b", "address": "http://127.0.0.1:1", "ready": True,
+    }  # fmt: skip
+    ready = world.call("POST", f"/callbacks/nodes/{place.node_id}/ready", beat, token=place.node_token)
+    assert ready.status_code == 200
+    assert world.call("POST", path, ask, token=place.bootstrap_token).status_code == 401

@@ -67,6 +67,7 @@ class Place:
     workspace_id: str
     workspace_token: str
     session_id: str
+    bootstrap_token: str
 
 
 @dataclass
@@ -111,7 +112,7 @@ class World:
         self.made += 1
         node_id, node_token, workspace_token = new_node_id(), f"node-token-{self.made}", f"workspace-token-{self.made}"
         workspace_id, session_id = workspace_id_of(RunId(task["run_id"])), session_id_of(RunId(task["run_id"]))
-        now = self.clock.now()
+        bootstrap_token, now = f"bootstrap-token-{self.made}", self.clock.now()
 
         def work(tx: Connection) -> None:
             run = get_run(tx, task["run_id"])
@@ -120,7 +121,10 @@ class World:
                 id=new_run_id(), pipeline="node", version=1, subject_kind="node", subject_id=node_id, number=1,
                 owner_id=run.owner_id, step="await_agent", rev=0, step_entered_at=now,
             )  # fmt: skip
-            made = NewNode(node_id, node_run, f"node-{self.made}", "local", 2, hash_token(node_token))
+            made = NewNode(
+                node_id, node_run, f"node-{self.made}", "local", 2, hash_token(node_token),
+                bootstrap_token_hash=hash_token(bootstrap_token),
+            )  # fmt: skip
             create_node_effect(made, lambda tx: None, now=now)(tx)
             tx.execute(update(Node).where(Node.id == node_id).values(status="active"))
             reserve_workspace_effect(
@@ -133,7 +137,7 @@ class World:
             tx.execute(update(Task).where(Task.id == task["id"]).values(node_id=node_id))
 
         self.database.write(work)
-        return Place(node_id, node_token, workspace_id, workspace_token, session_id)
+        return Place(node_id, node_token, workspace_id, workspace_token, session_id, bootstrap_token)
 
     def end(self, task: Mapping[str, Any], status: str, error: Mapping[str, Any] | None = None) -> None:
         """End the task and its run, as its runner would."""

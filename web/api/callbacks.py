@@ -7,7 +7,7 @@ from typing import Any
 from taskflow import protocol
 from web.api import answers
 from web.api.routes import Routes
-from web.auth import NODE, WORKSPACE, caller
+from web.auth import BOOTSTRAP, NODE, WORKSPACE, caller
 from web.door import service
 
 node_routes = Routes("node_callbacks", "Reports of node agents, each with the token of its node")
@@ -16,6 +16,19 @@ workspace_routes = Routes("workspace_callbacks", "Reports of workspaces, each wi
 _UNKNOWN = "unknown; the sender stops"
 _OVER = "it has ended; the sender stops"
 _OTHERWISE = "it was answered otherwise before; `detail.stored` holds what counts"
+
+
+@node_routes.add(
+    "POST",
+    protocol.flask_rule(protocol.CALLBACK_NODE_BOOTSTRAP),
+    guard=BOOTSTRAP,
+    body=protocol.BootstrapSchema,
+    answers={200: protocol.NodeOrderSchema},
+    refusals={403: "another server has it (`bootstrap_used`)", 404: _UNKNOWN, 410: _OVER},
+)
+def fetch_node_order(payload: dict[str, Any], node_id: str) -> dict[str, Any]:
+    """Fetch what a new server's agent has to know. The first claim has it; the same claim again gets it again."""
+    return service().callbacks.node_bootstrap(caller(), node_id, payload)
 
 
 @node_routes.add(

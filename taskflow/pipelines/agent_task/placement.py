@@ -148,6 +148,9 @@ class Placement(TaskSteps):
             label=self._tools.label_of(node_id), provider=offer.provider, slots=offer.slots,
             callback_token_hash=hash_token(token), size=offer.size, location=offer.location, vcpus=offer.vcpus,
             memory_mb=offer.memory_mb, price_per_hour=offer.price_per_hour, wish=wish_of(task).as_dict(),
+            bootstrap_token_hash=(
+                hash_token(self._tools.vault.derive_token("bootstrap", node_id)) if spec.needs_user_data else None
+            ),
         )  # fmt: skip
         return Advance(
             "node_provisioning", results={"node_id": node_id},

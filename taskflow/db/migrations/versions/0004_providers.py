@@ -23,6 +23,7 @@ _NODE: tuple[sa.Column[Any], ...] = (
     sa.Column("intent", sa.String(32), nullable=True),
     sa.Column("bought_at", sa.Double(), nullable=True),
     sa.Column("unreachable_since", sa.Double(), nullable=True),
+    sa.Column("bootstrap_claim", sa.String(64), nullable=True),
 )
 _STANDING = sa.text("destroyed_at IS NULL")
 _WORKSPACE: tuple[sa.Column[Any], ...] = (
@@ -50,14 +51,24 @@ def upgrade() -> None:
     )
     for column in _WORKSPACE:
         op.add_column("workspaces", column)
+    _allow_scopes("api", "node", "workspace", "bootstrap")
     op.add_column("tasks", sa.Column("resources", sa.JSON(), nullable=True))
     # Nobody consumes these any more: who waits is signalled in the transaction that frees a place.
     op.execute("UPDATE outbox SET done_at = created_at WHERE kind = 'capacity_released' AND done_at IS NULL")
 
 
+def _allow_scopes(*scopes: str) -> None:
+    allowed = ", ".join(f"'{scope}'" for scope in scopes)
+    with op.batch_alter_table("tokens") as tokens:
+        tokens.drop_constraint(op.f("ck_tokens_scope"), type_="check")
+        tokens.create_check_constraint(op.f("ck_tokens_scope"), f"scope IN ({allowed})")
+
+
 def downgrade() -> None:
     """Take back."""
     op.drop_column("tasks", "resources")
+    op.execute("DELETE FROM tokens WHERE scope = 'bootstrap'")
+    _allow_scopes("api", "node", "workspace")
     op.drop_index("ix_nodes_standing", "nodes")
     for table, columns in (("workspaces", _WORKSPACE), ("nodes", _NODE)):
         for column in reversed(columns):
