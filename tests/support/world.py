@@ -22,6 +22,7 @@ from taskflow.bootstrap import App, bootstrap
 from taskflow.db.models import ErrorRow, Node, OutboxRow, Run, Task, Workspace
 from taskflow.ids import RunId
 from taskflow.nodes import agent_client
+from taskflow.nodes.providers.base import Provider
 from taskflow.service import Caller
 from taskflow.settings import Settings
 from tests.support.fake_agent import FakeAgent, Plan
@@ -48,6 +49,8 @@ class World:
         self.plan = Plan()
         self.planner = Planner(time.time)
         self.provider = FakeProvider(self.planner, self.plan)
+        #: Another provider than the fake one behind the name "cloud"; for the workers that start from then on.
+        self.cloud: Provider | None = None
         self.wire = Wire(self.provider)
         self.apps: list[App] = []
         self.crashes: list[str] = []
@@ -77,7 +80,7 @@ class World:
         """Another process takes over: nothing but SQL, Redis and the broker is handed on."""
         app = bootstrap(
             self.settings, publisher=self.broker, client=self.redis, clock=FollowingClock(self.travel),
-            providers={"local": self.provider, "cloud": self.provider},
+            providers={"local": self.provider, "cloud": self.cloud or self.provider},
         )  # fmt: skip
         app.runner._rng = random.Random(len(self.apps))
         self.apps.append(app)
