@@ -137,7 +137,7 @@ def bootstrap(
     watch = Watch(rescue, store, control, clock)
     service = Service(
         database=database, control=control, ringer=ringer, vault=vault, pipelines=pipelines, settings=settings,
-        clock=clock,
+        clock=clock, tools=tools,
     )  # fmt: skip
     renewer = Renewer(control, clock, on_hung or (lambda step: None))
     runner = Runner(store, control, ringer, renewer, pipelines, settings, clock)

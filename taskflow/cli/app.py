@@ -25,6 +25,7 @@ COMMANDS = {
     "cancel": ("tasks", "cancel"),
     "rerun": ("tasks", "rerun"),
     "nodes": ("nodes", "nodes"),
+    "providers": ("providers", "providers"),
     "token": ("operate", "token"),
     "db": ("operate", "db"),
     "doctor": ("operate", "doctor"),

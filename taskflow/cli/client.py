@@ -154,6 +154,15 @@ class Api:
         path = f"/api/nodes/{quote(node_id, safe='')}/destroy"
         return self._call("destroying the node", "POST", path, body={"reason": reason})
 
+    def node(self, node_id: str) -> dict[str, Any]:
+        """One node."""
+        return self._call("reading the node", "GET", f"/api/nodes/{quote(node_id, safe='')}")
+
+    def providers(self) -> list[dict[str, Any]]:
+        """The providers with their offers."""
+        found: list[dict[str, Any]] = self._call("listing providers", "GET", "/api/providers")["providers"]
+        return found
+
     # --- how
 
     def _call(

@@ -29,6 +29,20 @@ def list_nodes(with_destroyed: bool, as_json: bool) -> int:
 
 @nodes.command()
 @click.argument("node_id", metavar="ID")
+@json_option
+def show(node_id: str, as_json: bool) -> int:
+    """Show everything known of a node."""
+    node = connection.connect(Settings.from_env()).node(node_id)
+    if as_json:
+        click.echo(render.to_json(node))
+        return OK
+    rows = [(name, value) for name, value in node.items() if value is not None]
+    click.echo(render.table(("FIELD", "VALUE"), rows))
+    return OK
+
+
+@nodes.command()
+@click.argument("node_id", metavar="ID")
 @click.option("--reason", metavar="TEXT", help="Why; shown in its history.")
 @json_option
 def destroy(node_id: str, reason: str | None, as_json: bool) -> int:

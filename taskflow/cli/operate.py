@@ -109,7 +109,7 @@ def reshard(shards: int) -> int:
         )
     from taskflow.db.installation import write_shards
 
-    with _database_app() as app:
+    with database_app() as app:
         if settings.redis_url:
             app.control.erase()
         else:
@@ -131,7 +131,7 @@ def token() -> None:
 @json_option
 def create_token(name: str, owner: str, expires_s: float | None, as_json: bool) -> int:
     """Make a token. It is shown this once."""
-    with _database_app() as app:
+    with database_app() as app:
         made = app.service.accounts.create_token(owner=owner, name=name, expires_s=expires_s)
     click.echo(render.to_json(made) if as_json else made["token"])
     return OK
@@ -141,7 +141,7 @@ def create_token(name: str, owner: str, expires_s: float | None, as_json: bool) 
 @json_option
 def list_tokens(as_json: bool) -> int:
     """List tokens, without the tokens themselves."""
-    with _database_app() as app:
+    with database_app() as app:
         found = app.service.accounts.list_tokens()
     if as_json:
         click.echo(render.to_json({"tokens": found}))
@@ -157,7 +157,7 @@ def list_tokens(as_json: bool) -> int:
 @json_option
 def revoke_token(token_id: str, as_json: bool) -> int:
     """Revoke a token, from now on and for good."""
-    with _database_app() as app:
+    with database_app() as app:
         app.service.accounts.revoke_token(token_id)
     click.echo(render.to_json({"id": token_id, "revoked": True}) if as_json else f"{token_id}: revoked")
     return OK
@@ -234,7 +234,7 @@ def nodehost() -> int:
 
 
 @contextmanager
-def _database_app() -> Iterator[App]:
+def database_app() -> Iterator[App]:
     """The wired application for commands that need the database alone. Raises when its schema is not this release's."""
     settings = Settings.from_env()
     embedded.configure_logs(settings)

@@ -16,6 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN_PREFIX = "TASKFLOW_"
+_RESOURCES = ("provider", "location", "vcpus", "memory_mb")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ def task_options(command: F) -> F:
         click.option("--title", metavar="T", help="What the task is called. Default: its command."),
         click.option("--label", "label", multiple=True, metavar="K=V", help="A label. Repeatable."),
         click.option("--node", metavar="ID", help="Run on this node and no other."),
+        click.option("--provider", metavar="NAME", help="Run on a node of this provider."),
+        click.option("--location", metavar="L", help="Run on a node at this place of a provider."),
+        click.option("--vcpus", type=float, metavar="N", help="Cores that are reserved for it on its node."),
+        click.option("--memory-mb", type=int, metavar="N", help="Memory that is reserved for it on its node."),
         click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND..."),
     )  # fmt: skip
     for option in reversed(options):
@@ -84,6 +89,7 @@ def build(options: Mapping[str, Any], *, start: bool = True, environ: Mapping[st
         "title": options["title"],
         "labels": _labels(options["label"]),
         "node_id": options["node"],
+        "resources": {name: options[name] for name in _RESOURCES if options[name] is not None} or None,
         "start": start,
     }
     return Submission({name: value for name, value in spec.items() if value is not None}, repository)

@@ -16,12 +16,14 @@ from taskflow.engine.control import Control
 from taskflow.engine.pipeline import Pipeline
 from taskflow.errors import NotFound
 from taskflow.ids import RunId, new_run_id
+from taskflow.nodes.context import StepTools
 from taskflow.nodes.machine import again
 from taskflow.service.accounts import Accounts, Caller
 from taskflow.service.admission import Admission
 from taskflow.service.callbacks import Callbacks
 from taskflow.service.explain import Explain
 from taskflow.service.health import Health
+from taskflow.service.providers import Providers
 from taskflow.service.tasks import Tasks
 from taskflow.service.timing import StoreClock
 from taskflow.service.views import node_view
@@ -30,7 +32,7 @@ from taskflow.vault import Vault
 
 
 class Service:
-    """The verbs: ``accounts``, ``tasks``, ``callbacks``, ``explain``, ``health``, and listing nodes."""
+    """The verbs: ``accounts``, ``tasks``, ``callbacks``, ``providers``, ``explain``, ``health``, and those about nodes."""
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class Service:
         pipelines: Mapping[str, Pipeline],
         settings: Settings,
         clock: Clock,
+        tools: StepTools,
     ) -> None:
         self._database = database
         self._ringer = ringer
@@ -49,14 +52,23 @@ class Service:
         self.accounts = Accounts(database, clock)
         self.tasks = Tasks(database, control, ringer, vault, pipelines, settings, self.now, Admission(settings, clock))
         self.callbacks = Callbacks(database, ringer, vault, settings, self.now)
+        self.providers = Providers(database, tools, self.now)
         self.explain = Explain(database, control, pipelines, settings, self.now)
-        self.health = Health(database, control, settings, self.now)
+        self.health = Health(database, control, settings, self.now, self.providers)
 
     def nodes(self, caller: Caller, *, with_destroyed: bool = False) -> list[dict[str, Any]]:
         """The caller's nodes, newest first."""
         now = self.now()
         with self._database.read() as tx:
             return [node_view(row, now) for row in list_nodes(tx, caller.owner_id, with_destroyed=with_destroyed)]
+
+    def node(self, caller: Caller, node_id: str) -> dict[str, Any]:
+        """One node of the caller. Raises ``NotFound``."""
+        with self._database.read() as tx:
+            row = get_node(tx, node_id, owner_id=caller.owner_id)
+        if row is None:
+            raise NotFound(f"no node {node_id}", fields={"node_id": "unknown"})
+        return node_view(row, self.now())
 
     def destroy_node(self, caller: Caller, node_id: str, reason: str | None = None) -> dict[str, Any]:
         """Ask a node to drain and go: it takes no new workspace, waits for the live ones, then its server is destroyed.

@@ -15,6 +15,7 @@ from taskflow.db.probe import check_writable
 from taskflow.db.session import Database
 from taskflow.engine.control import Control
 from taskflow.errors import InfrastructureError
+from taskflow.service.providers import Providers
 from taskflow.settings import Settings
 
 #: Writing is tried this often at most, however often readiness is asked for.
@@ -22,9 +23,12 @@ _WRITES_EVERY_S = 5.0
 
 
 class Health:
-    """Checks of the stores and the sweeps."""
+    """Checks of the stores, the sweeps and the providers."""
 
-    def __init__(self, database: Database, control: Control, settings: Settings, now: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, control: Control, settings: Settings, now: Callable[[], float], providers: Providers
+    ) -> None:
+        self._providers = providers
         self._database = database
         self._control = control
         self._settings = settings
@@ -78,7 +82,7 @@ class Health:
         found = [{"check": name, "state": "ok" if says == "ok" else "error", "says": says}
                  for name, says in self.ready()["checks"].items()]  # fmt: skip
         if all(one["state"] == "ok" for one in found):
-            found += self._redis_settings() + self._sweep_ages()
+            found += self._redis_settings() + self._sweep_ages() + self._providers_answer()
         return found
 
     def _redis_settings(self) -> list[dict[str, str]]:
@@ -122,6 +126,12 @@ class Health:
                 says = "never succeeded: is beat running?"
             found.append({"check": f"sweep {name}", "state": "warning" if late else "ok", "says": says})
         return found
+
+    def _providers_answer(self) -> list[dict[str, str]]:
+        return [
+            {"check": f"provider {one['provider']}", "state": "ok" if one["ok"] else "error", "says": one["says"]}
+            for one in self._providers.check()
+        ]
 
     def _database_answers(self) -> None:
         with self._database.read() as tx:

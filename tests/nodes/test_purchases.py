@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from taskflow.db.providers import accounts, unblock
+from taskflow.errors import NotFound
 from taskflow.nodes.providers.base import AccessRefused, QuotaReached
 from tests.support.world import World
 from tests.support.world_fixtures import MakeWorld
@@ -223,3 +224,46 @@ def test_what_nobody_sells_is_refused_at_once(cloud: World) -> None:
     done = cloud.finish(cloud.submit(resources={**CLOUD, "vcpus": 64}))
     assert (done["status"], done["error"]["code"]) == ("failed", "node_unusable")
     assert "8 vcpus, 64 are needed" in json.dumps(done["error"]["detail"])
+
+
+def test_the_list_of_providers_says_what_is_for_sale_and_why_not(cloud: World) -> None:
+    """What a user sees before they ask for something, and while they wait."""
+    cloud.provider.sold_out = {("s", "fsn1")}
+    cloud.finish(cloud.submit(resources=CLOUD))
+    cloud.provider.refuse = QuotaReached("server limit reached")
+    waiting = cloud.submit(resources={**CLOUD, "vcpus": 4})
+    cloud.at_step(waiting, "waiting_for_capacity")
+    cloud.run_for(30.0)
+    listed = {one["name"]: one for one in cloud.service.providers.for_sale(cloud.caller)}
+    assert list(listed) == ["local", "cloud"]
+    assert "server limit reached" in listed["cloud"]["closed"]
+    assert [offer["sold_out_until"] is not None for offer in listed["cloud"]["offers"]] == [True, False, False]
+    assert (listed["cloud"]["nodes_max"], listed["local"]["closed"]) == (2, None)
+
+
+def test_a_check_that_succeeds_lets_those_who_wait_go_on(cloud: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The credential was mended: nobody waits for the rest of the block. One that is still refused is said to be."""
+    cloud.provider.refuse = AccessRefused("the token expired")
+    cloud.finish(cloud.submit(resources=CLOUD))
+    waiting = cloud.submit(resources=CLOUD)
+    cloud.at_step(waiting, "waiting_for_capacity")
+
+    def refused() -> str:
+        raise AccessRefused("the token expired")
+
+    with monkeypatch.context() as still:
+        still.setattr(cloud.provider, "check", refused)
+        said = cloud.service.providers.check("cloud")
+        assert said == [{"provider": "cloud", "ok": False, "says": "the token expired", "code": "provider_auth"}]
+    assert _account(cloud).blocked is not None
+
+    cloud.provider.refuse = None
+    assert cloud.service.providers.check("cloud")[0]["ok"]
+    assert cloud.finish(waiting)["status"] == "completed"
+
+
+def test_a_provider_that_is_not_in_the_catalogue_is_an_error_of_who_asks(cloud: World) -> None:
+    """It names those that are."""
+    with pytest.raises(NotFound) as wrong:
+        cloud.service.providers.check("clud")
+    assert "local, cloud" in wrong.value.message

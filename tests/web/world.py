@@ -22,6 +22,8 @@ from taskflow.engine.outcomes import Done, Outcome
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
 from taskflow.engine.store import RunRow
 from taskflow.ids import RunId, TaskId, new_node_id, new_run_id, session_id_of, workspace_id_of
+from taskflow.nodes.catalogue import load_catalogue
+from taskflow.nodes.context import StepTools
 from taskflow.service import Service
 from taskflow.settings import Settings
 from taskflow.vault import Vault, hash_token
@@ -186,11 +188,14 @@ def build_service(
 ) -> tuple[Service, RecordingPublisher]:
     """The service over these stores, and what it rings."""
     publisher = RecordingPublisher()
+    vault = Vault(settings.secret_key)
+    tools = StepTools(database, {}, vault, settings, load_catalogue(settings), lambda: "i-1")
     service = Service(
         database=database,
         control=control,
         ringer=Ringer(control, publisher),
-        vault=Vault(settings.secret_key),
+        vault=vault,
+        tools=tools,
         pipelines={PIPELINE.name: PIPELINE},
         settings=settings,
         clock=clock,

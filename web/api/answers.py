@@ -193,6 +193,36 @@ class NodeListSchema(Schema):
     nodes = fields.List(fields.Nested(NodeSchema))
 
 
+class OfferSchema(Schema):
+    """A kind of server that a provider sells."""
+
+    size = _text()
+    location = _text()
+    vcpus = fields.Float()
+    memory_mb = fields.Integer()
+    slots = fields.Integer(metadata={"description": "workspaces it holds at once"})
+    price_per_hour = fields.Float()
+    sold_out_until = _time("not asked for again before")
+
+
+class ProviderSchema(Schema):
+    """Where nodes come from."""
+
+    name = _text()
+    kind = _text("local, hetzner or libcloud")
+    offers = fields.List(fields.Nested(OfferSchema))
+    nodes = fields.Integer(metadata={"description": "of yours, those that are being made included"})
+    nodes_coming = fields.Integer()
+    nodes_max = fields.Integer(metadata={"description": "that you may have at once"})
+    closed = _text("why nothing is sold to you now", none=True)
+
+
+class ProviderListSchema(Schema):
+    """All providers, in the order in which they are asked."""
+
+    providers = fields.List(fields.Nested(ProviderSchema))
+
+
 class AliveSchema(Schema):
     """The process serves."""
 

@@ -19,6 +19,18 @@ def list_nodes(query: dict[str, Any]) -> dict[str, Any]:
 
 
 @routes.add(
+    "GET",
+    "/api/nodes/<node_id>",
+    guard=API,
+    answers={200: answers.NodeSchema},
+    refusals={404: "no such node, or not yours"},
+)
+def read_node(node_id: str) -> dict[str, Any]:
+    """Read a node."""
+    return service().node(caller(), node_id)
+
+
+@routes.add(
     "POST",
     "/api/nodes/<node_id>/destroy",
     guard=API,

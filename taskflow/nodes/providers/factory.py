@@ -55,5 +55,5 @@ def _make(
         extra = {"hetzner": "hetzner", "libcloud": "clouds"}[spec.kind]
         raise InfrastructureError(
             f"provider {spec.name} needs a library that is not installed: {error.name}", code="provider_library",
-            advice=f"pip install 'taskflow-durable[{extra}]'",
+            advice=f"pip install 'taskflow-engine[{extra}]'",
         ) from error  # fmt: skip

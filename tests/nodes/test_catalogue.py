@@ -1,0 +1,120 @@
+"""The catalogue file: what it gives, and what each mistake in it is told."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskflow.clock import ManualClock
+from taskflow.errors import UsageError
+from taskflow.nodes.catalogue import credential, load_catalogue, parse_catalogue
+from taskflow.nodes.providers.factory import make_providers
+from taskflow.settings import Settings
+
+PUBLIC = dataclasses.replace(Settings(), public_url="https://control.example")
+OFFER = {"size": "cx32", "location": "fsn1", "vcpus": 4, "memory_mb": 8192, "slots": 3, "price_per_hour": 0.01}
+HETZNER = {"name": "hz", "kind": "hetzner", "token_env": "HZ_TOKEN", "image": "debian-12", "offer": [OFFER]}
+
+
+def test_without_a_file_there_is_this_machine(tmp_path: Path) -> None:
+    """And the two settings that say how much of it."""
+    settings = dataclasses.replace(Settings(), data_dir=str(tmp_path), node_slots=7, local_nodes_max=2)
+    (spec,) = load_catalogue(settings).providers
+    assert (spec.name, spec.owner_nodes_max, spec.nodes_max, spec.offers[0].slots) == ("local", 2, 0, 7)
+
+
+def test_a_file_in_the_data_directory_is_found(tmp_path: Path) -> None:
+    """Or the one that the setting names."""
+    text = '[[provider]]\nname = "local"\nkind = "local"\n'
+    (tmp_path / "providers.toml").write_text(text)
+    assert len(load_catalogue(dataclasses.replace(Settings(), data_dir=str(tmp_path))).providers) == 1
+    missing = dataclasses.replace(Settings(), providers_file=str(tmp_path / "none.toml"))
+    with pytest.raises(UsageError, match="can't be read"):
+        load_catalogue(missing)
+    (tmp_path / "bad.toml").write_text("[[provider]\n")
+    with pytest.raises(UsageError, match="is not TOML"):
+        load_catalogue(dataclasses.replace(Settings(), providers_file=str(tmp_path / "bad.toml")))
+
+
+def test_offers_keep_their_order_and_defaults_are_filled_in() -> None:
+    """The first that fits is bought."""
+    second = {**OFFER, "location": "nbg1"}
+    (spec,) = parse_catalogue({"provider": [{**HETZNER, "offer": [OFFER, second]}]}, PUBLIC, "f").providers
+    assert [offer.key for offer in spec.offers] == ["cx32@fsn1", "cx32@nbg1"]
+    assert (spec.nodes_max, spec.owner_nodes_max, spec.parallel_max) == (10, 10, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"name": "Not A Name"}, "name"),
+        ({"kind": "azure"}, "kind"),
+        ({"token_env": None}, "token_env"),
+        ({"token_file": "/x"}, "token_env"),
+        ({"image": None}, "image"),
+        ({"offer": []}, "offer"),
+        ({"offer": [{**OFFER, "vcpus": 0}]}, "vcpus"),
+        ({"offer": [{**OFFER, "slots": 1.5}]}, "slots"),
+        ({"offer": [{"size": "cx32"}]}, "memory_mb"),
+        ({"kind": "libcloud"}, "driver"),
+        ({"kind": "local"}, "name"),
+        ({"nodes_max": 0}, "nodes_max"),
+        ({"colour": "red"}, "colour"),
+        ({"api_url": "nowhere"}, "api_url"),
+    ],
+)
+def test_a_mistake_is_told_with_the_name_of_its_field(change: dict[str, Any], field: str) -> None:
+    """At the start of every process, before anything is bought."""
+    row = {name: value for name, value in {**HETZNER, **change}.items() if value is not None}
+    with pytest.raises(UsageError) as wrong:
+        parse_catalogue({"provider": [row]}, PUBLIC, "/etc/providers.toml")
+    assert field in str(wrong.value.fields)
+    assert wrong.value.message.startswith("/etc/providers.toml")
+
+
+def test_two_providers_of_one_name_are_refused() -> None:
+    """Tasks and nodes name them."""
+    with pytest.raises(UsageError, match="two providers of one name"):
+        parse_catalogue({"provider": [HETZNER, HETZNER]}, PUBLIC, "f")
+
+
+def test_servers_that_are_bought_need_an_address_to_report_to() -> None:
+    """A loopback default would be paid for and never heard of."""
+    with pytest.raises(UsageError, match="TASKFLOW_PUBLIC_URL"):
+        parse_catalogue({"provider": [HETZNER]}, Settings(), "f")
+
+
+def test_the_credential_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never from the catalogue itself; a missing one is named."""
+    (spec,) = parse_catalogue({"provider": [HETZNER]}, PUBLIC, "f").providers
+    with pytest.raises(UsageError, match="HZ_TOKEN is empty"):
+        credential(spec)
+    monkeypatch.setenv("HZ_TOKEN", "s3cret")
+    assert credential(spec) == "s3cret"
+    file = tmp_path / "token"
+    file.write_text("from-a-file\n")
+    row = {name: value for name, value in HETZNER.items() if name != "token_env"} | {"token_file": str(file)}
+    (spec,) = parse_catalogue({"provider": [row]}, PUBLIC, "f").providers
+    assert credential(spec) == "from-a-file"
+
+
+def test_a_provider_of_each_kind_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked anything for it, the database neither."""
+    monkeypatch.setenv("HZ_TOKEN", "s3cret")
+    rows = [
+        {"name": "local", "kind": "local"}, HETZNER,
+        {**HETZNER, "name": "ocean", "kind": "libcloud", "driver": "digitalocean"},
+    ]  # fmt: skip
+    catalogue = parse_catalogue({"provider": rows}, PUBLIC, "f")
+
+    def installation() -> str:
+        raise AssertionError("asked too early")
+
+    made = make_providers(catalogue, data_path=tmp_path, installation=installation, clock=ManualClock(), timeout_s=1.0)
+    assert [type(one).__name__ for one in made.values()] == ["LocalProvider", "HetznerProvider", "LibcloudProvider"]
+    assert [(one.creates_once, one.told_at_once) for one in made.values()] == [
+        (True, True), (True, False), (False, False),
+    ]  # fmt: skip
