@@ -184,3 +184,22 @@ def test_as_many_nodes_are_ordered_as_those_who_wait_need(make_cloud: Callable[.
     took_s = world.run_until(lambda: all(world.task(t["id"])["step"] == "running" for t in tasks), "all run")
     assert len(world.provider.inventory()) == 3
     assert took_s < 3 * (world.plan.boot_s or 0.0)
+
+
+def test_who_waited_long_enough_goes_before_who_is_more_important(make_cloud: Callable[..., World]) -> None:
+    """One point of priority is worth a minute here: after six minutes five points are not enough."""
+    world = make_cloud(capacity_poll_s=3000.0, priority_ageing_s=60.0)
+    world.plan.session_s = None
+    busy = [world.submit() for _ in range(9)]
+    world.run_until(lambda: all(world.task(task["id"])["step"] == "running" for task in busy), "all slots are taken")
+    old = world.submit(priority=0)
+    world.run_for(360.0)
+    new = world.submit(priority=5)
+    world.run_for(5.0)
+    sessions = [(agent, key) for agent in world.provider.agents.values() for key in agent.sessions]
+    agent, session_id = sessions[0]
+
+    agent.finish_session(session_id)
+
+    world.run_until(lambda: world.task(old["id"])["step"] == "running", "the old one runs", limit_s=60.0)
+    assert world.task(new["id"])["step"] == "waiting_for_capacity"
