@@ -247,6 +247,25 @@ def node_effect(node_id: str, to: str, *, run: RunRow, now: float, idle: bool = 
     return effect
 
 
+def reach_effect(node_id: str, since: float | None, *, run: RunRow, now: float, **found: Any) -> Effect:
+    """Note that a node is not heard of ``since`` then, or (None) that it is heard of again, and ring the tasks on it.
+
+    ``found``: what its agent and its provider said when they were asked.
+    """
+
+    def effect(tx: Connection) -> Iterable[RunId]:
+        tx.execute(update(Node).where(Node.id == node_id).values(unreachable_since=since))
+        append_event(
+            tx, owner_id=run.owner_id, subject_kind="node", subject_id=node_id, run_id=run.id,
+            kind="reachable" if since is None else "unreachable", actor="runner", at=now, data=found,
+        )  # fmt: skip
+        on_it = select(Run.id).join(Task, Task.run_id == Run.id)
+        rows = tx.execute(on_it.where(Task.node_id == node_id, Run.finished_at.is_(None), Run.step == "running"))
+        return [RunId(row.id) for row in rows]
+
+    return effect
+
+
 def reserve_workspace_effect(
     *, workspace_id: WorkspaceId, task_id: TaskId, run: RunRow, node_id: str, callback_token_hash: str, now: float,
     vcpus: float = 0.0, memory_mb: int = 0,

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from taskflow.db.session import Database
-from taskflow.errors import TransientError
+from taskflow.errors import StepError, TransientError
 from taskflow.nodes.agent_client import AgentClient
 from taskflow.nodes.catalogue import Catalogue
 from taskflow.nodes.liveness import Liveness, node_liveness
@@ -17,6 +17,9 @@ from taskflow.nodes.providers.base import Provider
 from taskflow.nodes.providers.factory import label_prefix
 from taskflow.settings import Settings
 from taskflow.vault import Vault
+
+#: The state of a server whose provider does not answer.
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,17 @@ class StepTools:
         age_s = None if node.last_heartbeat_at is None else now - node.last_heartbeat_at
         if age_s is not None and age_s <= stale_s:
             return Liveness.LIVE
+        answers, state = self.signs(node)
+        if state == UNKNOWN:
+            return Liveness.LIVE if answers else Liveness.INCONCLUSIVE  # unknown is not dead
+        return node_liveness(heartbeat_age_s=age_s, stale_s=stale_s, agent_answers=answers, server_state=state)
+
+    def signs(self, node: Row[Any]) -> tuple[bool | None, str | None]:
+        """Whether its agent answers (None: nobody to ask), and its server's state as the provider says it (None: it has
+        no such server; ``UNKNOWN``: it can't be asked)."""
         answers = self.agent(node).is_alive() if node.address else None
         try:
             server = self.providers[node.provider].get(node.server_id) if node.server_id else None
-        except TransientError:
-            return Liveness.LIVE if answers else Liveness.INCONCLUSIVE  # unknown is not dead
-        return node_liveness(
-            heartbeat_age_s=age_s, stale_s=stale_s, agent_answers=answers,
-            server_state=None if server is None else server.state,
-        )  # fmt: skip
+        except (StepError, KeyError):
+            return answers, UNKNOWN
+        return answers, None if server is None else server.state

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from taskflow.db.nodes import WORKSPACE_CHANGED, get_node, node_effect
+from taskflow.db.nodes import WORKSPACE_CHANGED, get_node, node_effect, reach_effect
 from taskflow.db.providers import accounts, block_effect, rest_effect, rest_offer_effect, sells_again_effect
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Effect, Outcome, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
@@ -32,6 +32,8 @@ from taskflow.nodes.user_data import user_data
 NODE_PIPELINE = "node"
 _VERSION = 1
 _DESTROY_POLL_S = 0.5
+#: A heartbeat that is due in a moment is not looked for sooner than this.
+_LOOK_S = 1.0
 _DRAIN_POLL_S = 30.0
 
 
@@ -173,9 +175,9 @@ class NodeMachine:
             return Advance(
                 "warm",
                 effects=(self._to(ctx, "warm", idle=True, warm_until=warm_until),),
-                otherwise=self._await_change(),
+                otherwise=self._look_again(ctx, node),
             )
-        return self._await_change()
+        return self._look_again(ctx, node)
 
     def warm(self, ctx: StepContext) -> Outcome:
         """Idle and claimable until ``warm_until``; a claim turned the row active in its own transaction."""
@@ -185,7 +187,7 @@ class NodeMachine:
             # Also when it was claimed and given back before this look: its idle time begins anew.
             return Advance("active")
         self._must_live(node, ctx.now)
-        return self._await_change()
+        return self._look_again(ctx, node)
 
     def warm_expired(self, ctx: StepContext) -> Outcome:
         """Nobody claimed it in time: drain, unless a claim comes first (then it is refused and the node goes on)."""
@@ -299,8 +301,30 @@ class NodeMachine:
         if self._tools.liveness(node, now) is Liveness.DEAD:
             raise PermanentError(f"node {node.id} is gone: no heartbeat, no answer, no server", code="node_lost")
 
-    def _await_change(self) -> AwaitSignal:
-        return AwaitSignal(WORKSPACE_CHANGED, poll_s=self._tools.settings.heartbeat_stale_s / 2)
+    def _look_again(self, ctx: StepContext, node: Row[Any]) -> AwaitSignal:
+        """Until a workspace comes or goes, or the next heartbeat should be there.
+
+        One that is late makes the node unreachable, which is no verdict: it gets no new work, and its agent and its
+        provider are asked at once, so that whoever looks reads what is known.
+        """
+        settings = self._tools.settings
+        late_s = settings.heartbeat_interval_s + settings.heartbeat_grace_s
+        age_s = ctx.now - (node.last_heartbeat_at or node.created_at)
+        effects: tuple[Effect, ...] = ()
+        if age_s <= late_s:
+            poll_s = late_s - age_s
+            if node.unreachable_since is not None:
+                effects = (reach_effect(node.id, None, run=ctx.run, now=ctx.now), self._allocate(ctx))
+        else:
+            poll_s = settings.heartbeat_stale_s / 2
+            if node.unreachable_since is None:
+                answers, state = self._tools.signs(node)
+                effects = (
+                    reach_effect(
+                        node.id, ctx.now - age_s, run=ctx.run, now=ctx.now, agent_answers=answers, server_state=state
+                    ),
+                )
+        return AwaitSignal(WORKSPACE_CHANGED, poll_s=max(_LOOK_S, poll_s), effects=effects)
 
     def _take_changes(self, ctx: StepContext) -> None:
         while ctx.take(WORKSPACE_CHANGED) is not None:

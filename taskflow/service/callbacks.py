@@ -104,7 +104,8 @@ class Callbacks:
                 revoke_bootstrap(tx, node_id, now)
             self._note_progress(tx, node_id, beat, now)
             if not beat["ready"] or run.step != "await_agent":
-                return node.status, None
+                # Heard of again: its runner is to know it now, not at its next look.
+                return node.status, run.id if node.unreachable_since is not None else None
             record_signal(tx, run.id, AGENT_READY, node_id, {"boot_id": beat["boot_id"]}, now=now)
             return node.status, run.id
 

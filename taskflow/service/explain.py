@@ -71,7 +71,7 @@ class Explain:
         found = self._control_state(run, now)
         waited_s = max(0.0, now - run.step_entered_at)
         return {
-            "summary": self._summary(task, run, found, waited_s),
+            "summary": self._summary(task, run, found, waited_s) + _unheard(node, now),
             "status": task.status,
             "step": run.step,
             "awaiting": run.awaiting,
@@ -82,7 +82,15 @@ class Explain:
             **found,
             "cancel_requested": run.cancel_requested_at is not None,
             "last_error": None if last is None or last.step != run.step else _error_view(last),
-            "node": None if node is None else {"id": node.id, "status": node.status, "address": node.address},
+            "node": None
+            if node is None
+            else {
+                "id": node.id,
+                "status": node.status,
+                "address": node.address,
+                "unreachable_since": isoformat(node.unreachable_since),
+            },
+            "placement": task.placement,
         }
 
     def _at_rest(self, task: Row[Any], run: RunRow | None) -> dict[str, Any]:
@@ -142,6 +150,12 @@ class Explain:
             "next_look_in_s": next_look_s,
             "attempt": int(fields.get("attempt", 0)) + 1 if fields else None,
         }
+
+
+def _unheard(node: Row[Any] | None, now: float) -> str:
+    if node is None or node.unreachable_since is None:
+        return ""
+    return f"; unknown since {now - node.unreachable_since:.0f} s: its node has not reported"
 
 
 def _error_view(row: Row[Any]) -> dict[str, Any]:

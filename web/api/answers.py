@@ -150,6 +150,7 @@ class WhySchema(Schema):
     then = _text(none=True)
     runner = _text("alive, overdue, missing, unknown or none")
     in_a_turn = fields.Boolean()
+    placement = _free("why this node, and why not the others")
     next_look_in_s = fields.Float(allow_none=True)
     attempt = fields.Integer(allow_none=True)
     cancel_requested = fields.Boolean()
