@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +34,8 @@ from taskflow.ids import NodeId, RunId, TaskId, WorkspaceId
 from taskflow.nodes.catalogue import ProviderSpec
 from taskflow.nodes.purchase import guard
 from tests.db.conftest import OWNER, World, race
+from tests.support.processes import die_with_parent
+from tests.support.waiting import wait_until
 
 THREE_AT_MOST = ProviderSpec("local", "local", (), nodes_max=0, owner_nodes_max=3, parallel_max=3, options={})
 
@@ -215,3 +222,29 @@ def test_a_cancel_is_requested_once(world: World) -> None:
     world.run("run-2", "task-2")
     world.write(lambda tx: tx.execute(update(Run).where(Run.id == "run-2").values(finished_at=2.0)))
     assert not world.write(lambda tx: request_cancel(tx, "run-2", actor="ada", reason="a", now=3.0))
+
+
+def test_two_hundred_runners_in_eight_processes_get_exactly_the_ten_slots(world: World, tmp_path: Path) -> None:
+    """Real processes on one database, five at once in each: ten placements, and the last core is given once too."""
+    world.node(slots=10)
+    world.write(lambda tx: tx.execute(update(Node).values(vcpus=10.0)))
+    for number in range(200):
+        world.run(f"run-{number}", world.task(f"task-{number}"))
+    url = world.database.engine.url.render_as_string(hide_password=False)
+    start = tmp_path / "start"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.db.claimers", url, "node-1", str(start)]
+            + [f"run-{number}" for number in range(first, 200, 8)],
+            stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2], preexec_fn=die_with_parent(signal.SIGKILL),
+        )
+        for first in range(8)
+    ]  # fmt: skip
+    wait_until(lambda: len(list(tmp_path.glob("start.*"))) == 8, "all are ready", timeout_s=60)
+    start.touch()
+    answers = [answer for process in processes for answer in json.loads(process.communicate(timeout=60)[0])]
+    assert sum(answer.startswith("run-") for answer in answers) == 10
+    assert len(answers) == 200
+    with world.database.read() as tx:
+        assert live_count(tx, "node-1") == 10
+        assert tx.execute(select(func.count()).select_from(Workspace)).scalar_one() == 10
