@@ -42,7 +42,7 @@ mutants: install ## break the engine on purpose, one fault at a time: the tests 
 	$(BIN)/python -m tests.mutants
 
 crashpoints: install ## kill the worker at every call in the path of a task, on SQLite and PostgreSQL
-	$(BIN)/pytest -m crashpoints -n 2 --dist loadgroup tests/crashpoints
+	$(BIN)/pytest -m crashpoints -n 2 --dist loadgroup tests/crashpoints tests/nodes
 
 bench: install ## measure: everything once, or WORKLOAD=chain
 	$(BIN)/python -m bench $(or $(WORKLOAD),all)

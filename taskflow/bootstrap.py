@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -30,17 +30,19 @@ from taskflow.nodes.catalogue import load_catalogue
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.machine import NodeMachine
 from taskflow.nodes.providers.base import Provider
-from taskflow.nodes.providers.factory import make_providers
+from taskflow.nodes.providers.factory import ProviderShelf
 from taskflow.pipelines.agent_task import agent_task_pipeline
 from taskflow.service.core import Service
 from taskflow.settings import Settings
 from taskflow.stack.data_dir import DataDir
+from taskflow.sweeps.delete_orphans import delete_orphans
 from taskflow.sweeps.drain_outbox import consumers, drain_outbox
 from taskflow.sweeps.expire_warm_nodes import expire_warm_nodes
 from taskflow.sweeps.fail_stuck_tasks import StuckTasks
 from taskflow.sweeps.ledger import SweepFunction, last_success_at, run_sweep
 from taskflow.sweeps.prune import prune_all
 from taskflow.sweeps.rescue_runs import rescue_runs
+from taskflow.sweeps.retry_error_nodes import retry_error_nodes
 from taskflow.sweeps.share_nodes import share_nodes
 from taskflow.vault import Vault
 
@@ -70,12 +72,19 @@ class App:
     pump: Pump = field(init=False)
 
     def sweep(self, name: str) -> dict[str, Any]:
-        """Run one scheduled job and remember how it went."""
+        """Run one scheduled job and remember how it went; one that somebody paused is left out."""
+        if name in self.service.health.paused_sweeps():
+            log.warning("sweep_paused", sweep=name)
+            return {"paused": True}
         return run_sweep(self.database, name, self.sweeps[name], self.service.now)
 
     def check_installation(self) -> None:
         """Raise ``InfrastructureError`` when schema or number of shards are not what this process was made for."""
         check_current(self.database.engine)
+        for name in self.tools.providers:
+            self.tools.providers[
+                name
+            ]  # a credential or a library that is missing is said now, not at the first purchase
         ensure_accounts(self.database, [spec.name for spec in self.tools.catalogue.providers], self.service.now())
         found, wanted = agreed_shards(self.database, self.settings.shards), self.settings.shards
         if found != wanted:
@@ -105,7 +114,7 @@ def bootstrap(
     client: redis.Redis | None = None,
     clock: Clock | None = None,
     on_hung: Callable[[str], None] | None = None,
-    providers: dict[str, Provider] | None = None,
+    providers: Mapping[str, Provider] | None = None,
     database: Database | None = None,
 ) -> App:
     """Wire an ``App``. What is not given is made from ``settings`` (default: the environment's)."""
@@ -125,7 +134,7 @@ def bootstrap(
     catalogue = load_catalogue(settings)
     installation = cache(lambda: installation_id(database))
     if providers is None:
-        providers = make_providers(
+        providers = ProviderShelf(
             catalogue, data_path=data_dir.root, installation=installation, clock=clock,
             timeout_s=settings.provider_timeout_s,
         )  # fmt: skip
@@ -177,6 +186,10 @@ def _sweeps(app: App) -> dict[str, SweepFunction]:
         ),
         "share_nodes": lambda memory: share_nodes(
             database, app.ringer, app.tools.catalogue, now=now(), ageing_s=settings.priority_ageing_s
+        ),
+        "delete_orphans": lambda memory: delete_orphans(app.tools, now()),
+        "retry_error_nodes": lambda memory: retry_error_nodes(
+            database, app.ringer, now=now(), limit=settings.sweep_page
         ),
         "prune": lambda memory: prune_all(database, settings, now()),
     }

@@ -75,19 +75,11 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
 
 def beat_schedule(settings: Settings) -> dict[str, Any]:
     """One entry per sweep. ``expires``: sweeps that piled up while no worker ran are not all run afterwards."""
-    intervals = {
-        "rescue": settings.rescue_interval_s,
-        "stuck_tasks": settings.stuck_interval_s,
-        "outbox": settings.outbox_interval_s,
-        "warm_nodes": settings.warm_interval_s,
-        "share_nodes": settings.share_interval_s,
-        "prune": settings.prune_interval_s,
-    }
     return {
         name: {
             "task": f"taskflow.sweep.{name}",
             "schedule": interval_s,
             "options": {"queue": SWEEP_QUEUE, "expires": max(1.0, interval_s)},
         }
-        for name, interval_s in intervals.items()
+        for name, interval_s in settings.sweep_intervals().items()
     }

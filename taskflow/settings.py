@@ -163,6 +163,13 @@ class Settings:
     share_interval_s: float = _setting(
         15.0, "s", "how often a full provider is looked at for an owner who has more nodes than one who waits"
     )
+    orphan_interval_s: float = _setting(
+        3600.0, "s", "how often servers at the providers are compared with nodes, and orphans deleted"
+    )
+    orphan_age_s: float = _setting(3600.0, "s", "a server that no node needs is deleted when it is older than this")
+    error_nodes_interval_s: float = _setting(
+        300.0, "s", "how often nodes in status error are looked at, to try their destruction again"
+    )
     prune_interval_s: float = _setting(3600.0, "s", "how often old rows are pruned")
     prune_after_s: float = _setting(30 * 86_400.0, "s", "ended tasks keep logs, signals and errors this long")
     history_after_s: float = _setting(
@@ -197,6 +204,19 @@ class Settings:
     def data_path(self) -> Path:
         """The data directory."""
         return Path(self.data_dir) if self.data_dir else Path(platformdirs.user_data_dir("taskflow"))
+
+    def sweep_intervals(self) -> dict[str, float]:
+        """Every scheduled job with how often it runs, in seconds."""
+        return {
+            "rescue": self.rescue_interval_s,
+            "stuck_tasks": self.stuck_interval_s,
+            "outbox": self.outbox_interval_s,
+            "warm_nodes": self.warm_interval_s,
+            "share_nodes": self.share_interval_s,
+            "delete_orphans": self.orphan_interval_s,
+            "retry_error_nodes": self.error_nodes_interval_s,
+            "prune": self.prune_interval_s,
+        }
 
     def check_ladder(self) -> None:
         """Inner limits are shorter than outer ones. Raises ``UsageError`` naming the two that disagree (L-2)."""

@@ -28,6 +28,7 @@ COMMANDS = {
     "providers": ("providers", "providers"),
     "token": ("operate", "token"),
     "db": ("operate", "db"),
+    "sweeps": ("sweeps", "sweeps"),
     "doctor": ("operate", "doctor"),
     "settings": ("operate", "show_settings"),
     "agent": ("operate", "agent"),

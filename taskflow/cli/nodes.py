@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from taskflow.cli import connection, render
-from taskflow.cli.problems import OK
+from taskflow.cli.operate import database_app
+from taskflow.cli.problems import FAILED, OK
 from taskflow.cli.tasks import json_option
 from taskflow.settings import Settings
 
@@ -50,6 +51,32 @@ def destroy(node_id: str, reason: str | None, as_json: bool) -> int:
     node = connection.connect(Settings.from_env()).destroy_node(node_id, reason)
     click.echo(render.to_json(node) if as_json else f"{node['id']}: destroy requested; it is {node['status']}")
     return OK
+
+
+@nodes.command()
+@json_option
+def audit(as_json: bool) -> int:
+    """Compare nodes with the servers that the providers list, and say what each difference costs. Changes nothing.
+
+    Ends with 1 when there is a difference, or when a provider could not be asked.
+    """
+    with database_app() as app:
+        found = app.service.providers.audit()
+    if as_json:
+        click.echo(render.to_json(found))
+    else:
+        rows = [
+            (
+                one["kind"], one["provider"], one["label"], one["server_id"], render.duration(one["age_s"]),
+                f"{one['price_per_hour']:g}", one["says"],
+            )
+            for one in found["differences"]
+        ]  # fmt: skip
+        headers = ("KIND", "PROVIDER", "LABEL", "SERVER", "AGE", "PRICE/H", "SAYS")
+        click.echo(render.table(headers, rows) if rows else "nodes and servers agree")
+        for name, reason in found["failed"].items():
+            click.echo(f"{name} could not be asked: {reason}")
+    return FAILED if found["differences"] or found["failed"] else OK
 
 
 def _list(*, with_destroyed: bool, as_json: bool) -> int:

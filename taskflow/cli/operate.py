@@ -167,18 +167,8 @@ def revoke_token(token_id: str, as_json: bool) -> int:
 @json_option
 def doctor(as_json: bool) -> int:
     """Say what could be lost, doubled or delayed here, and what to do. Ends with 1 when something is broken."""
-    settings = Settings.from_env()
-    embedded.configure_logs(settings)
-    found_stores = connection.stores(settings)
-    if found_stores is None:
-        raise no_stack(settings.data_path)
-    from taskflow.bootstrap import bootstrap
-
-    app = bootstrap(found_stores)
-    try:
+    with stores_app() as app:
         found = app.service.health.doctor()
-    finally:
-        app.close()
     if as_json:
         click.echo(render.to_json({"checks": found}))
     else:
@@ -231,6 +221,23 @@ def nodehost() -> int:
     from taskflow.stack import nodehost as host
 
     return host.main(settings)
+
+
+@contextmanager
+def stores_app() -> Iterator[App]:
+    """The wired application for commands that need both stores. Raises when no stack and no stores are named."""
+    settings = Settings.from_env()
+    embedded.configure_logs(settings)
+    found = connection.stores(settings)
+    if found is None:
+        raise no_stack(settings.data_path)
+    from taskflow.bootstrap import bootstrap
+
+    app = bootstrap(found)
+    try:
+        yield app
+    finally:
+        app.close()
 
 
 @contextmanager

@@ -96,6 +96,16 @@ def candidates(tx: Connection, owner_id: str) -> Sequence[Row[Any]]:
     ).all()
 
 
+def nodes_by_label(tx: Connection, provider: str, labels: Sequence[str]) -> dict[str, Row[Any]]:
+    """By label, a provider's nodes that are not destroyed, and of those that are, the ones with one of ``labels``."""
+    standing = tx.execute(select(NODES).where(Node.provider == provider, Node.destroyed_at.is_(None)))
+    found = {row.label: row for row in standing}
+    for begin in range(0, len(labels), 500):
+        named = tx.execute(select(NODES).where(Node.label.in_(labels[begin : begin + 500])))
+        found |= {row.label: row for row in named}
+    return found
+
+
 def list_nodes(tx: Connection, owner_id: str, *, with_destroyed: bool = False) -> Sequence[Row[Any]]:
     """Nodes of this owner, newest first, each with ``live_workspaces``."""
     statement = (

@@ -14,7 +14,7 @@ from taskflow.db.models import Sweep
 from taskflow.db.probe import check_writable
 from taskflow.db.session import Database
 from taskflow.engine.control import Control
-from taskflow.errors import InfrastructureError
+from taskflow.errors import InfrastructureError, NotFound
 from taskflow.service.providers import Providers
 from taskflow.settings import Settings
 
@@ -60,6 +60,31 @@ class Health:
     def _redis_takes_writes(self) -> None:
         # Gone a moment later. At ``maxmemory``, or with a full disk under its append-only file, Redis refuses it.
         self._control.client.set(f"{self._control.prefix}:probe", "1", px=1)
+
+    def paused_sweeps(self) -> frozenset[str]:
+        """Scheduled jobs that somebody stopped. With Redis away none is: a switch that can't be read is on."""
+        names = list(self._settings.sweep_intervals())
+        try:
+            switches = self._control.client.mget([self._switch(name) for name in names])
+        except redis.RedisError:
+            return frozenset()
+        return frozenset(name for name, off in zip(names, switches, strict=True) if off is not None)
+
+    def pause_sweep(self, name: str, *, paused: bool) -> None:
+        """Stop a scheduled job, or let it run again. Raises ``NotFound``, ``InfrastructureError``."""
+        names = list(self._settings.sweep_intervals())
+        if name not in names:
+            raise NotFound(f"no sweep {name}; there are: {', '.join(names)}", fields={"name": "unknown"})
+        try:
+            if paused:
+                self._control.client.set(self._switch(name), "1")
+            else:
+                self._control.client.delete(self._switch(name))
+        except redis.RedisError as error:
+            raise InfrastructureError(f"Redis does not answer: {error}", code="redis") from error
+
+    def _switch(self, name: str) -> str:
+        return f"{self._control.prefix}:paused:{name}"
 
     def sweeps(self) -> list[dict[str, Any]]:
         """Each scheduled job with its last success and result."""
@@ -111,9 +136,13 @@ class Health:
         now = self._now()
         with self._database.read() as tx:
             rows = {row.name: row for row in tx.execute(select(Sweep.__table__)).all()}
-        intervals = {"rescue": self._settings.rescue_interval_s, "stuck_tasks": self._settings.stuck_interval_s}
+        paused = self.paused_sweeps()
         found = []
-        for name, interval_s in intervals.items():
+        for name, interval_s in self._settings.sweep_intervals().items():
+            if name in paused:
+                says = f"paused by somebody: taskflow sweeps resume {name}"
+                found.append({"check": f"sweep {name}", "state": "warning", "says": says})
+                continue
             row = rows.get(name)
             age_s = None if row is None or row.last_success_at is None else now - row.last_success_at
             late = age_s is None or age_s > max(3 * interval_s, 30)

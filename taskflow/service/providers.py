@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from taskflow.clock import isoformat
 from taskflow.db.providers import accounts, server_counts, unblock
 from taskflow.db.session import Database
 from taskflow.errors import NotFound, StepError
+from taskflow.nodes.audit import audit
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.purchase import market
 from taskflow.service.accounts import Caller
@@ -62,6 +64,12 @@ class Providers:
         if name is not None and name not in names:
             raise NotFound(f"no provider {name}; there are: {', '.join(names)}", fields={"provider": "unknown"})
         return [self._check(one) for one in ([name] if name else names)]
+
+    def audit(self) -> dict[str, Any]:
+        """Rows against the providers' servers: ``differences`` with what each costs an hour, and ``failed``: providers
+        that could not be asked, with the reason."""
+        found, failed = audit(self._tools, self._now())
+        return {"differences": [dataclasses.asdict(one) for one in found], "failed": failed}
 
     def _check(self, name: str) -> dict[str, Any]:
         try:

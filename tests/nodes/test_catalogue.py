@@ -11,7 +11,7 @@ import pytest
 from taskflow.clock import ManualClock
 from taskflow.errors import UsageError
 from taskflow.nodes.catalogue import credential, load_catalogue, parse_catalogue
-from taskflow.nodes.providers.factory import make_providers
+from taskflow.nodes.providers.factory import ProviderShelf
 from taskflow.settings import Settings
 
 PUBLIC = dataclasses.replace(Settings(), public_url="https://control.example")
@@ -113,8 +113,16 @@ def test_a_provider_of_each_kind_is_made(tmp_path: Path, monkeypatch: pytest.Mon
     def installation() -> str:
         raise AssertionError("asked too early")
 
-    made = make_providers(catalogue, data_path=tmp_path, installation=installation, clock=ManualClock(), timeout_s=1.0)
+    made = ProviderShelf(catalogue, data_path=tmp_path, installation=installation, clock=ManualClock(), timeout_s=1.0)
     assert [type(one).__name__ for one in made.values()] == ["LocalProvider", "HetznerProvider", "LibcloudProvider"]
     assert [(one.creates_once, one.told_at_once) for one in made.values()] == [
         (True, True), (True, False), (False, False),
     ]  # fmt: skip
+
+
+def test_a_process_that_buys_nothing_needs_no_credential(tmp_path: Path) -> None:
+    """The web process lists offers without one; who asks for the provider itself is told what is missing."""
+    catalogue = parse_catalogue({"provider": [HETZNER]}, PUBLIC, "f")
+    shelf = ProviderShelf(catalogue, data_path=tmp_path, installation=lambda: "i", clock=ManualClock(), timeout_s=1.0)
+    with pytest.raises(UsageError, match="HZ_TOKEN"):
+        shelf["hz"]

@@ -31,6 +31,7 @@ token_env = "UNUSED"
 image = "1"
 offer = [{size = "size-s", location = "place-1", vcpus = 2, memory_mb = 4000, slots = 2}]
 """
+pytestmark = pytest.mark.crashpoints  # minutes of real HTTP: make crashpoints
 _FILES = {machine.__file__, hetzner_file.__file__, libcloud_file.__file__}
 
 

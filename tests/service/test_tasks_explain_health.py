@@ -179,3 +179,27 @@ def test_the_doctor_works_where_info_is_refused(world: World) -> None:
     found = {one["check"]: one["state"] for one in world.service.health.doctor()}
     assert found["redis settings"] == "warning"
     assert "sweep rescue" in found
+
+
+def test_a_paused_sweep_is_left_out_and_doctor_reminds_of_it(world: World) -> None:
+    """Until somebody lets it run again; a name that does not exist is an error of who asks."""
+    health = world.service.health
+    health.pause_sweep("warm_nodes", paused=True)
+    assert world.app.sweep("warm_nodes") == {"paused": True}
+    said = {one["check"]: one for one in health.doctor()}
+    assert (said["sweep warm_nodes"]["state"], "resume" in said["sweep warm_nodes"]["says"]) == ("warning", True)
+    health.pause_sweep("warm_nodes", paused=False)
+    assert world.app.sweep("warm_nodes") == {"rung": 0}
+    with pytest.raises(NotFound, match="warm_nodes"):
+        health.pause_sweep("warm", paused=True)
+
+
+def test_a_switch_that_can_not_be_read_stops_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Redis away the sweeps of SQL go on."""
+    world.service.health.pause_sweep("warm_nodes", paused=True)
+
+    def away(*_: object) -> None:
+        raise redis.ConnectionError("away")
+
+    monkeypatch.setattr(world.redis, "mget", away)
+    assert world.app.sweep("warm_nodes") == {"rung": 0}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from taskflow.clock import Clock
@@ -13,17 +14,30 @@ from taskflow.nodes.providers.base import Provider
 from taskflow.nodes.providers.local import LocalProvider
 
 
-def make_providers(
-    catalogue: Catalogue, *, data_path: Path, installation: Callable[[], str], clock: Clock, timeout_s: float
-) -> dict[str, Provider]:
-    """One provider for each spec, by name; ``installation`` is asked when it is needed.
+class ProviderShelf(Mapping[str, Provider]):
+    """The providers of a catalogue, by name, each made when it is asked for first: a process that never buys needs no
+    credential. ``installation`` is asked when a provider needs it.
 
-    Raises ``UsageError`` for a missing token, ``InfrastructureError`` for a missing library.
+    Looking one up raises ``UsageError`` for a missing token, ``InfrastructureError`` for a missing library.
     """
-    return {
-        spec.name: _make(spec, data_path=data_path, installation=installation, clock=clock, timeout_s=timeout_s)
-        for spec in catalogue.providers
-    }
+
+    def __init__(
+        self, catalogue: Catalogue, *, data_path: Path, installation: Callable[[], str], clock: Clock, timeout_s: float
+    ) -> None:
+        self._specs = {spec.name: spec for spec in catalogue.providers}
+        self._make = partial(_make, data_path=data_path, installation=installation, clock=clock, timeout_s=timeout_s)
+        self._made: dict[str, Provider] = {}
+
+    def __getitem__(self, name: str) -> Provider:
+        if name not in self._made:
+            self._made[name] = self._make(self._specs[name])
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
 
 
 def label_prefix(installation: str) -> str:

@@ -1,0 +1,88 @@
+"""Rows against servers: what each side has that the other does not, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from taskflow.db.nodes import nodes_by_label
+from taskflow.errors import StepError
+from taskflow.nodes.context import StepTools
+from taskflow.nodes.providers.base import Server
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``kind``: orphan (a server of ours that no node needs), missing (a node whose server the provider does not list),
+    stopped (a node in use whose server is off)."""
+
+    kind: str
+    provider: str
+    label: str
+    server_id: str | None
+    node_id: str | None
+    age_s: float | None
+    price_per_hour: float
+    says: str
+
+
+def differences(
+    provider: str, servers: Iterable[Server], nodes: Mapping[str, Any], prices: Mapping[str, float], *, now: float,
+    settle_s: float,
+) -> list[Difference]:  # fmt: skip
+    """What disagrees. ``nodes``: rows of this provider by label, destroyed ones too; ``prices``: by size.
+
+    A node that was bought less than ``settle_s`` ago may be missing from a listing that lags.
+    """
+    found: list[Difference] = []
+    listed: dict[str, Server] = {}
+    for server in servers:
+        listed[server.label] = server
+        node = nodes.get(server.label)
+        age_s = None if server.created_at is None else now - server.created_at
+        price = prices.get(server.size, 0.0)
+        of_it = (provider, server.label, server.server_id, None if node is None else node.id, age_s, price)
+        if node is None:
+            found.append(Difference("orphan", *of_it, "a server of this installation that no node ever had"))
+        elif node.destroyed_at is not None:
+            found.append(Difference("orphan", *of_it, f"its node {node.id} was destroyed"))
+        elif node.server_id is not None and node.server_id != server.server_id:
+            found.append(Difference("orphan", *of_it, f"a second server of node {node.id}, which has {node.server_id}"))
+        elif server.state == "stopped" and node.status in ("active", "warm"):
+            found.append(Difference("stopped", *of_it, f"node {node.id} is {node.status}, its server is off"))
+    for label, node in nodes.items():
+        young = node.bought_at is not None and now - node.bought_at < settle_s
+        if node.destroyed_at is None and node.server_id is not None and label not in listed and not young:
+            age_s = None if node.bought_at is None else now - node.bought_at
+            found.append(
+                Difference(
+                    "missing", provider, label, node.server_id, node.id, age_s, float(node.price_per_hour),
+                    f"node {node.id} is {node.status}, the provider does not list its server",
+                )
+            )  # fmt: skip
+    return found
+
+
+def audit(tools: StepTools, now: float) -> tuple[list[Difference], dict[str, str]]:
+    """The differences of every provider that sells servers, and why one could not be asked (its name -> the reason).
+
+    A listing that fails half way gives none of that provider: what was not listed must not pass for missing. The rows are
+    read after the listing: a server that is listed had its row before.
+    """
+    found: list[Difference] = []
+    failed: dict[str, str] = {}
+    for spec in tools.catalogue.providers:
+        if not spec.needs_user_data:
+            continue
+        try:
+            servers = list(tools.providers[spec.name].inventory())
+        except StepError as error:
+            failed[spec.name] = error.message
+            continue
+        with tools.database.read() as tx:
+            nodes = nodes_by_label(tx, spec.name, [server.label for server in servers])
+        prices = {offer.size: offer.price_per_hour for offer in spec.offers}
+        settle_s = tools.settings.provider_settle_s
+        found += differences(spec.name, servers, nodes, prices, now=now, settle_s=settle_s)
+    return found, failed
