@@ -80,7 +80,9 @@ def toys(tmp_path: Path) -> Iterator[Toys]:
 
 def test_the_step_of_a_killed_process_begins_again_before_its_lease_is_over(tmp_path: Path) -> None:
     """The process that takes the dead one's place takes over its runs: with this lease nothing else could in time."""
-    with toys_in(tmp_path, TASKFLOW_LEASE_S="600", TASKFLOW_ALARM_OVERDUE_S="1000") as toys:
+    with toys_in(
+        tmp_path, TASKFLOW_LEASE_S="600", TASKFLOW_ALARM_OVERDUE_S="1000", TASKFLOW_PROVIDER_SETTLE_S="700"
+    ) as toys:
         rows = own_pipeline.start_runs(
             toys.app, toys.owner_id, DEADLY, [{"marker": str(tmp_path / "marker")}], now=toys.app.control.now()
         )
