@@ -81,10 +81,8 @@ class App:
     def check_installation(self) -> None:
         """Raise ``InfrastructureError`` when schema or number of shards are not what this process was made for."""
         check_current(self.database.engine)
-        for name in self.tools.providers:
-            self.tools.providers[
-                name
-            ]  # a credential or a library that is missing is said now, not at the first purchase
+        # A credential or a library that is missing is said now, not at the first purchase.
+        list(self.tools.providers.values())
         ensure_accounts(self.database, [spec.name for spec in self.tools.catalogue.providers], self.service.now())
         found, wanted = agreed_shards(self.database, self.settings.shards), self.settings.shards
         if found != wanted:

@@ -216,8 +216,8 @@ class NodeMachine:
         provider = self._provider(node)
         if not provider.destroy(node.server_id or node.label):
             return Snooze(_DESTROY_POLL_S)
-        if node.server_id is None and node.intent_at is not None and not provider.told_at_once:
-            # A purchase whose answer never came: the label may be found only later.
+        if node.intent_at is not None and not provider.told_at_once:
+            # Bought a moment ago, or perhaps: what looks gone may only not be listed yet.
             wait_s = node.intent_at + self._tools.settings.provider_settle_s - ctx.now
             if wait_s > 0:
                 return Snooze(wait_s)

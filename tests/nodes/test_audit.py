@@ -75,7 +75,7 @@ def place(make_world: MakeWorld, tmp_path: Path) -> Iterator[tuple[World, FakeCl
     path.write_text(FILE)
     world = make_world(providers_file=str(path), public_url="https://control.example")
     with FakeCloud(FollowingClock(world.travel)) as cloud:
-        world.cloud = HetznerProvider(
+        world.cloud = lambda: HetznerProvider(
             "cloud", token=cloud.ledger.token, image="1", installation=world.app.tools.installation,
             clock=cloud.ledger.clock, timeout_s=5.0, api_url=f"http://127.0.0.1:{cloud.port}/v1",
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -92,7 +93,7 @@ def place(request: pytest.FixtureRequest, make_world: MakeWorld, tmp_path: Path)
     path.write_text(FILE)
     world = make_world(providers_file=str(path), public_url="https://control.example", node_warm_s=5.0)
     with FakeCloud(FollowingClock(world.travel), unique_names=request.param == "hetzner") as cloud:
-        world.cloud = _MAKERS[request.param](cloud, world)
+        world.cloud = partial(_MAKERS[request.param], cloud, world)
 
         def boot(server: FakeServer) -> None:
             files = json.loads(server.user_data.removeprefix("#cloud-config\n"))["write_files"]
@@ -114,7 +115,8 @@ def _buy(world: World, crash: LineCrash) -> None:
     task = world.submit(resources={"provider": "cloud"})
     with crash:
         world.run_until(lambda: crash.where or world.task(task["id"])["finished"], "it dies or it is done")
-    assert world.finish(task)["status"] == "completed", crash.where
+    done = world.finish(task)
+    assert done["status"] == "completed", (crash.where, done["error"])
     world.dissolve()
 
 

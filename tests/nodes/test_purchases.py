@@ -201,6 +201,17 @@ def test_a_node_given_up_during_its_purchase_leaves_no_server(cloud: World) -> N
     assert cloud.provider.inventory() == []
 
 
+def test_a_server_that_is_not_listed_yet_is_not_taken_for_gone(cloud: World) -> None:
+    """Bought, answered, given up at once: the listing that lacks it is behind, and the node waits to be sure."""
+    cloud.provider.lag_s = 40.0
+    task = cloud.submit(resources=CLOUD)
+    cloud.run_until(lambda: cloud.node() is not None and cloud.node().server_id, "it was bought")
+    cloud.service.destroy_node(cloud.caller, cloud.node().id)
+    cloud.cancel(task["id"])
+    cloud.node_is("destroyed")
+    assert cloud.provider.inventory() == []
+
+
 def test_limits_of_owner_and_account_hold(make_cloud: MakeCloud) -> None:
     """Two nodes of an owner, three of everybody; the sixth task of one owner waits and says why."""
     cloud = make_cloud(admission_wait_s=86_400.0)

@@ -49,8 +49,8 @@ class World:
         self.plan = Plan()
         self.planner = Planner(time.time)
         self.provider = FakeProvider(self.planner, self.plan)
-        #: Another provider than the fake one behind the name "cloud"; for the workers that start from then on.
-        self.cloud: Provider | None = None
+        #: Makes another provider than the fake one behind the name "cloud", for each worker that starts from then on.
+        self.cloud: Callable[[], Provider] | None = None
         self.wire = Wire(self.provider)
         self.apps: list[App] = []
         self.crashes: list[str] = []
@@ -80,7 +80,7 @@ class World:
         """Another process takes over: nothing but SQL, Redis and the broker is handed on."""
         app = bootstrap(
             self.settings, publisher=self.broker, client=self.redis, clock=FollowingClock(self.travel),
-            providers={"local": self.provider, "cloud": self.cloud or self.provider},
+            providers={"local": self.provider, "cloud": self.cloud() if self.cloud else self.provider},
         )  # fmt: skip
         app.runner._rng = random.Random(len(self.apps))
         self.apps.append(app)
