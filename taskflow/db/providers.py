@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, func, insert, null, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from taskflow.db.events import promise
@@ -114,9 +114,13 @@ def sells_again_effect(name: str, now: float) -> Effect:
 
 def unblock(tx: Connection, name: str, now: float) -> None:
     """Buy there again at once: the credential was found good, or somebody says that the account has room."""
-    tx.execute(
+    lifted = tx.execute(
         update(ProviderAccount)
-        .where(ProviderAccount.name == name)
-        .values(blocked=None, rests_until=None, rests_because=None, changed_at=now)
+        .where(
+            ProviderAccount.name == name,
+            or_(ProviderAccount.blocked.is_not(None), ProviderAccount.rests_until.is_not(None)),
+        )
+        .values(blocked=null(), rests_until=None, rests_because=null(), changed_at=now)
     )
-    promise(tx, PROVIDER_CHANGED, {"provider": name}, now)
+    if lifted.rowcount:
+        promise(tx, PROVIDER_CHANGED, {"provider": name}, now)

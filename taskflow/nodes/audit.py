@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskflow.db.nodes import nodes_by_label
-from taskflow.errors import StepError
+from taskflow.errors import TaskflowError
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.providers.base import Server
 
@@ -77,7 +77,7 @@ def audit(tools: StepTools, now: float) -> tuple[list[Difference], dict[str, str
             continue
         try:
             servers = list(tools.providers[spec.name].inventory())
-        except StepError as error:
+        except TaskflowError as error:
             failed[spec.name] = error.message
             continue
         with tools.database.read() as tx:

@@ -159,7 +159,7 @@ class Health:
     def _providers_answer(self) -> list[dict[str, str]]:
         return [
             {"check": f"provider {one['provider']}", "state": "ok" if one["ok"] else "error", "says": one["says"]}
-            for one in self._providers.check()
+            for one in self._providers.probe()
         ]
 
     def _database_answers(self) -> None:

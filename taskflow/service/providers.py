@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -11,7 +12,7 @@ import structlog
 from taskflow.clock import isoformat
 from taskflow.db.providers import accounts, server_counts, unblock
 from taskflow.db.session import Database
-from taskflow.errors import NotFound, StepError
+from taskflow.errors import NotFound, TaskflowError
 from taskflow.nodes.audit import audit
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.purchase import market
@@ -63,7 +64,16 @@ class Providers:
         names = [spec.name for spec in self._tools.catalogue.providers]
         if name is not None and name not in names:
             raise NotFound(f"no provider {name}; there are: {', '.join(names)}", fields={"provider": "unknown"})
-        return [self._check(one) for one in ([name] if name else names)]
+        found = [self._probe(one) for one in ([name] if name else names)]
+        now = self._now()
+        for one in found:
+            if one["ok"]:
+                self._database.write(partial(unblock, name=one["provider"], now=now))
+        return found
+
+    def probe(self) -> list[dict[str, Any]]:
+        """The same of every provider, changing nothing."""
+        return [self._probe(spec.name) for spec in self._tools.catalogue.providers]
 
     def audit(self) -> dict[str, Any]:
         """Rows against the providers' servers: ``differences`` with what each costs an hour, and ``failed``: providers
@@ -71,13 +81,10 @@ class Providers:
         found, failed = audit(self._tools, self._now())
         return {"differences": [dataclasses.asdict(one) for one in found], "failed": failed}
 
-    def _check(self, name: str) -> dict[str, Any]:
+    def _probe(self, name: str) -> dict[str, Any]:
         try:
-            says = self._tools.providers[name].check()
-        except StepError as error:
+            return {"provider": name, "ok": True, "says": self._tools.providers[name].check(), "code": None}
+        except TaskflowError as error:  # a credential that is missing in this process, too
             log.warning("provider_check_failed", provider=name, code=error.code)
             said = f"{error.message}; {error.advice}" if error.advice else error.message
             return {"provider": name, "ok": False, "says": said, "code": error.code}
-        now = self._now()
-        self._database.write(lambda tx: unblock(tx, name, now))
-        return {"provider": name, "ok": True, "says": says, "code": None}

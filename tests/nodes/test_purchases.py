@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from taskflow.db.providers import accounts, unblock
-from taskflow.errors import NotFound
+from taskflow.errors import NotFound, UsageError
 from taskflow.nodes.providers.base import AccessRefused, QuotaReached
 from tests.support.world import World
 from tests.support.world_fixtures import MakeWorld
@@ -278,3 +278,22 @@ def test_a_provider_that_is_not_in_the_catalogue_is_an_error_of_who_asks(cloud: 
     with pytest.raises(NotFound) as wrong:
         cloud.service.providers.check("clud")
     assert "local, cloud" in wrong.value.message
+
+
+def test_doctor_says_that_a_credential_is_refused_and_changes_nothing(
+    cloud: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking is not mending: a block stays until somebody checks on purpose."""
+    cloud.provider.refuse = AccessRefused("the token expired")
+    cloud.finish(cloud.submit(resources=CLOUD))
+    blocked = _account(cloud)
+    said = {one["check"]: one for one in cloud.service.health.doctor()}
+    assert said["provider cloud"]["state"] == "ok"
+    assert _account(cloud) == blocked
+
+    def missing() -> str:
+        raise UsageError("provider cloud has no token", code="provider_token")
+
+    monkeypatch.setattr(cloud.provider, "check", missing)
+    said = {one["check"]: one for one in cloud.service.health.doctor()}
+    assert (said["provider cloud"]["state"], said["provider cloud"]["says"]) == ("error", "provider cloud has no token")
