@@ -12,6 +12,7 @@ import structlog
 
 from taskflow import logs
 from taskflow.broker import CeleryPublisher
+from taskflow.certificates import AgentAuthority
 from taskflow.clock import Clock, SystemClock
 from taskflow.db.installation import agreed_shards, installation_id
 from taskflow.db.migrate import check_current
@@ -136,7 +137,9 @@ def bootstrap(
             catalogue, data_path=data_dir.root, installation=installation, clock=clock,
             timeout_s=settings.provider_timeout_s,
         )  # fmt: skip
-    tools = StepTools(database, providers, vault, settings, catalogue, installation)
+    tools = StepTools(
+        database, providers, vault, settings, catalogue, installation, AgentAuthority(vault, settings)
+    )  # fmt: skip
     table = (agent_task_pipeline(tools), NodeMachine(tools).pipeline())
     pipelines = {pipeline.name: pipeline for pipeline in table}
     store = RunStore(database, {name: pipeline.closing for name, pipeline in pipelines.items()})

@@ -20,9 +20,12 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
-# --- routes of the node agent (called by the control plane, bearer = the node's agent token) ------------------------
+#: Where the control plane serves the agent as one file; no auth, it holds no secret.
+AGENT_FILE = "/agent.pyz"
+
+# --- routes of the node agent (called by the control plane, signed with the node's agent token) ---------------------
 AGENT_HEALTH = "/health"  # no auth: alive, not ready
 AGENT_NODE = "/v1/node"  # GET -> HeartbeatSchema
 AGENT_WORKSPACE = "/v1/workspaces/{workspace_id}"  # PUT WorkspaceCreateSchema, GET, DELETE ?fence=N
@@ -32,10 +35,11 @@ AGENT_SESSION_STOP = "/v1/workspaces/{workspace_id}/sessions/{session_id}/stop" 
 # --- routes of the control plane (called by the agent) ---------------------------------------------------------------
 # bearer = the node's bootstrap token, which came with the server's user data
 CALLBACK_NODE_BOOTSTRAP = "/callbacks/nodes/{node_id}/bootstrap"  # POST BootstrapSchema -> NodeOrderSchema
-# bearer = the node's callback token
+CALLBACK_NODE_BOOT = "/callbacks/nodes/{node_id}/boot/{stage}"  # POST, no body: how far the server's first boot is
+# signed with the node's callback token
 CALLBACK_NODE_READY = "/callbacks/nodes/{node_id}/ready"  # POST HeartbeatSchema
 CALLBACK_NODE_HEARTBEAT = "/callbacks/nodes/{node_id}/heartbeat"  # POST HeartbeatSchema
-# bearer = the workspace's callback token, which came with WorkspaceCreateSchema
+# signed with the workspace's callback token, which came with WorkspaceCreateSchema
 CALLBACK_WORKSPACE_OUTCOME = "/callbacks/workspaces/{workspace_id}/outcome"  # POST WorkspaceOutcomeSchema
 CALLBACK_SESSION_LOGS = "/callbacks/workspaces/{workspace_id}/sessions/{session_id}/logs"  # POST LogChunkSchema
 CALLBACK_SESSION_OUTCOME = "/callbacks/workspaces/{workspace_id}/sessions/{session_id}/outcome"  # SessionOutcomeSchema
@@ -48,6 +52,9 @@ SESSION_STATES = ("running", "finishing", "ended")
 SESSION_OUTCOMES = ("exited", "timed_out", "stopped", "lost")
 
 LOG_CHUNK_BYTES_MAX = 64 * 1024
+
+#: How far a server's first boot is, in this order; the last one is the agent's own.
+BOOT_STAGES = ("booted", "agent_fetched", "agent_started")
 
 
 #: Short texts that become columns: an over-long one is refused for good, not sent for ever.
@@ -167,14 +174,46 @@ class BootstrapSchema(_Wire):
     claim = fields.String(required=True, validate=validate.Length(min=16, max=64))
 
 
+class CallbackTokenSchema(_Wire):
+    """A token that requests to the control plane are signed with. ``generation`` counts its renewals."""
+
+    token = fields.String(required=True)
+    generation = fields.Integer(required=True)
+
+
+class TlsSchema(_Wire):
+    """What an agent shows to who connects: both are PEM texts, the certificate with its chain."""
+
+    certificate = fields.String(required=True)
+    private_key = fields.String(required=True)
+
+
 class NodeOrderSchema(_Wire):
-    """What a node agent has to know of itself. Its tokens are secret."""
+    """What a node agent has to know of itself. Its tokens are secret. What is None or false is left to local nodes."""
 
     node_id = fields.String(required=True)
     slots = fields.Integer(required=True)
     callback_token = fields.String(required=True)
     agent_token = fields.String(required=True)
     heartbeat_interval_s = fields.Float(required=True)
+    listen_host = fields.String(load_default="127.0.0.1")
+    listen_port = fields.Integer(load_default=0)  # 0: the earlier one, or any free one
+    advertise_host = fields.String(load_default=None, allow_none=True)  # None: from where it reaches the control plane
+    tls = fields.Nested(TlsSchema, load_default=None, allow_none=True)  # None: plain HTTP
+    signature_age_s = fields.Float(load_default=60.0)
+    dead_man_s = fields.Float(load_default=None, allow_none=True)  # None: its sessions outlive every silence
+    power_off = fields.Boolean(load_default=False)  # after the dead-man time the machine itself is shut down
+    isolate = fields.Boolean(load_default=False)  # each workspace as a user of its own, where the agent is root
+
+
+class HeartbeatAnswerSchema(_Wire):
+    """What a heartbeat is answered. Tokens are there when they are to be used from now on; the old ones stay good for a
+    while. ``time`` is the control plane's clock, which signatures go by."""
+
+    status = fields.String(required=True)
+    time = fields.Float(required=True)
+    callback_token = fields.Nested(CallbackTokenSchema, load_default=None, allow_none=True)
+    workspace_tokens = fields.Dict(keys=fields.String(), values=fields.Nested(CallbackTokenSchema), load_default=dict)
 
 
 class HeartbeatSchema(_Wire):

@@ -20,6 +20,27 @@ import platformdirs
 from taskflow.errors import UsageError
 
 ENV_PREFIX = "TASKFLOW_"
+#: Inner limits with the outer ones that they must be shorter than.
+LADDER = (
+    ("ring_grace_s", "lease_s"),
+    ("lease_s", "alarm_overdue_s"),
+    ("ring_grace_s", "near_window_s"),
+    ("heartbeat_interval_s", "heartbeat_stale_s"),
+    ("heartbeat_stale_s", "dead_man_s"),
+    ("dead_man_s", "node_lost_s"),
+    ("agent_request_timeout_s", "signature_age_s"),
+    ("agent_request_timeout_s", "dispatch_timeout_s"),
+    ("provider_timeout_s", "provider_settle_s"),
+    ("lease_s", "provider_settle_s"),
+    ("provider_settle_s", "provision_timeout_s"),
+    ("workspace_bootstrap_s", "workspace_ready_timeout_s"),
+    ("agent_ready_timeout_s", "queued_stuck_s"),
+    ("provision_timeout_s", "queued_stuck_s"),
+    ("dispatch_timeout_s", "delegated_stuck_s"),
+    ("workspace_ready_timeout_s", "delegated_stuck_s"),
+    ("execution_timeout_s", "execution_ceiling_s"),
+    ("execution_ceiling_s", "callback_token_s"),
+)
 #: Counts of what nothing works without.
 _NEEDED = frozenset({"web_processes", "worker_concurrency", "shards"})
 
@@ -39,6 +60,9 @@ class Settings:
     )
     database_url: str = _setting("", "url", "SQLAlchemy URL; empty = SQLite in the data directory", secret=True)
     public_url: str = _setting("", "url", "where node agents reach the web process; empty = http://127.0.0.1:<port>")
+    public_ca_file: str = _setting(
+        "", "path", "CA certificates (PEM) by which agents of other machines trust the public URL; empty = the system's"
+    )
     host: str = _setting("127.0.0.1", "address", "address the web process listens on")
     port: int = _setting(8750, "port", "port of the web process; 0 = any free one")
     web_processes: int = _setting(
@@ -124,6 +148,29 @@ class Settings:
         5.0, "s", "a heartbeat later than its interval and this makes the node unreachable: it gets no new work"
     )
     heartbeat_stale_s: float = _setting(60.0, "s", "a heartbeat older than this is one sign of a dead node")
+    dead_man_s: float = _setting(
+        300.0,
+        "s",
+        "an agent on another machine that reached nobody for this long ends its sessions; a bought server too",
+    )
+    node_lost_s: float = _setting(
+        360.0,
+        "s",
+        "a node on another machine silent for this long has ended its sessions: its tasks end or run again",
+    )
+    agent_port: int = _setting(8760, "port", "port on which agents of other machines listen")
+    agent_certificate_file: str = _setting(
+        "",
+        "path",
+        "certificate (PEM) that agents of other machines show; empty = one of this installation's own CA each",
+    )
+    agent_key_file: str = _setting("", "path", "private key (PEM) of that certificate")
+    agent_ca_file: str = _setting("", "path", "CA certificates (PEM) that it is checked by")
+    agent_tls_name: str = _setting("", "text", "the DNS name in that certificate")
+    callback_token_s: float = _setting(
+        172_800.0, "s", "tokens of nodes and workspaces are good for this long; heartbeats renew them after half of it"
+    )
+    signature_age_s: float = _setting(60.0, "s", "a signed request that is older, or this far ahead, is refused")
     capacity_poll_s: float = _setting(15.0, "s", "how often a waiting task looks for capacity when nobody rings it")
     priority_ageing_s: float = _setting(
         60.0, "s", "how long a waiting task has to wait to be as important as one whose priority is higher by 1"
@@ -220,23 +267,7 @@ class Settings:
 
     def check_ladder(self) -> None:
         """Inner limits are shorter than outer ones. Raises ``UsageError`` naming the two that disagree (L-2)."""
-        ladder = (
-            ("ring_grace_s", "lease_s"),
-            ("lease_s", "alarm_overdue_s"),
-            ("ring_grace_s", "near_window_s"),
-            ("heartbeat_interval_s", "heartbeat_stale_s"),
-            ("agent_request_timeout_s", "dispatch_timeout_s"),
-            ("provider_timeout_s", "provider_settle_s"),
-            ("lease_s", "provider_settle_s"),
-            ("provider_settle_s", "provision_timeout_s"),
-            ("workspace_bootstrap_s", "workspace_ready_timeout_s"),
-            ("agent_ready_timeout_s", "queued_stuck_s"),
-            ("provision_timeout_s", "queued_stuck_s"),
-            ("dispatch_timeout_s", "delegated_stuck_s"),
-            ("workspace_ready_timeout_s", "delegated_stuck_s"),
-            ("execution_timeout_s", "execution_ceiling_s"),
-        )
-        for inner, outer in ladder:
+        for inner, outer in LADDER:
             if getattr(self, inner) >= getattr(self, outer):
                 a, b = ENV_PREFIX + inner.upper(), ENV_PREFIX + outer.upper()
                 raise UsageError(

@@ -61,9 +61,17 @@ class Vault:
         said = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
         return hmac.new(self._secret_key.encode(), b"taskflow.vault.fingerprint:" + said, hashlib.sha256).hexdigest()
 
-    def derive_token(self, scope: str, subject_id: str) -> str:
-        """The token of a node or workspace: the same each time. ``scope``: node, workspace, or agent (inbound)."""
-        return str(URLSafeSerializer(self._secret_key, salt=f"taskflow.{scope}").dumps(subject_id))
+    def derive_token(self, scope: str, subject_id: str, generation: int = 0) -> str:
+        """The token of a node or workspace: the same each time. ``scope``: node, workspace, bootstrap, or agent (inbound).
+
+        ``generation`` counts its renewals.
+        """
+        named: Any = [subject_id, generation] if generation else subject_id
+        return str(URLSafeSerializer(self._secret_key, salt=f"taskflow.{scope}").dumps(named))
+
+    def derive_key(self, purpose: str) -> bytes:
+        """32 bytes for one purpose, the same each time."""
+        return hmac.new(self._secret_key.encode(), f"taskflow.vault.key:{purpose}".encode(), hashlib.sha256).digest()
 
     def mask_outcome(self, outcome: Mapping[str, Any], sealed: bytes | None) -> dict[str, Any]:
         """A session's outcome with its task's ``sealed`` secrets replaced in the texts that its command has a hand in.

@@ -11,9 +11,9 @@ from bench.peers.ours import CALLED
 from taskflow import protocol
 from taskflow.bootstrap import App
 from taskflow.db.models import Node, Run, Token, Workspace
-from taskflow.db.nodes import WORKSPACE_OUTCOME
 from taskflow.db.runs import insert_run
 from taskflow.db.tasks import insert_task
+from taskflow.db.workspaces import WORKSPACE_OUTCOME
 from taskflow.engine.store import RunRow
 from taskflow.ids import new_run_id, new_task_id
 from taskflow.vault import hash_token

@@ -16,8 +16,8 @@ from sqlalchemy import func, select
 from bench.peers.steps import STEPS
 from taskflow.bootstrap import App
 from taskflow.db.models import Run
-from taskflow.db.nodes import WORKSPACE_OUTCOME
 from taskflow.db.runs import get_run, record_signal
+from taskflow.db.workspaces import WORKSPACE_OUTCOME
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
 from taskflow.errors import StepError

@@ -22,6 +22,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -81,6 +82,8 @@ class Token(Base):
     subject_id: Mapped[str | None] = mapped_column(_Id, index=True)
     name: Mapped[str] = mapped_column(String(200))
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    #: How often it was renewed: each renewal is a row, and the one before stays good until it expires.
+    generation: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     created_at: Mapped[float]
     expires_at: Mapped[float | None]
     revoked_at: Mapped[float | None]
@@ -104,6 +107,7 @@ class Task(Base):
     title: Mapped[str] = mapped_column(String(500))
     status: Mapped[str] = mapped_column(String(16), index=True)
     priority: Mapped[int] = mapped_column(Integer, default=0)
+    project: Mapped[str] = mapped_column(String(64), server_default=text("''"))
     labels: Mapped[dict[str, Any]]
     # what was asked
     repository: Mapped[str] = mapped_column(Text)
@@ -117,6 +121,9 @@ class Task(Base):
     resources: Mapped[dict[str, Any] | None]
     requested_node_id: Mapped[str | None] = mapped_column(_Id)
     allow_node_fallback: Mapped[bool] = mapped_column(Boolean, default=False)
+    #: How often it may be run again by itself after its node was lost, and how often it was.
+    node_loss_reruns_max: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    node_loss_reruns: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # the run under way, or the last one
     run_id: Mapped[str | None] = mapped_column(_Id, index=True)
     run_number: Mapped[int] = mapped_column(Integer, default=0)
@@ -270,6 +277,10 @@ class Node(Base):
     intent: Mapped[str | None] = mapped_column(String(32))
     bought_at: Mapped[float | None]
     bootstrap_claim: Mapped[str | None] = mapped_column(String(64))
+    boot_stage: Mapped[str | None] = mapped_column(String(32))
+    boot_stage_at: Mapped[float | None]
+    #: Somebody asked for it by hand: it stays, idle or not, until somebody lets it go.
+    kept: Mapped[bool] = mapped_column(Boolean, server_default=false())
     server_id: Mapped[str | None] = mapped_column(String(200))
     address: Mapped[str | None] = mapped_column(String(500))
     boot_id: Mapped[str | None] = mapped_column(String(64))
@@ -386,6 +397,34 @@ class Sweep(Base):
     last_success_at: Mapped[float | None]
     last_result: Mapped[dict[str, Any] | None]
     failures: Mapped[int] = mapped_column(Integer, default=0)
+
+
+class SweepBackoff(Base):
+    """An item that a sweep failed at: left alone until ``next_at``, so that it can't keep others from their turn."""
+
+    __tablename__ = "sweep_backoffs"
+    sweep: Mapped[str] = mapped_column(String(64), primary_key=True)
+    item: Mapped[str] = mapped_column(String(200), primary_key=True)
+    failures: Mapped[int]
+    next_at: Mapped[float]
+    error: Mapped[dict[str, Any]]
+
+
+class Quota(Base):
+    """What an owner, or a project of theirs, may use at most; NULL: no limit. ``project`` '': all of the owner's.
+
+    ``vcpu_hours_max`` and ``budget`` are for a calendar month (UTC); the budget is in the catalogue's currency.
+    """
+
+    __tablename__ = "quotas"
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64), primary_key=True)
+    nodes_max: Mapped[int | None]
+    running_tasks_max: Mapped[int | None]
+    node_workspaces_max: Mapped[int | None]
+    vcpu_hours_max: Mapped[float | None]
+    budget: Mapped[float | None]
+    changed_at: Mapped[float]
 
 
 class ControlShard(Base):

@@ -78,9 +78,14 @@ class ProviderSpec:
     options: Mapping[str, Any]
 
     @property
-    def needs_user_data(self) -> bool:
-        """Whether its servers learn from their user data who they are; the local node is told by its folder."""
+    def remote(self) -> bool:
+        """Whether its nodes are other machines, reached over a network."""
         return self.kind != LOCAL_PROVIDER
+
+    @property
+    def needs_user_data(self) -> bool:
+        """Whether its servers are bought, and learn from their user data who they are; others are told."""
+        return self.kind in ("hetzner", "libcloud")
 
 
 @dataclass(frozen=True)

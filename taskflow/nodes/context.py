@@ -8,9 +8,11 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from taskflow.certificates import AgentAuthority
 from taskflow.db.session import Database
 from taskflow.errors import StepError, TransientError
 from taskflow.nodes.agent_client import AgentClient
+from taskflow.nodes.agent_order import agent_order
 from taskflow.nodes.catalogue import Catalogue
 from taskflow.nodes.liveness import Liveness, node_liveness
 from taskflow.nodes.providers.base import Provider
@@ -33,6 +35,7 @@ class StepTools:
     catalogue: Catalogue
     #: The installation's id; asks the database, once.
     installation: Callable[[], str]
+    authority: AgentAuthority
 
     def agent(self, node: Row[Any]) -> AgentClient:
         """The client of a node's agent. Raises ``TransientError`` while its address is not known."""
@@ -40,6 +43,12 @@ class StepTools:
             raise TransientError(f"node {node.id} has not said its address yet", code="agent_unreachable")
         token = self.vault.derive_token("agent", node.id)
         return AgentClient(node.address, token, self.settings.agent_request_timeout_s)
+
+    def agent_order(self, node: Row[Any]) -> dict[str, Any]:
+        """What the node's agent has to know of itself."""
+        return agent_order(
+            node, self.catalogue.spec(node.provider), vault=self.vault, authority=self.authority, settings=self.settings
+        )
 
     def label_of(self, node_id: str) -> str:
         """What names a node's server at its provider: the installation's prefix and the node's own part."""

@@ -286,15 +286,14 @@ class NodeMachine:
 
     def _order(self, node: Row[Any]) -> NodeOrder:
         vault, spec = self._tools.vault, self._tools.catalogue.spec(node.provider)
-        remote = spec is not None and spec.needs_user_data
+        bought = spec is not None and spec.needs_user_data
         return NodeOrder(
-            node_id=node.id, label=node.label, slots=node.slots, size=node.size, location=node.location,
-            callback_token=vault.derive_token("node", node.id), agent_token=vault.derive_token("agent", node.id),
-            heartbeat_interval_s=self._tools.settings.heartbeat_interval_s,
+            node_id=node.id, label=node.label, agent=self._tools.agent_order(node), size=node.size,
+            location=node.location,
             user_data=user_data(
                 node_id=node.id, control_plane_url=self._tools.settings.public_url,
                 bootstrap_token=vault.derive_token("bootstrap", node.id),
-            ) if remote else "",
+            ) if bought else "",
         )  # fmt: skip
 
     def _must_live(self, node: Row[Any], now: float) -> None:

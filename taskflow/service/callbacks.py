@@ -17,29 +17,26 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from taskflow.addresses import AddressRefused, check_host, is_loopback
 from taskflow.db.events import append_event
 from taskflow.db.models import AgentSession, LogChunk, Node, Task, Workspace
-from taskflow.db.nodes import (
-    SESSION_OUTCOME,
-    WORKSPACE_OUTCOME,
-    claim_order,
-    end_preparation,
-    end_session,
-    get_node,
-    get_session,
-    lock_run_of_workspace,
-    revoke_bootstrap,
-    task_of_workspace,
-)
+from taskflow.db.nodes import claim_order, get_node, revoke_bootstrap
 from taskflow.db.runs import get_run, payload_hash, record_answer, record_signal
 from taskflow.db.session import Database
 from taskflow.db.status import LOCAL_PROVIDER, TERMINAL
+from taskflow.db.workspaces import (
+    SESSION_OUTCOME,
+    WORKSPACE_OUTCOME,
+    end_preparation,
+    end_session,
+    get_session,
+    lock_run_of_workspace,
+    task_of_workspace,
+)
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.store import RunRow
 from taskflow.errors import Conflict, Forbidden, Gone, NotFound, UsageError
 from taskflow.ids import RunId
+from taskflow.nodes.context import StepTools
 from taskflow.protocol import LOG_CHUNK_BYTES_MAX
 from taskflow.service.accounts import Caller
-from taskflow.settings import Settings
-from taskflow.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -51,13 +48,12 @@ _LIVENESS_VERDICTS = frozenset({"session_lost", "node_lost", "step_timeout", "st
 class Callbacks:
     """The verbs of nodes and workspaces. ``payload`` is the wire message, already checked by its schema."""
 
-    def __init__(
-        self, database: Database, ringer: Ringer, vault: Vault, settings: Settings, now: Callable[[], float]
-    ) -> None:
+    def __init__(self, database: Database, ringer: Ringer, tools: StepTools, now: Callable[[], float]) -> None:
         self._database = database
         self._ringer = ringer
-        self._vault = vault
-        self._settings = settings
+        self._tools = tools
+        self._vault = tools.vault
+        self._settings = tools.settings
         self._now = now
 
     # --- nodes
@@ -75,12 +71,7 @@ class Callbacks:
                 raise Forbidden(f"the order of node {node_id} was fetched by another server", code="bootstrap_used")
             return node
 
-        node = self._database.write(work)
-        return {
-            "node_id": node.id, "slots": node.slots, "heartbeat_interval_s": self._settings.heartbeat_interval_s,
-            "callback_token": self._vault.derive_token("node", node.id),
-            "agent_token": self._vault.derive_token("agent", node.id),
-        }  # fmt: skip
+        return self._tools.agent_order(self._database.write(work))
 
     def node_heartbeat(self, caller: Caller, node_id: str, beat: Mapping[str, Any]) -> dict[str, Any]:
         """Record a heartbeat, and readiness when it says so. Raises ``Gone`` when the node is destroyed."""

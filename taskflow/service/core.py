@@ -51,7 +51,7 @@ class Service:
         self.now = StoreClock(control, clock).now
         self.accounts = Accounts(database, clock)
         self.tasks = Tasks(database, control, ringer, vault, pipelines, settings, self.now, Admission(settings, clock))
-        self.callbacks = Callbacks(database, ringer, vault, settings, self.now)
+        self.callbacks = Callbacks(database, ringer, tools, self.now)
         self.providers = Providers(database, tools, self.now)
         self.explain = Explain(database, control, pipelines, settings, self.now)
         self.health = Health(database, control, settings, self.now, self.providers)

@@ -10,9 +10,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from taskflow.db.nodes import reserve_workspace_effect
 from taskflow.db.runs import get_run
 from taskflow.db.session import Database, make_engine
+from taskflow.db.workspaces import reserve_workspace_effect
 from taskflow.engine.outcomes import Refused
 from taskflow.ids import TaskId, WorkspaceId
 from tests.support.waiting import wait_until

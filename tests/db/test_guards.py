@@ -18,16 +18,11 @@ from sqlalchemy.exc import IntegrityError
 from taskflow.db.apply import apply_change
 from taskflow.db.events import append_event
 from taskflow.db.models import Event, Node, OutboxRow, Run, Task, Workspace
-from taskflow.db.nodes import (
-    NewNode,
-    create_node_effect,
-    live_count,
-    release_workspace_effect,
-    reserve_workspace_effect,
-)
+from taskflow.db.nodes import NewNode, create_node_effect, live_count
 from taskflow.db.runs import get_run, record_signal, request_cancel
 from taskflow.db.status import STATUSES, TRANSITIONS
 from taskflow.db.tasks import IllegalTransition, transition
+from taskflow.db.workspaces import release_workspace_effect, reserve_workspace_effect
 from taskflow.engine.outcomes import Refused
 from taskflow.engine.store import Change, RunRow, Superseded
 from taskflow.ids import NodeId, RunId, TaskId, WorkspaceId

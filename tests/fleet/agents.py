@@ -126,7 +126,7 @@ class HttpAgent(FakeAgent):
     def serve(self, method: str, target: str, bearer: str, body: Any) -> tuple[int, dict[str, Any]]:
         """One request of the control plane."""
         parts = urlsplit(target)
-        if parts.path != protocol.AGENT_HEALTH and bearer != f"Bearer {self.order.agent_token}":
+        if parts.path != protocol.AGENT_HEALTH and bearer != f"Bearer {self.order.agent['agent_token']}":
             self.wrong_tokens += 1
             return 401, {"code": "unauthorized", "message": "not the token of this agent"}
         with self._lock:
@@ -142,9 +142,9 @@ class HttpAgent(FakeAgent):
             path = protocol.route(protocol.CALLBACK_NODE_HEARTBEAT, node_id=self.order.node_id)
             with self._lock:
                 beat = self.beat()
-            if self.post(path, self.order.callback_token, beat) in (404, 410):
+            if self.post(path, self.order.agent["callback_token"], beat) in (404, 410):
                 return
-        self._planner.after(self.order.heartbeat_interval_s, self.boot)
+        self._planner.after(self.order.agent["heartbeat_interval_s"], self.boot)
 
     def finish_workspace(self, workspace_id: str, *, tell: bool = True) -> None:
         """The workspace is ready."""
@@ -228,10 +228,7 @@ class Servers:
             self._planner.after(_RESEND_S, lambda: self._boot(server, claim))
             return
         said = protocol.load(protocol.NodeOrderSchema, answer.json())
-        order = NodeOrder(
-            said["node_id"], server.name, said["slots"], said["callback_token"], said["agent_token"],
-            said["heartbeat_interval_s"],
-        )  # fmt: skip
+        order = NodeOrder(said["node_id"], server.name, said)
         agent = HttpAgent(order, self._planner, self._plan, boot["control_plane_url"])
         with self._lock:
             gone = server.server_id in self.gone

@@ -208,7 +208,7 @@ class Fleet:
             "servers_destroyed": sum(server.deleted_at is not None for server in servers),
             "leaked": len(self.ledger.alive()),
             "double_created": len(self.ledger.bought_twice()),
-            "over_capacity": sum(agent.most_workspaces > agent.order.slots for agent in agents),
+            "over_capacity": sum(agent.most_workspaces > agent.order.agent["slots"] for agent in agents),
             "faults": len(twice) + left + sum(agent.wrong_tokens for agent in agents),
         }
 

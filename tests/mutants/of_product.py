@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Edit, Mutant
 
 _NODES = "taskflow/db/nodes.py"
+_WORKSPACES = "taskflow/db/workspaces.py"
 _TASKS = "taskflow/db/tasks.py"
 _WORKSPACE = "taskflow/pipelines/agent_task/workspace.py"
 _CALLBACKS = "taskflow/service/callbacks.py"
@@ -34,24 +35,26 @@ _SQL = (
     ),
     Mutant(
         "slots-not-counted", "more workspaces on a node than it has slots",
-        (Edit(_NODES, "        if live_count(tx, node_id) >= taken.slots:\n", "        if False:\n"),), _GUARDS,
+        (Edit(_WORKSPACES, "        if live_count(tx, node_id) >= taken.slots:\n", "        if False:\n"),), _GUARDS,
     ),
     Mutant(
         "slots-counted-before-the-lock", "two placements that count at once both find the last slot free",
         (
             Edit(
-                _NODES, "        # The node's run first, then the node: the same order",
+                _WORKSPACES, "        # The node's run first, then the node: the same order",
                 "        counted = live_count(tx, node_id)\n"
                 "        # The node's run first, then the node: the same order",
             ),
-            Edit(_NODES, "        if live_count(tx, node_id) >= taken.slots:\n", "        if counted >= taken.slots:\n"),
+            Edit(
+                _WORKSPACES, "        if live_count(tx, node_id) >= taken.slots:\n", "        if counted >= taken.slots:\n"
+            ),
         ),
         _GUARDS,
     ),
     Mutant(
         "place-on-a-draining-node", "a workspace is put on a node that is being destroyed",
         (Edit(
-            _NODES, "            .where(Node.id == node_id, Node.status.in_(NODE_USABLE))\n",
+            _WORKSPACES, "            .where(Node.id == node_id, Node.status.in_(NODE_USABLE))\n",
             "            .where(Node.id == node_id)\n",
         ),),
         ("tests/pipelines/test_capacity.py",),
@@ -116,7 +119,7 @@ _TASK = (
     ),
     Mutant(
         "asked-over-reported", "the node's answer overrides a report that was accepted while it was asked",
-        (Edit(_NODES, "            raise SignalArrived\n", "            pass\n"),),
+        (Edit(_WORKSPACES, "            raise SignalArrived\n", "            pass\n"),),
         ("tests/pipelines/test_failures.py",),
     ),
     Mutant(
@@ -242,7 +245,7 @@ _NODE = (
     ),
     Mutant(
         "reserved-twice", "cpu and memory that one workspace reserved are reserved again",
-        (Edit("taskflow/db/nodes.py", "        if vcpus or memory_mb:\n", "        if False:\n"),), _PURCHASES,
+        (Edit(_WORKSPACES, "        if vcpus or memory_mb:\n", "        if False:\n"),), _PURCHASES,
     ),
     Mutant(
         "destroyed-before-it-is", "a server that still costs money counts as destroyed",

@@ -14,8 +14,9 @@ import pytest
 from taskflow.errors import PermanentError, TransientError
 from taskflow.nodes.providers.base import NodeOrder
 from taskflow.nodes.providers.local import NODE_HOST_LOCK, LocalProvider
+from tests.support.orders import agent_order
 
-ORDER = NodeOrder("node-1", "label-1", 4, "callback-token", "agent-token", 10.0)
+ORDER = NodeOrder("node-1", "label-1", agent_order("node-1", slots=4))
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ from taskflow.settings import Settings
 from taskflow.stack.data_dir import DataDir
 from taskflow.stack.nodehost import NodeHost
 from tests.support.fake_cloud import FakeCloud
+from tests.support.orders import agent_order
 from tests.support.waiting import wait_until
 
 CLOUDS = ("hetzner", "digitalocean", "vultr")
@@ -59,7 +60,7 @@ class Subject:
 def order(number: int = 1) -> NodeOrder:
     """What is bought."""
     return NodeOrder(
-        f"node-{number}", f"{PREFIX}{number}", 4, "callback-token", "agent-token", 10.0,
+        f"node-{number}", f"{PREFIX}{number}", agent_order(f"node-{number}", slots=4),
         size="size-s", location="place-1", user_data="#cloud-config\n",
     )  # fmt: skip
 

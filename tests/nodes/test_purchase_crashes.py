@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from taskflow.db.nodes import get_node
 from taskflow.nodes import machine
 from taskflow.nodes.providers import cloud as libcloud_file
 from taskflow.nodes.providers import hetzner as hetzner_file
@@ -98,9 +99,10 @@ def place(request: pytest.FixtureRequest, make_world: MakeWorld, tmp_path: Path)
         def boot(server: FakeServer) -> None:
             files = json.loads(server.user_data.removeprefix("#cloud-config\n"))["write_files"]
             node_id = json.loads(files[0]["content"])["node_id"]
-            vault = world.app.tools.vault
-            tokens = vault.derive_token("node", node_id), vault.derive_token("agent", node_id)
-            order = NodeOrder(node_id, server.name, 2, *tokens, world.settings.heartbeat_interval_s)
+            with world.app.database.read() as tx:
+                node = get_node(tx, node_id)
+            assert node is not None
+            order = NodeOrder(node_id, server.name, world.app.tools.agent_order(node))
             agent = world.provider.make_agent(order, world.service)
             world.provider.agents[server.name] = agent
             world.planner.after(3.0, agent.boot)

@@ -48,7 +48,7 @@ def test_a_revoked_token_is_refused_and_revoking_twice_says_so(world: World) -> 
 def test_a_token_is_good_for_its_scope_and_subject_alone(world: World) -> None:
     """A node's token is no user's, and not another node's."""
     world.finish(world.submit())
-    token = world.agent.order.callback_token
+    token = world.agent.order.agent["callback_token"]
     with pytest.raises(Forbidden):
         world.service.accounts.authenticate(token, "api")
     caller = world.service.accounts.authenticate(token, "node")

@@ -131,7 +131,7 @@ def test_a_destroyed_node_is_told_to_stop(world: World) -> None:
     """Its heartbeats change nothing any more."""
     world.finish(world.submit())
     world.node_is("destroyed")
-    caller = world.service.accounts.authenticate(world.agent.order.callback_token, "node")
+    caller = world.service.accounts.authenticate(world.agent.order.agent["callback_token"], "node")
     with pytest.raises(Gone):
         world.service.callbacks.node_heartbeat(caller, world.agent.order.node_id, world.agent.beat())
     assert world.node().status == "destroyed"

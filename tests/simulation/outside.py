@@ -143,7 +143,7 @@ class SimulatedAgent(FakeAgent):
             return
 
         def work(service: Service) -> Any:
-            caller = service.accounts.authenticate(self.order.callback_token, "node")
+            caller = service.accounts.authenticate(self.order.agent["callback_token"], "node")
             return service.callbacks.node_heartbeat(caller, self.order.node_id, self.beat())
 
         def answered(fiber: Fiber) -> None:
@@ -151,7 +151,7 @@ class SimulatedAgent(FakeAgent):
 
         if not self._gate.chance.fault("callback_lost"):
             self._ask(f"heartbeat {self.order.node_id}", work, answered)
-        self._planner.after(self.order.heartbeat_interval_s, self.boot)
+        self._planner.after(self.order.agent["heartbeat_interval_s"], self.boot)
 
 
 class SimulatedProvider(FakeProvider):

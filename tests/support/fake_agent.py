@@ -85,7 +85,7 @@ class FakeAgent:
                 return 409, _error("conflict")
             known["fence"] = order["fence"]
             return 200, self._state(workspace_id)
-        if len(self.workspaces) >= self.order.slots:
+        if len(self.workspaces) >= self.order.agent["slots"]:
             return 503, _error("capacity")
         self.created[workspace_id] += 1
         self.workspaces[workspace_id] = {
@@ -147,12 +147,12 @@ class FakeAgent:
         if not self.alive:
             return
         if self.plan.beating:
-            caller = self._service.accounts.authenticate(self.order.callback_token, "node")
+            caller = self._service.accounts.authenticate(self.order.agent["callback_token"], "node")
             try:
                 self._service.callbacks.node_heartbeat(caller, self.order.node_id, self.beat())
             except Gone:
                 return
-        self._planner.after(self.order.heartbeat_interval_s, self.boot)
+        self._planner.after(self.order.agent["heartbeat_interval_s"], self.boot)
 
     def beat(self) -> dict[str, Any]:
         """A heartbeat as it arrives."""
@@ -164,8 +164,9 @@ class FakeAgent:
         return protocol.load(
             protocol.HeartbeatSchema,
             {
-                "protocol_version": 1, "agent_version": "test", "boot_id": "b1", "address": self.address,
-                "ready": True, "cores": 2, "load1": 0.5, "workspaces": list(self.workspaces), "sessions": sessions,
+                "protocol_version": protocol.PROTOCOL_VERSION, "agent_version": "test", "boot_id": "b1",
+                "address": self.address, "ready": True,
+                "cores": 2, "load1": 0.5, "workspaces": list(self.workspaces), "sessions": sessions,
             },
         )  # fmt: skip
 

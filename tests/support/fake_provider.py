@@ -131,7 +131,9 @@ class Wire:
         if agent is None or not agent.alive:
             raise requests.ConnectionError("connection refused")
         if said is None and parts.path != protocol.AGENT_HEALTH:
-            assert (headers or {}).get("Authorization") == f"Bearer {agent.order.agent_token}", "a wrong agent token"
+            assert (headers or {}).get("Authorization") == f"Bearer {agent.order.agent['agent_token']}", (
+                "a wrong agent token"
+            )
         status, body = said or agent.answer(method, parts.path, parse_qs(parts.query), json)
         self.after(method, parts.path)
         return _response(status, body)

@@ -44,6 +44,9 @@ WHOLE: dict[type[Schema], dict[str, Any]] = {
         "agent_token": "u",
         "heartbeat_interval_s": 10.0,
     },
+    protocol.CallbackTokenSchema: {"token": "t", "generation": 1},
+    protocol.TlsSchema: {"certificate": "c", "private_key": "k"},
+    protocol.HeartbeatAnswerSchema: {"status": "active", "time": 1.0},
     protocol.HeartbeatSchema: {
         "protocol_version": protocol.PROTOCOL_VERSION,
         "agent_version": "0.1.0",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from taskflow.errors import UsageError
-from taskflow.settings import ENV_PREFIX, Settings, table
+from taskflow.settings import ENV_PREFIX, LADDER, Settings, table
 from tests.support import settings_docs
 
 
@@ -99,35 +99,21 @@ def test_all_wrong_values_are_named_at_once() -> None:
     assert set(caught.value.fields) == {"TASKFLOW_LEASE_S", "TASKFLOW_PORT"}
 
 
-@pytest.mark.parametrize(
-    ("inner", "outer"),
-    [
-        ("ring_grace_s", "lease_s"),
-        ("lease_s", "alarm_overdue_s"),
-        ("ring_grace_s", "near_window_s"),
-        ("heartbeat_interval_s", "heartbeat_stale_s"),
-        ("agent_request_timeout_s", "dispatch_timeout_s"),
-        ("provider_timeout_s", "provider_settle_s"),
-        ("provider_settle_s", "provision_timeout_s"),
-        ("workspace_bootstrap_s", "workspace_ready_timeout_s"),
-        ("agent_ready_timeout_s", "queued_stuck_s"),
-        ("provision_timeout_s", "queued_stuck_s"),
-        ("dispatch_timeout_s", "delegated_stuck_s"),
-        ("workspace_ready_timeout_s", "delegated_stuck_s"),
-        ("execution_timeout_s", "execution_ceiling_s"),
-    ],
-)
+def _above(name: str) -> set[str]:
+    """All limits that have to be longer than this one."""
+    outer = {longer for shorter, longer in LADDER if shorter == name}
+    return outer.union(*(_above(longer) for longer in outer))
+
+
+@pytest.mark.parametrize(("inner", "outer"), LADDER)
 def test_ladder_names_the_two_that_disagree(inner: str, outer: str) -> None:
     """An inner limit as long as its outer one is refused, with both variables in the message."""
-    # Inner limits 1, those that are inner to one and outer to another 10, outermost 100: in order, whatever the
-    # defaults are. Then this one pair is made to disagree.
-    limits = {row.name: 1.0 for row in table() if row.type is float}
-    limits |= dict.fromkeys(("lease_s", "dispatch_timeout_s", "workspace_ready_timeout_s"), 10.0)
-    limits |= {"provider_settle_s": 11.0, "provision_timeout_s": 12.0}
-    outermost = ("alarm_overdue_s", "near_window_s", "heartbeat_stale_s", "queued_stuck_s", "delegated_stuck_s")
-    limits |= dict.fromkeys((*outermost, "execution_ceiling_s"), 100.0)
-    assert Settings.from_env(_as_env(limits)).lease_s == 10.0
-    limits[inner] = limits[outer] = limits[inner] * 5
+    # In order, whatever the defaults are. Then this one pair is made to disagree, and what is above the inner one is
+    # moved out of its way.
+    limits = {row.name: 100.0 - 10 * len(_above(row.name)) for row in table() if row.type is float}
+    assert Settings.from_env(_as_env(limits)).lease_s == limits["lease_s"]
+    limits |= {name: limits[name] + 1000 for name in _above(inner) - {outer}}
+    limits[inner] = limits[outer]
     with pytest.raises(UsageError) as caught:
         Settings.from_env(_as_env(limits))
     for name in (inner, outer):

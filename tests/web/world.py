@@ -10,12 +10,14 @@ from flask.testing import FlaskClient
 from sqlalchemy import Connection, func, select, update
 from werkzeug.test import TestResponse
 
+from taskflow.certificates import AgentAuthority
 from taskflow.clock import ManualClock
 from taskflow.db.models import AgentSession, Node, Run, Task, Token, Workspace
-from taskflow.db.nodes import NewNode, create_node_effect, reserve_workspace_effect, start_session_effect
+from taskflow.db.nodes import NewNode, create_node_effect
 from taskflow.db.runs import get_run
 from taskflow.db.session import Database
 from taskflow.db.tasks import transition
+from taskflow.db.workspaces import reserve_workspace_effect, start_session_effect
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Alarm, Control
 from taskflow.engine.outcomes import Done, Outcome
@@ -189,7 +191,9 @@ def build_service(
     """The service over these stores, and what it rings."""
     publisher = RecordingPublisher()
     vault = Vault(settings.secret_key)
-    tools = StepTools(database, {}, vault, settings, load_catalogue(settings), lambda: "i-1")
+    tools = StepTools(
+        database, {}, vault, settings, load_catalogue(settings), lambda: "i-1", AgentAuthority(vault, settings)
+    )
     service = Service(
         database=database,
         control=control,

@@ -19,9 +19,9 @@ error                   means                    answer
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from taskflow.errors import CapacityError, PermanentError, TransientError
 
@@ -64,18 +64,16 @@ class OrderInvalid(PermanentError):
 
 @dataclass(frozen=True)
 class NodeOrder:
-    """A server to be made, and what its node agent needs to know of itself. The tokens are secret.
+    """A server to be made, and what its node agent needs to know of itself.
 
-    ``size`` and ``location`` are the provider's words, empty where it has none. ``user_data`` is what the server runs at
-    its first boot; a provider that hands the agent its order by itself needs none.
+    ``size`` and ``location`` are the provider's words, empty where it has none. ``agent`` is the agent's order as
+    ``protocol.NodeOrderSchema``, for a provider that hands it over by itself; its tokens and key are secret. ``user_data``
+    is what a server runs at its first boot that has to fetch its order; empty for the others.
     """
 
     node_id: str
     label: str
-    slots: int
-    callback_token: str
-    agent_token: str
-    heartbeat_interval_s: float
+    agent: Mapping[str, Any] = field(repr=False)
     size: str = ""
     location: str = ""
     user_data: str = ""

@@ -40,16 +40,7 @@ class LocalProvider:
             if (folder / "destroy").exists() or (folder / "destroyed").exists():
                 raise OrderInvalid(f"node {order.label} was destroyed")
             if not (folder / "order.json").exists():
-                write_json(
-                    folder / "order.json",
-                    {
-                        "node_id": order.node_id,
-                        "slots": order.slots,
-                        "callback_token": order.callback_token,
-                        "agent_token": order.agent_token,
-                        "heartbeat_interval_s": order.heartbeat_interval_s,
-                    },
-                )
+                write_json(folder / "order.json", dict(order.agent))
         except OSError as error:
             raise TransientError(f"the order for {order.label} could not be written: {error}") from error
         return Server(order.label, order.label, "starting")

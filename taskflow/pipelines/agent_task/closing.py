@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from taskflow.db.nodes import end_session_effect, get_session, release_workspace_effect, workspace_of_run
 from taskflow.db.tasks import transition_effect
+from taskflow.db.workspaces import end_session_effect, get_session, release_workspace_effect, workspace_of_run
 from taskflow.engine.outcomes import Advance, Done, Effect, Outcome
 from taskflow.engine.pipeline import StepContext
 from taskflow.errors import PermanentError, StepError

@@ -7,10 +7,11 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from taskflow.db.nodes import CAPACITY, NewNode, create_node_effect, reserve_workspace_effect
+from taskflow.db.nodes import CAPACITY, NewNode, create_node_effect
 from taskflow.db.status import NODE_COMING, NODE_USABLE
 from taskflow.db.tasks import set_fields_effect, transition_effect
 from taskflow.db.waiting import count_waiting
+from taskflow.db.workspaces import reserve_workspace_effect
 from taskflow.engine.outcomes import Advance, AwaitSignal, Effect, Outcome, Snooze
 from taskflow.engine.pipeline import StepContext
 from taskflow.errors import PermanentError

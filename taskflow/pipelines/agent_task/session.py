@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from taskflow.db.nodes import SESSION_OUTCOME, end_session_effect
 from taskflow.db.tasks import set_fields_effect, transition_effect
+from taskflow.db.workspaces import SESSION_OUTCOME, end_session_effect
 from taskflow.engine.outcomes import Advance, AwaitSignal, Outcome
 from taskflow.engine.pipeline import StepContext
 from taskflow.engine.store import RunRow

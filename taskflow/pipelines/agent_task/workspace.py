@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from taskflow.db.nodes import WORKSPACE_OUTCOME, dispatched_effect, start_session_effect, workspace_asked_effect
+from taskflow.db.workspaces import WORKSPACE_OUTCOME, dispatched_effect, start_session_effect, workspace_asked_effect
 from taskflow.engine.outcomes import Advance, AwaitSignal, Effect, Outcome
 from taskflow.engine.pipeline import StepContext
 from taskflow.errors import PermanentError, TransientError
