@@ -18,6 +18,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--control-plane-url", required=True, help="where callbacks go")
     parser.add_argument("--lifeline", help="a file that the supervisor keeps locked; end when it lets go")
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: the earlier one, or any free one")
+    parser.add_argument("--ca-file", help="CA certificates by which the control plane is trusted; else the machine's")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started this ends")
     return parser
 
@@ -40,7 +41,13 @@ def main(argv: list[str]) -> int:
     from taskflow.agent.problems import StartRefused
 
     try:
-        node = Node(options.root, options.control_plane_url, lifeline_file=options.lifeline, port=options.port)
+        node = Node(
+            options.root,
+            options.control_plane_url,
+            lifeline_file=options.lifeline,
+            port=options.port,
+            ca_file=options.ca_file,
+        )
         node.stop_on(signal.SIGTERM, signal.SIGINT)
         node.run()
     except StartRefused as error:
