@@ -16,6 +16,7 @@ from taskflow.agent.api import create_app
 from taskflow.agent.clock import PlaneClock
 from taskflow.agent.ending import Ending
 from taskflow.agent.jobs import Jobs
+from taskflow.agent.marks import mark_children
 from taskflow.agent.outbox import Outbox
 from taskflow.agent.places import Places, lock_root, private_directory, read_json, read_order, write_json
 from taskflow.agent.problems import StartRefused
@@ -47,10 +48,13 @@ class Node:
         root = root.resolve()
         if not root.is_dir():
             raise StartRefused(f"there is no directory {root}")
+        if ca_file is not None and not Path(ca_file).is_file():
+            raise StartRefused(f"there is no file {ca_file} with CA certificates")
         self._order = order = read_order(root)
         self._url = control_plane_url
         self._lock = lock_root(root)
         self._places = Places(root)
+        mark_children(root)
         private_directory(root / "workspaces")
         self._lifeline = str(Path(lifeline_file).resolve()) if lifeline_file else None
         self._ended = Ending()
