@@ -77,7 +77,7 @@ class ErrorSchema(_Wire):
 
 
 class WorkspaceCreateSchema(_Wire):
-    """PUT of a workspace. ``callback_token`` is not part of the content that a repeat is compared by."""
+    """PUT of a workspace. A repeat is compared by its content, to which the callback token does not belong."""
 
     fence = fields.Integer(required=True)
     task_id = fields.String(required=True)
@@ -90,6 +90,7 @@ class WorkspaceCreateSchema(_Wire):
     private_hosts = fields.Boolean(load_default=True)  # whether a repository's host may be a private address
     provision_timeout_s = fields.Float(required=True)
     callback_token = fields.String(required=True)
+    callback_generation = fields.Integer(load_default=0)  # of the token; an agent never goes back to an earlier one
 
 
 class WorkspaceStateSchema(_Wire):
@@ -194,6 +195,7 @@ class NodeOrderSchema(_Wire):
     node_id = fields.String(required=True)
     slots = fields.Integer(required=True)
     callback_token = fields.String(required=True)
+    callback_generation = fields.Integer(load_default=0)
     agent_token = fields.String(required=True)
     heartbeat_interval_s = fields.Float(required=True)
     listen_host = fields.String(load_default="127.0.0.1")

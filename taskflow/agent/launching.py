@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import taskflow
+from taskflow.agent.marks import AGENT_ROOT
 
 #: What a session sees of the host besides what its task gives it. A short list: the host's own secrets often lie in
 #: its environment.
 _SESSION_ALLOWS = frozenset(
     ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TERM", "SHELL", "TMPDIR", "SSH_AUTH_SOCK", "XDG_CONFIG_HOME")
 )
-_DATA_DIR = "TASKFLOW_DATA_DIR"
+#: Kept in every environment: leftovers are found by them.
+_MARKS = frozenset(("TASKFLOW_DATA_DIR", AGENT_ROOT))
 #: Variables that would point git at some other repository than the one it is run in.
 _GIT_DROPS = frozenset(
     (
@@ -45,7 +47,7 @@ def session_env(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if name in _SESSION_ALLOWS or name.startswith("LC_") or name == _DATA_DIR
+        if name in _SESSION_ALLOWS or name.startswith("LC_") or name in _MARKS
     }
 
 
@@ -57,7 +59,7 @@ def git_env(environ: Mapping[str, str]) -> dict[str, str]:
     env = {
         name: value
         for name, value in environ.items()
-        if (name not in _GIT_DROPS and not name.startswith(("TASKFLOW_", "PYTHON"))) or name == _DATA_DIR
+        if (name not in _GIT_DROPS and not name.startswith(("TASKFLOW_", "PYTHON"))) or name in _MARKS
     }
     env["GIT_TERMINAL_PROMPT"] = "0"
     env["GIT_ASKPASS"] = ""  # empty is "none", and unlike unset it does not fall back to core.askPass

@@ -11,6 +11,7 @@ import os
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,13 @@ class Sessions:
     """The sessions of this node."""
 
     def __init__(
-        self, store: Store, places: Places, outbox: Outbox, jobs: Jobs, control_plane_url: str, lifeline: str | None
+        self, store: Store, places: Places, outbox: Outbox, jobs: Jobs, wires: Callable[[], Wire], lifeline: str | None
     ) -> None:
         self._store = store
         self._places = places
         self._outbox = outbox
         self._jobs = jobs
-        self._control_plane_url = control_plane_url
+        self._wires = wires
         self._lifeline = lifeline
         self._lock = threading.Lock()
         self._followers: dict[str, threading.Thread] = {}
@@ -241,7 +242,7 @@ class Sessions:
     # --- follow
     def _follow(self, session: Session) -> None:
         output = self._places.session(session.workspace_id, session.id) / "output.log"
-        shipper = Shipper(self._store, Wire(self._control_plane_url), session, output)
+        shipper = Shipper(self._store, self._wires(), session, output)
         thread = threading.Thread(target=self._run, args=(session.id, shipper), name="follow", daemon=True)
         with self._lock:
             if session.id in self._followers:

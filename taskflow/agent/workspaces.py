@@ -29,7 +29,7 @@ from taskflow.agent.store import Store, Workspace
 log = logging.getLogger(__name__)
 
 #: Not part of the content that a repeated create is compared by.
-_NOT_CONTENT = ("fence", "callback_token", "private_hosts")
+_NOT_CONTENT = ("fence", "callback_token", "callback_generation", "private_hosts")
 
 
 class Locks:
@@ -94,7 +94,10 @@ class Workspaces:
                     raise problems.fenced(workspace_id, payload["fence"], known.fence)
                 if not hmac.compare_digest(content, known.digest):
                     raise problems.conflict("workspace", workspace_id)
-                self._store.touch_workspace(workspace_id, payload["fence"], payload["callback_token"])
+                self._store.touch_workspace(workspace_id, payload["fence"])
+                self._store.renew_token(
+                    workspace_id, payload["callback_token"], payload["callback_generation"], speak=True
+                )
             state = self.state(workspace_id)
             return state, 202 if state["status"] == "creating" else 200
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import requests
 
-from taskflow import protocol
+from taskflow import protocol, signing
 from taskflow.agent.processes import kill_tree
 from tests.agent.control_plane import FakeControlPlane
 from tests.support.waiting import wait_until
@@ -59,12 +59,18 @@ class AgentRig:
         self._lifeline: IO[str] | None = None
         self.home = tmp_path / "home"
         self.home.mkdir()
+        control_plane.tokens |= {NODE_TOKEN, WORKSPACE_TOKEN}
+        self.order(slots=slots)
+
+    def order(self, **changes: Any) -> None:
+        """Write the node's order."""
         order = {
             "node_id": NODE_ID,
             "callback_token": NODE_TOKEN,
             "agent_token": AGENT_TOKEN,
-            "slots": slots,
+            "slots": 2,
             "heartbeat_interval_s": 0.5,
+            **changes,
         }
         (self.root / "order.json").write_text(json.dumps(order))
 
@@ -146,10 +152,16 @@ class AgentRig:
 
     # --- requests
     def call(self, method: str, path: str, body: dict[str, Any] | None = None, **kwargs: Any) -> requests.Response:
-        """One request with the agent's token."""
-        headers = kwargs.pop("headers", {"Authorization": f"Bearer {AGENT_TOKEN}"})
+        """One request, signed with the agent's token, or with ``headers`` instead."""
+        data = b"" if body is None else json.dumps(body).encode()
+        signed = {"Authorization": self.sign(method, path, data), "Content-Type": "application/json"}
+        headers = kwargs.pop("headers", signed)
         url = self.address_file()["address"] + path
-        return requests.request(method, url, json=body, headers=headers, timeout=30, **kwargs)
+        return requests.request(method, url, data=data, headers=headers, timeout=30, **kwargs)
+
+    def sign(self, method: str, path: str, body: bytes, *, token: str = AGENT_TOKEN, key_id: str = "agent") -> str:
+        """What the control plane sends as ``Authorization``."""
+        return signing.sign(token, key_id, method=method, target=path, body=body, now=self.control_plane.now())
 
     def workspace_path(self, workspace_id: str) -> str:
         """The workspace's route."""
@@ -230,7 +242,7 @@ class AgentRig:
 
     def delete(self, workspace_id: str = WS, fence: int = 1) -> requests.Response:
         """DELETE the workspace."""
-        return self.call("DELETE", self.workspace_path(workspace_id), params={"fence": fence})
+        return self.call("DELETE", f"{self.workspace_path(workspace_id)}?fence={fence}")
 
     def outcome(self, session_id: str = SESSION, *, timeout_s: float = 30.0) -> dict[str, Any]:
         """Wait for the session's outcome callback."""
