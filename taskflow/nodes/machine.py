@@ -317,7 +317,7 @@ class NodeMachine:
         else:
             poll_s = settings.heartbeat_stale_s / 2
             if node.unreachable_since is None:
-                answers, state = self._tools.signs(node)
+                answers, state = self._tools.signs(node, ctx.now)
                 effects = (
                     reach_effect(
                         node.id, ctx.now - age_s, run=ctx.run, now=ctx.now, agent_answers=answers, server_state=state

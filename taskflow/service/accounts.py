@@ -28,6 +28,8 @@ class Caller:
     subject_id: str | None
     token_id: str
     name: str
+    #: Of a token that is renewed: how often it was.
+    generation: int = 0
 
     @property
     def actor(self) -> str:
@@ -59,7 +61,7 @@ class Accounts:
             raise Unauthorized("the token has expired", advice="make a new one: taskflow token create")
         if row.scope != scope:
             raise Forbidden(f"this is a {row.scope} token; a {scope} token is needed")
-        return Caller(row.owner_id, row.scope, row.subject_id, row.id, row.name)
+        return Caller(row.owner_id, row.scope, row.subject_id, row.id, row.name, row.generation)
 
     def create_token(self, *, owner: str = DEFAULT_OWNER, name: str, expires_s: float | None = None) -> dict[str, Any]:
         """A new API token of the owner called ``owner``, who is made when new. The token itself is shown only here."""

@@ -24,6 +24,7 @@ from taskflow.service.callbacks import Callbacks
 from taskflow.service.explain import Explain
 from taskflow.service.health import Health
 from taskflow.service.providers import Providers
+from taskflow.service.signatures import Signatures
 from taskflow.service.tasks import Tasks
 from taskflow.service.timing import StoreClock
 from taskflow.service.views import node_view
@@ -32,7 +33,8 @@ from taskflow.vault import Vault
 
 
 class Service:
-    """The verbs: ``accounts``, ``tasks``, ``callbacks``, ``providers``, ``explain``, ``health``, and those about nodes."""
+    """The verbs: ``accounts``, ``tasks``, ``callbacks``, ``providers``, ``explain``, ``health``, and those about nodes;
+    ``signatures`` says who signed a request."""
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Service:
         self._ringer = ringer
         self.now = StoreClock(control, clock).now
         self.accounts = Accounts(database, clock)
+        self.signatures = Signatures(self.accounts, vault, settings, self.now)
         self.tasks = Tasks(database, control, ringer, vault, pipelines, settings, self.now, Admission(settings, clock))
         self.callbacks = Callbacks(database, ringer, tools, self.now)
         self.providers = Providers(database, tools, self.now)

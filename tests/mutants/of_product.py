@@ -164,7 +164,7 @@ _TASK = (
     Mutant(
         "workspace-left-on-its-node", "what ran goes on running after its task's end",
         (Edit(
-            _CLOSING, "            self._tools.agent(node).delete_workspace(workspace.id, ctx.run.rev)\n",
+            _CLOSING, "            self._tools.agent(node, ctx.now).delete_workspace(workspace.id, ctx.run.rev)\n",
             "            pass\n",
         ),),
         ("tests/pipelines/test_decisions.py",),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from taskflow import protocol
+from taskflow import protocol, signing
 from taskflow.errors import Gone, UsageError
 from taskflow.nodes.providers.base import NodeOrder
 from taskflow.service import Service
@@ -57,6 +57,22 @@ class FakeAgent:
         self._planner = planner
 
     # --- what the control plane asks
+
+    def refusal(
+        self, method: str, target: str, authorization: str | None, body: bytes, now: float
+    ) -> tuple[int, dict[str, Any]] | None:
+        """How a request is refused that is not signed with this agent's token; None when it is."""
+        if target == protocol.AGENT_HEALTH:
+            return None
+        try:
+            claim = signing.read(authorization)
+            max_age_s = self.order.agent["signature_age_s"]
+            token = self.order.agent["agent_token"]
+            signing.check(claim, token, method=method, target=target, now=now, max_age_s=max_age_s)
+            signing.check_body(claim, body)
+        except signing.SignatureRefused as error:
+            return 401, _error(error.code)
+        return None
 
     def answer(self, method: str, path: str, query: Mapping[str, list[str]], body: Any) -> tuple[int, dict[str, Any]]:
         """One request: its status and body."""

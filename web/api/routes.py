@@ -11,10 +11,11 @@ import flask
 import marshmallow as ma
 from flask_smorest import Blueprint
 from webargs.flaskparser import FlaskParser, is_json_request
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import UnsupportedMediaType
 
 from taskflow.errors import UsageError
 from web.auth import API, PUBLIC, Guard, guarded
+from web.context import read_body
 from web.errors import InvalidRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,14 +31,11 @@ class RequestParser(FlaskParser):
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": ma.RAISE}  # noqa: RUF012
 
     def _raw_load_json(self, req: flask.Request) -> Any:
-        body = req.get_data(cache=True)
+        body = read_body()
         if not body:
             return ma.missing
         if not is_json_request(req):
             raise UnsupportedMediaType()
-        # A chunked body has no length to look at before: it is read up to the limit and no further, without a word.
-        if req.content_length is None and req.max_content_length is not None and len(body) >= req.max_content_length:
-            raise RequestEntityTooLarge()
         try:
             return json.loads(body, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:  # also numbers and nesting beyond what the parser takes

@@ -24,7 +24,7 @@ class Preparation(TaskSteps):
             return dispatched  # its node's answer was lost; what was reported counts, also if the node is gone since
         task = self._task(ctx)
         node = self._living_node(ctx)
-        self._tools.agent(node).put_workspace(
+        self._tools.agent(node, ctx.now).put_workspace(
             workspace_id,
             {
                 "fence": ctx.run.rev,
@@ -56,7 +56,7 @@ class Preparation(TaskSteps):
         if signal is not None:
             return self._answered(ctx, signal.payload)
         try:
-            state = self._tools.agent(self._living_node(ctx)).get_workspace(ctx.results["workspace_id"])
+            state = self._tools.agent(self._living_node(ctx), ctx.now).get_workspace(ctx.results["workspace_id"])
         except TransientError as error:
             found = f"can't be asked: {error.message}"
         else:
