@@ -14,6 +14,7 @@ from typing import Any
 from taskflow.agent import heartbeat, lifeline, server
 from taskflow.agent.api import create_app
 from taskflow.agent.clock import PlaneClock
+from taskflow.agent.dead_man import DeadMan, power_off
 from taskflow.agent.ending import Ending
 from taskflow.agent.jobs import Jobs
 from taskflow.agent.marks import mark_children
@@ -30,6 +31,10 @@ from taskflow.agent.workspaces import Locks, Workspaces
 log = logging.getLogger(__name__)
 
 _STOP_ALL_LIMIT_S = 10.0
+
+
+def _stay() -> None:
+    """The machine goes on, for whoever else uses it."""
 
 
 class Node:
@@ -73,13 +78,19 @@ class Node:
         jobs = Jobs()
         self.sessions = Sessions(self._store, self._places, self._outbox, jobs, wires, self._lifeline)
         self.workspaces = Workspaces(self._store, self._places, self._outbox, jobs, self.sessions, Locks(), order.slots)
+        self.dead_man = DeadMan(
+            self._store,
+            order.dead_man_s,
+            end_sessions=self.sessions.cut_off,
+            afterwards=power_off if order.power_off else _stay,
+        )
         self._heartbeat = heartbeat.Heartbeat(
             wires(),
             node_id=order.node_id,
             key=self._tokens.node_key,
             interval_s=order.heartbeat_interval_s,
             beat=self.beat,
-            accepted=self._heard,
+            answered=self._answered,
             gone=self._gone,
         )
 
@@ -123,6 +134,7 @@ class Node:
         )
         log.info("node %s at %s", self._order.node_id, self.address)
         self._outbox.start()
+        self.dead_man.start()
         self._heartbeat.start()
         self._ended.wait()
         self._heartbeat.close()
@@ -136,7 +148,11 @@ class Node:
         """Let ``run`` return."""
         self._ended.set()
 
-    def _heard(self, answer: Answer) -> None:
+    def _answered(self, answer: Answer) -> None:
+        if not answer.accepted:
+            self.dead_man.unheard()
+            return
+        self.dead_man.heard()
         self._tokens.take(answer.body)
 
     def _gone(self) -> None:
