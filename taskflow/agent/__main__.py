@@ -27,10 +27,8 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
         metavar="FILE",
         help="says where callbacks go, and fetches order.json if it is missing",
     )
-    parser.add_argument("--lifeline", help="a file that the supervisor keeps locked; end when it lets go")
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: the earlier one, or any free one")
     parser.add_argument("--ca-file", help="CA certificates by which the control plane is trusted; else the machine's")
-    parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started this ends")
     return parser
 
 
@@ -81,7 +79,10 @@ def main(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    options = _parser("taskflow agent", "The taskflow node agent.").parse_args(argv)
+    parser = _parser("taskflow agent", "The taskflow node agent. First argument keep or uninstall: see their --help.")
+    parser.add_argument("--lifeline", help="a file that the supervisor keeps locked; end when it lets go")
+    parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started this ends")
+    options = parser.parse_args(argv)
     if options.die_with_parent:
         parent = os.getppid()
         set_parent_death_signal(signal.SIGTERM)

@@ -43,7 +43,7 @@ class Contact:
     ca_file: str | None
 
 
-def fetch_order(root: Path, file: Path, *, sleep: Callable[[float], None] = time.sleep) -> Contact:
+def fetch_order(root: Path, file: Path, *, wait: Callable[[float], None] = time.sleep) -> Contact:
     """See to it that ``root`` holds the node's order; how the control plane is reached.
 
     Tries until it is answered. Raises ``StartRefused`` for a file that can't be used and for an answer that is final.
@@ -56,7 +56,7 @@ def fetch_order(root: Path, file: Path, *, sleep: Callable[[float], None] = time
         if "token" not in said:
             raise StartRefused(f"{root} holds no order, and the token in {file} was used: order a new node")
         wire = Wire(contact.control_plane_url, PlaneClock(), contact.ca_file)
-        write_json(root / "order.json", _ask(wire, said["node_id"], said["token"], _claim(root), sleep))
+        write_json(root / "order.json", _ask(wire, said["node_id"], said["token"], _claim(root), wait))
         log.info("node %s has its order", said["node_id"])
     if "token" in said:
         write_json(file, {name: value for name, value in said.items() if name != "token"})
@@ -89,7 +89,7 @@ def _claim(root: Path) -> str:
     return claim
 
 
-def _ask(wire: Wire, node_id: str, token: str, claim: str, sleep: Callable[[float], None]) -> dict[str, Any]:
+def _ask(wire: Wire, node_id: str, token: str, claim: str, wait: Callable[[float], None]) -> dict[str, Any]:
     stage = protocol.route(protocol.CALLBACK_NODE_BOOT, node_id=node_id, stage=protocol.BOOT_STAGES[-1])
     wire.introduce(stage, token, {})  # whoever waits for the server sees how far it is; nothing depends on it
     path, attempts = protocol.route(protocol.CALLBACK_NODE_BOOTSTRAP, node_id=node_id), 0
@@ -102,7 +102,7 @@ def _ask(wire: Wire, node_id: str, token: str, claim: str, sleep: Callable[[floa
                 return _checked(node_id, answer.body)
             except ValidationError as error:  # something on the way answers for the control plane, mostly
                 log.error("what came is no order of a node: %s", error.messages)
-        sleep(wait_s(attempts))
+        wait(wait_s(attempts))
         attempts += 1
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
 from functools import partial
 from pathlib import Path
@@ -70,6 +71,8 @@ class Node:
             order.listen_host, port or order.listen_port, earlier if isinstance(earlier, int) else None
         )
         self._port = int(self._listener.getsockname()[1])
+        self._host = socket.gethostname()  # until a way to the control plane is found
+        self._find_host()
         self._clock = PlaneClock()
         wires = partial(Wire, control_plane_url, self._clock, ca_file)
         self._store = Store(self._places.database)
@@ -89,17 +92,26 @@ class Node:
             node_id=order.node_id,
             key=self._tokens.node_key,
             interval_s=order.heartbeat_interval_s,
-            beat=self.beat,
+            beat=self._fresh_beat,
             answered=self._answered,
             gone=self._gone,
         )
 
     @property
     def address(self) -> str:
-        """Where the control plane reaches this agent now; a machine's address may change."""
-        host = self._order.advertise_host or server.advertised_host(self._order.listen_host, self._url)
+        """Where the control plane reaches this agent, as far as it is known."""
         scheme = "https" if self._context else "http"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._port}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{scheme}://{host}:{self._port}"
+
+    def _find_host(self) -> None:
+        """Asks the resolver, so it is for the start and for the thread that sends heartbeats: no request waits for it."""
+        found = self._order.advertise_host or server.advertised_host(self._order.listen_host, self._url)
+        self._host = found or self._host
+
+    def _fresh_beat(self) -> dict[str, Any]:
+        self._find_host()  # a machine's address may change
+        return self.beat()
 
     def beat(self) -> dict[str, Any]:
         """The node's state now, as ``HeartbeatSchema``."""

@@ -40,7 +40,7 @@ class Server:
 
     def fetch(self) -> Contact:
         """One start."""
-        return fetch_order(self.root, self.file, sleep=self.waits.append)
+        return fetch_order(self.root, self.file, wait=self.waits.append)
 
     def asked(self) -> list[Callback]:
         """The requests for the order."""
@@ -80,11 +80,11 @@ def test_lost_answers_are_asked_for_again_with_the_same_claim(server: Server) ->
     server.plane.fault = lambda call: faults.pop(0) if faults and call.path.endswith("/bootstrap") else None
     strange: list[dict[str, Any]] = [{"welcome": "to this hotel"}, {**ORDER, "node_id": "node-2"}]
 
-    def sleep(seconds: float) -> None:
+    def pause(seconds: float) -> None:
         server.waits.append(seconds)
         server.plane.answers["bootstrap"] = strange.pop(0) if strange and not faults else ORDER
 
-    fetch_order(server.root, server.file, sleep=sleep)
+    fetch_order(server.root, server.file, wait=pause)
     server.check_done()
     assert len({call.body["claim"] for call in server.asked()}) == 1
     assert len(server.asked()) == 6
