@@ -126,6 +126,7 @@ def _add_routes(app: Flask, node: Node) -> None:
 
     @app.put(rule(protocol.AGENT_WORKSPACE))
     def put_workspace(workspace_id: str) -> tuple[Response, int]:
+        node.dead_man.refuse_if_cut_off()
         state, status = node.workspaces.create(workspace_id, _body(protocol.WorkspaceCreateSchema))
         return jsonify(state), status
 
@@ -139,6 +140,7 @@ def _add_routes(app: Flask, node: Node) -> None:
 
     @app.put(rule(protocol.AGENT_SESSION))
     def put_session(workspace_id: str, session_id: str) -> Response:
+        node.dead_man.refuse_if_cut_off()
         payload = _body(protocol.SessionStartSchema)
         return jsonify(node.workspaces.start_session(workspace_id, session_id, payload))
 

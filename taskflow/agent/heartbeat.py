@@ -55,8 +55,8 @@ def measure(
 class Heartbeat:
     """Sends ready until it is accepted, then a heartbeat every ``interval_s`` seconds, in a thread of its own.
 
-    ``accepted`` is called with each answer that accepts one, ``gone`` once when the control plane says that there is no
-    such node any more.
+    ``answered`` is called after each attempt with what came back, ``gone`` once when the control plane says that there is
+    no such node any more.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Heartbeat:
         key: Callable[[], Key],
         interval_s: float,
         beat: Callable[[], dict[str, Any]],
-        accepted: Callable[[Answer], None],
+        answered: Callable[[Answer], None],
         gone: Callable[[], None],
     ) -> None:
         self._wire = wire
@@ -75,7 +75,7 @@ class Heartbeat:
         self._key = key
         self._interval_s = interval_s
         self._beat = beat
-        self._accepted = accepted
+        self._answered = answered
         self._gone = gone
         self._closed = threading.Event()
 
@@ -89,7 +89,7 @@ class Heartbeat:
 
     def _take(self, answer: Answer) -> None:
         try:
-            self._accepted(answer)
+            self._answered(answer)
         except Exception:  # a full disk: the next answer says it again
             log.exception("heartbeat's answer")
 
@@ -101,8 +101,8 @@ class Heartbeat:
                 log.error("the control plane has no node %s any more (%s)", self._node_id, answer.status)
                 self._gone()
                 return
+            self._take(answer)
             if answer.accepted:
-                self._take(answer)
                 path, attempts = protocol.route(protocol.CALLBACK_NODE_HEARTBEAT, node_id=self._node_id), 0
                 self._closed.wait(self._interval_s)
             else:

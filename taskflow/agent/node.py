@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from taskflow.agent import heartbeat, lifeline, server
 from taskflow.agent.api import create_app
 from taskflow.agent.clock import PlaneClock
+from taskflow.agent.dead_man import DeadMan, power_off
 from taskflow.agent.ending import Ending
 from taskflow.agent.jobs import Jobs
 from taskflow.agent.marks import mark_children
@@ -30,6 +32,10 @@ from taskflow.agent.workspaces import Locks, Workspaces
 log = logging.getLogger(__name__)
 
 _STOP_ALL_LIMIT_S = 10.0
+
+
+def _stay() -> None:
+    """The machine goes on, for whoever else uses it."""
 
 
 class Node:
@@ -65,6 +71,8 @@ class Node:
             order.listen_host, port or order.listen_port, earlier if isinstance(earlier, int) else None
         )
         self._port = int(self._listener.getsockname()[1])
+        self._host = socket.gethostname()  # until a way to the control plane is found
+        self._find_host()
         self._clock = PlaneClock()
         wires = partial(Wire, control_plane_url, self._clock, ca_file)
         self._store = Store(self._places.database)
@@ -73,22 +81,37 @@ class Node:
         jobs = Jobs()
         self.sessions = Sessions(self._store, self._places, self._outbox, jobs, wires, self._lifeline)
         self.workspaces = Workspaces(self._store, self._places, self._outbox, jobs, self.sessions, Locks(), order.slots)
+        self.dead_man = DeadMan(
+            self._store,
+            order.dead_man_s,
+            end_sessions=self.sessions.cut_off,
+            afterwards=power_off if order.power_off else _stay,
+        )
         self._heartbeat = heartbeat.Heartbeat(
             wires(),
             node_id=order.node_id,
             key=self._tokens.node_key,
             interval_s=order.heartbeat_interval_s,
-            beat=self.beat,
-            accepted=self._heard,
+            beat=self._fresh_beat,
+            answered=self._answered,
             gone=self._gone,
         )
 
     @property
     def address(self) -> str:
-        """Where the control plane reaches this agent now; a machine's address may change."""
-        host = self._order.advertise_host or server.advertised_host(self._order.listen_host, self._url)
+        """Where the control plane reaches this agent, as far as it is known."""
         scheme = "https" if self._context else "http"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._port}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{scheme}://{host}:{self._port}"
+
+    def _find_host(self) -> None:
+        """Asks the resolver, so it is for the start and for the thread that sends heartbeats: no request waits for it."""
+        found = self._order.advertise_host or server.advertised_host(self._order.listen_host, self._url)
+        self._host = found or self._host
+
+    def _fresh_beat(self) -> dict[str, Any]:
+        self._find_host()  # a machine's address may change
+        return self.beat()
 
     def beat(self) -> dict[str, Any]:
         """The node's state now, as ``HeartbeatSchema``."""
@@ -123,6 +146,7 @@ class Node:
         )
         log.info("node %s at %s", self._order.node_id, self.address)
         self._outbox.start()
+        self.dead_man.start()
         self._heartbeat.start()
         self._ended.wait()
         self._heartbeat.close()
@@ -136,7 +160,11 @@ class Node:
         """Let ``run`` return."""
         self._ended.set()
 
-    def _heard(self, answer: Answer) -> None:
+    def _answered(self, answer: Answer) -> None:
+        if not answer.accepted:
+            self.dead_man.unheard()
+            return
+        self.dead_man.heard()
         self._tokens.take(answer.body)
 
     def _gone(self) -> None:

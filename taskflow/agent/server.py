@@ -61,8 +61,11 @@ def listen(host: str, asked: int, earlier: int | None) -> socket.socket:
     raise StartRefused(f"cannot listen on {host}")
 
 
-def advertised_host(listen_host: str, control_plane_url: str) -> str:
-    """By which host the control plane reaches us: the one we listen on, or the one from which we reach it."""
+def advertised_host(listen_host: str, control_plane_url: str) -> str | None:
+    """By which host the control plane reaches us: the one we listen on, or the one from which we reach it.
+
+    None while there is no way to it.
+    """
     if listen_host not in _ANY_HOST:
         return listen_host
     parts = urlsplit(control_plane_url)
@@ -73,7 +76,7 @@ def advertised_host(listen_host: str, control_plane_url: str) -> str:
             probe.connect(address)  # sends nothing: the kernel only chooses the way
             return str(probe.getsockname()[0])
     except OSError:
-        return socket.gethostname()  # no way there now; then nobody hears this address either
+        return None
 
 
 def tls_context(tls: Tls, root: Path) -> ssl.SSLContext:

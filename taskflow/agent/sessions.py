@@ -158,6 +158,15 @@ class Sessions:
         while time.monotonic() < end and not all(shim.lock_is_free(directory) for directory in directories):
             time.sleep(_POLL_S)
 
+    def cut_off(self, error: dict[str, Any]) -> bool:
+        """End what runs as ``lost`` with this error; it is reported once somebody is reached. Whether all have ended."""
+        sessions = [session for session in self._store.sessions() if session.status != "ended"]
+        for session in sessions:
+            directory = self._places.session(session.workspace_id, session.id)
+            if session.status == "running" and not (directory / "stop").exists():
+                shim.request_stop(directory, lost=error)
+        return not sessions
+
     def progress(self) -> list[dict[str, Any]]:
         """The sessions that have not ended, as ``SessionProgressSchema``."""
         found = []

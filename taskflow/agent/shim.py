@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from taskflow.agent import lifeline
 from taskflow.agent.masking import Masker
-from taskflow.agent.places import write_json
+from taskflow.agent.places import read_json, write_json
 from taskflow.agent.processes import become_subreaper, kill_descendants, set_parent_death_signal, start_ticks
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
@@ -44,9 +44,12 @@ def lock_is_free(session_dir: Path) -> bool:
     return True
 
 
-def request_stop(session_dir: Path, grace_s: float = GRACE_S) -> None:
-    """Ask the shim to end its command, with ``grace_s`` seconds between SIGTERM and SIGKILL. Repeats are fine."""
-    write_json(session_dir / "stop", {"grace_s": grace_s})
+def request_stop(session_dir: Path, grace_s: float = GRACE_S, *, lost: dict[str, Any] | None = None) -> None:
+    """Ask the shim to end its command, with ``grace_s`` seconds between SIGTERM and SIGKILL. Repeats are fine.
+
+    It ends as ``stopped``, or as ``lost`` with the error that is given.
+    """
+    write_json(session_dir / "stop", {"grace_s": grace_s, "verdict": "lost" if lost else "stopped", "error": lost})
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ class Shim:
         self.supervisor_gone = False  # then nobody waits for the outcome any more
         self._terminated = False
         self._verdict: str | None = None  # why we are ending the command; None while it may run
+        self._error: dict[str, Any] | None = None  # of a verdict that somebody else gave
         self._kill_at: float | None = None
         self._started = time.monotonic()
 
@@ -179,7 +183,7 @@ class Shim:
             "exit_code": exit_code,
             "duration_s": round(time.monotonic() - self._started, 3),
             "log_truncated": self.output.truncated,
-            "error": None,
+            "error": self._error,
         }
 
     def _on_term(self, *_: object) -> None:
@@ -230,17 +234,22 @@ class Shim:
             self._verdict, self._kill_at = "lost", now
         elif self._verdict is None:
             if self._terminated or (self._dir / "stop").exists():
-                self._end(process, "stopped", self._stop_grace())
+                self._stop(process)
             elif now - self._started >= self._order.time_limit_s:
                 self._end(process, "timed_out", GRACE_S)
         if self._kill_at is not None and now >= self._kill_at:
             _signal_group(process.pid, signal.SIGKILL)
 
-    def _stop_grace(self) -> float:
-        try:
-            return float(json.loads((self._dir / "stop").read_text(encoding="utf-8"))["grace_s"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return GRACE_S
+    def _stop(self, process: subprocess.Popen[bytes]) -> None:
+        asked = read_json(self._dir / "stop") or {}
+        if asked.get("verdict") == "lost":
+            self._error = asked.get("error")
+        grace_s = asked.get("grace_s")
+        self._end(
+            process,
+            "lost" if self._error else "stopped",
+            float(grace_s) if isinstance(grace_s, (int, float)) else GRACE_S,
+        )
 
     def _end(self, process: subprocess.Popen[bytes], verdict: str, grace_s: float) -> None:
         self._verdict = verdict

@@ -43,10 +43,11 @@ class Tokens:
         except ValidationError as error:
             log.warning("the heartbeat's answer can't be read: %s", error.messages)
             return
-        if said.get("callback_token") is not None:
-            self._renew_node(**said["callback_token"])
         for workspace_id, renewed in said.get("workspace_tokens", {}).items():
             self._store.renew_token(workspace_id, renewed["token"], renewed["generation"])
+        # Last: the first request with it says that this answer was taken.
+        if said.get("callback_token") is not None:
+            self._renew_node(**said["callback_token"])
 
     def _renew_node(self, token: str, generation: int) -> None:
         with self._lock:

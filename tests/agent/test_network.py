@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import ssl
+import threading
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -127,6 +130,38 @@ def test_callers_that_say_nothing_hold_nobody_up(rig: AgentRig, over_tls: bool) 
     assert time.monotonic() - begun < 8.0, "less than the time after which a silent one is dropped"
     for connection in silent + half:
         connection.close()
+
+
+def test_a_request_that_trickles_in_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte after the other is no silence, but a whole request has its time; the answer takes as long as it takes."""
+    monkeypatch.setattr(server, "REQUEST_S", 0.5)
+    answered = threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        answered.wait(1.0)  # longer than a request may need to arrive
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    listener = server.listen("127.0.0.1", 0, None)
+    address = listener.getsockname()
+    web = server.AgentServer(listener, app, None)
+    threading.Thread(target=web.start, daemon=True).start()
+    wait_until(lambda: web.ready, "the server is up")
+    try:
+        with socket.create_connection(address, timeout=10) as slow:
+            slow.sendall(b"GET / HTTP/1.1\r\nX: ")
+
+            def trickle() -> bool:
+                try:
+                    slow.sendall(b"x")
+                    return not slow.recv(100) if select.select([slow], [], [], 0)[0] else False
+                except OSError:
+                    return True
+
+            wait_until(trickle, "it is broken off", timeout_s=8.0)
+        assert requests.get(f"http://{address[0]}:{address[1]}/", timeout=10).text == "ok"
+    finally:
+        web.stop()
 
 
 def test_a_body_that_is_too_large_is_not_read(agent: AgentRig) -> None:

@@ -11,7 +11,7 @@ _WORKSPACE = "taskflow/pipelines/agent_task/workspace.py"
 _CALLBACKS = "taskflow/service/callbacks.py"
 _ACCOUNTS = "taskflow/service/accounts.py"
 _CLOSING = "taskflow/pipelines/agent_task/closing.py"
-_WORKSPACES = "taskflow/agent/workspaces.py"
+_AGENT_WORKSPACES = "taskflow/agent/workspaces.py"
 _SHIM = "taskflow/agent/shim.py"
 _PURCHASES = ("tests/nodes/test_purchases.py",)
 _GUARDS = ("tests/db/test_guards.py",)
@@ -311,7 +311,7 @@ _AGENT = (
     Mutant(
         "no-tombstones", "a paused worker makes a workspace again that was deleted",
         (Edit(
-            _WORKSPACES, "            self._refuse_deleted(workspace_id)\n            content = digest",
+            _AGENT_WORKSPACES, "            self._refuse_deleted(workspace_id)\n            content = digest",
             "            content = digest",
         ),),
         _CONTRACT,
@@ -319,7 +319,7 @@ _AGENT = (
     Mutant(
         "tombstones-for-the-known-only", "a creation that comes after its own cleanup makes a workspace for ever",
         (Edit(
-            _WORKSPACES, "            self._store.bury(workspace_id, fence)\n",
+            _AGENT_WORKSPACES, "            self._store.bury(workspace_id, fence)\n",
             "            if known is not None:\n                self._store.bury(workspace_id, fence)\n",
         ),),
         _CONTRACT,
@@ -327,7 +327,7 @@ _AGENT = (
     Mutant(
         "tombstone-after-the-removal", "an agent that dies while it deletes forgets that it was told to",
         (Edit(
-            _WORKSPACES,
+            _AGENT_WORKSPACES,
             "            self._store.bury(workspace_id, fence)\n            self._remove(workspace_id)\n",
             "            self._remove(workspace_id)\n            self._store.bury(workspace_id, fence)\n",
         ),),
@@ -335,7 +335,7 @@ _AGENT = (
     ),
     Mutant(
         "agent-ignores-fences", "a worker whose run went on elsewhere starts a session",
-        (Edit(_WORKSPACES, 'if payload["fence"] < workspace.fence:', 'if payload["fence"] < -1:'),), _CONTRACT,
+        (Edit(_AGENT_WORKSPACES, 'if payload["fence"] < workspace.fence:', 'if payload["fence"] < -1:'),), _CONTRACT,
     ),
     Mutant(
         "session-started-again", "a repeated request runs the command a second time",
@@ -362,6 +362,33 @@ _AGENT = (
             "            self._store.delivered(delivery.seq)\n",
         ),),
         ("tests/agent/test_survival.py",),
+    ),
+    Mutant(
+        "agent-takes-any-body", "who overhears a request can send another body with its signature",
+        (Edit("taskflow/agent/api.py", "        signing.check_body(claim, request.get_data())\n", ""),),
+        ("tests/agent/test_network.py::test_a_signature_is_good_for_one_request",),
+    ),
+    Mutant(
+        "outcome-lost-to-a-clock", "a node whose clock is wrong has its outcome refused for good",
+        (Edit("taskflow/agent/wire.py", "        if answer.status == 401 and abs(", "        if False and abs("),),
+        ("tests/agent/test_network.py::test_a_clock_that_jumps_costs_no_outcome",),
+    ),
+    Mutant(
+        "token-gone-back-to", "a repeated create brings back a token that was replaced",
+        (Edit(
+            "taskflow/agent/store.py", "WHERE id = ? AND token_generation <= ?", "WHERE id = ? AND 0 <= ?",
+        ),),
+        ("tests/agent/test_tokens.py::test_a_repeated_create_does_not_bring_an_old_token_back",),
+    ),
+    Mutant(
+        "dead-man-waits-anew", "an agent that is restarted while cut off begins its wait again",
+        (Edit("taskflow/agent/dead_man.py", 'if kept is not None and kept["boot_id"] == self._boot_id:', "if False:"),),
+        ("tests/agent/test_dead_man.py::test_a_restart_of_the_agent_does_not_begin_the_wait_again",),
+    ),
+    Mutant(
+        "claim-made-anew", "a server whose first answer was lost is refused as a copy of itself",
+        (Edit("taskflow/agent/bootstrap.py", "    if kept is not None:\n", "    if kept == {}:\n"),),
+        ("tests/agent/test_bootstrap.py::test_a_crash_at_any_line_is_lived_through",),
     ),
     Mutant(
         "secrets-in-the-log", "what a command prints of its secrets is sent and stored",
