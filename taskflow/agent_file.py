@@ -200,7 +200,8 @@ def _environment(python: str) -> dict[str, str]:
 
 def _oldest_python(distributions: Iterable[metadata.Distribution]) -> str:
     """The oldest Python that all of them run on."""
-    wanted = [SpecifierSet(found.metadata.get("Requires-Python") or "") for found in distributions]
+    said = [found.metadata for found in distributions]
+    wanted = [SpecifierSet(about["Requires-Python"]) for about in said if "Requires-Python" in about]
     for python in _PYTHONS:
         if all(specifier.contains(f"{python}.99") for specifier in wanted):  # the last of its line
             return python

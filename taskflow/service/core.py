@@ -58,7 +58,7 @@ class Service:
         self.tasks = Tasks(database, control, ringer, vault, pipelines, settings, self.now, Admission(settings, clock))
         self.callbacks = Callbacks(database, ringer, tools, self.now)
         self.providers = Providers(database, tools, self.now)
-        self.explain = Explain(database, control, pipelines, settings, self.now)
+        self.explain = Explain(database, control, pipelines, settings, self.now, tools.catalogue)
         self.health = Health(database, control, settings, self.now, self.providers)
 
     def nodes(self, caller: Caller, *, with_destroyed: bool = False) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ def _routes(app: Flask) -> list[tuple[Rule, str, Guard]]:
 def _path(rule: Rule, place: Place, task_id: str) -> str:
     ids = {
         "task_id": task_id, "node_id": place.node_id, "workspace_id": place.workspace_id,
-        "session_id": place.session_id,
+        "session_id": place.session_id, "stage": "booted",
     }  # fmt: skip
     path = rule.rule
     for name in rule.arguments:
