@@ -11,9 +11,11 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, literal, select
 from taskflow.db.events import append_event
 from taskflow.db.models import Node, Owner, Run, Task, Token, Workspace
 from taskflow.db.runs import insert_run
+from taskflow.db.tokens import insert_callback_token
 from taskflow.engine.outcomes import Effect, Refused
 from taskflow.engine.store import RunRow
 from taskflow.ids import NodeId, RunId
+from taskflow.protocol import BOOT_STAGES
 
 NODES = Node.__table__
 #: Wakes the node's runner when a workspace came or went; its subject says which and what.
@@ -120,6 +122,7 @@ class NewNode:
     provider: str
     slots: int
     callback_token_hash: str
+    callback_token_expires_at: float | None = None
     size: str = ""
     location: str = ""
     vcpus: float | None = None
@@ -149,11 +152,9 @@ def create_node_effect(node: NewNode, guard: Guard, *, now: float) -> Effect:
                 price_per_hour=node.price_per_hour, wish=dict(node.wish),
             )
         )  # fmt: skip
-        tx.execute(
-            insert(Token).values(
-                id=f"token-{node.id}", owner_id=run.owner_id, scope="node", subject_id=node.id,
-                name=f"callbacks of {node.id}", token_hash=node.callback_token_hash, created_at=now,
-            )
+        insert_callback_token(
+            tx, owner_id=run.owner_id, scope="node", subject_id=node.id, token_hash=node.callback_token_hash, now=now,
+            expires_at=node.callback_token_expires_at,
         )  # fmt: skip
         if node.bootstrap_token_hash is not None:
             tx.execute(
@@ -172,6 +173,17 @@ def claim_order(tx: Connection, node_id: str, claim: str) -> bool:
     """Whether whoever shows this claim may have the node's order: the first one that asks, and it again."""
     tx.execute(update(Node).where(Node.id == node_id, Node.bootstrap_claim.is_(None)).values(bootstrap_claim=claim))
     return bool(tx.execute(select(Node.bootstrap_claim).where(Node.id == node_id)).scalar_one() == claim)
+
+
+def note_boot_stage(tx: Connection, node_id: str, stage: str, now: float) -> bool:
+    """Whether the server's first boot is now further than it was: a stage that comes late or again changes nothing."""
+    earlier = BOOT_STAGES[: BOOT_STAGES.index(stage)]
+    moved = tx.execute(
+        update(Node)
+        .where(Node.id == node_id, Node.boot_stage.is_(None) | Node.boot_stage.in_(earlier))
+        .values(boot_stage=stage, boot_stage_at=now)
+    )
+    return moved.rowcount == 1
 
 
 def revoke_bootstrap(tx: Connection, node_id: str, now: float) -> None:

@@ -23,11 +23,12 @@ from taskflow.engine.store import RunRow
 from taskflow.errors import PermanentError, StepError, TransientError
 from taskflow.ids import NodeId, OwnerId, RunId
 from taskflow.nodes.admission import allocate_effect
+from taskflow.nodes.boot import agent_late
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.liveness import Liveness
 from taskflow.nodes.providers.base import AccessRefused, NoCapacity, NodeOrder, Provider, QuotaReached
 from taskflow.nodes.selector import Wish
-from taskflow.nodes.user_data import user_data
+from taskflow.nodes.user_data import ca_certificates, user_data
 
 NODE_PIPELINE = "node"
 _VERSION = 1
@@ -80,7 +81,9 @@ class NodeMachine:
                     "create_server", self.create_server, guarded=True,
                     limit_s=settings.provision_timeout_s, max_attempts=0,
                 ),
-                Step("await_agent", self.await_agent, limit_s=settings.agent_ready_timeout_s),
+                Step(
+                    "await_agent", self.await_agent, limit_s=settings.agent_ready_timeout_s, expired=self.agent_late
+                ),
                 Step("active", self.active),
                 Step("warm", self.warm, limit_s=settings.node_warm_s, expired=self.warm_expired),
                 Step("drain", self.drain, max_attempts=0),
@@ -157,11 +160,18 @@ class NodeMachine:
     def await_agent(self, ctx: StepContext) -> Outcome:
         """Until the agent says that it is ready; each heartbeat repeats it. Not for a server that is gone already."""
         node = self._node(ctx)
-        if ctx.take("agent_ready") is not None or node.agent_ready_at is not None:
+        if self._is_ready(ctx, node):
             return Advance(ctx.next_step, effects=(self._to(ctx, "active"), self._allocate(ctx)))
         if self._destroyed(node):
             raise PermanentError(f"server {node.server_id} went away before its agent came up", code="server_gone")
         return AwaitSignal("agent_ready", poll_s=self._tools.settings.heartbeat_interval_s)
+
+    def agent_late(self, ctx: StepContext) -> Outcome:
+        """No agent in time: say how far the server's boot was seen, unless the report came at the last moment."""
+        node = self._node(ctx)
+        if self._is_ready(ctx, node):
+            return Advance(ctx.next_step, effects=(self._to(ctx, "active"), self._allocate(ctx)))
+        raise agent_late(node, self._tools.catalogue.spec(node.provider), ctx)
 
     # --- in use and idle
 
@@ -262,6 +272,9 @@ class NodeMachine:
     def _to(self, ctx: StepContext, status: str, *, idle: bool = False, **fields: Any) -> Any:
         return node_effect(ctx.run.subject_id, status, run=ctx.run, now=ctx.now, idle=idle, **fields)
 
+    def _is_ready(self, ctx: StepContext, node: Row[Any]) -> bool:
+        return ctx.take("agent_ready") is not None or node.agent_ready_at is not None
+
     def _node(self, ctx: StepContext) -> Row[Any]:
         with self._tools.database.read() as tx:
             node = get_node(tx, ctx.run.subject_id)
@@ -293,6 +306,7 @@ class NodeMachine:
             user_data=user_data(
                 node_id=node.id, control_plane_url=self._tools.settings.public_url,
                 bootstrap_token=vault.derive_token("bootstrap", node.id),
+                ca_certificates=ca_certificates(self._tools.settings),
             ) if bought else "",
         )  # fmt: skip
 

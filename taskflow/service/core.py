@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
+from taskflow.agent_file import AgentFile
 from taskflow.clock import Clock
 from taskflow.db.nodes import get_node, list_nodes, node_event, set_node_run
 from taskflow.db.runs import get_run, insert_run, request_cancel
@@ -51,12 +52,13 @@ class Service:
         self._database = database
         self._ringer = ringer
         self.now = StoreClock(control, clock).now
+        self.agent_file = AgentFile(settings.data_path.expanduser().absolute() / "agent").path
         self.accounts = Accounts(database, clock)
         self.signatures = Signatures(self.accounts, vault, settings, self.now)
         self.tasks = Tasks(database, control, ringer, vault, pipelines, settings, self.now, Admission(settings, clock))
         self.callbacks = Callbacks(database, ringer, tools, self.now)
         self.providers = Providers(database, tools, self.now)
-        self.explain = Explain(database, control, pipelines, settings, self.now)
+        self.explain = Explain(database, control, pipelines, settings, self.now, tools.catalogue)
         self.health = Health(database, control, settings, self.now, self.providers)
 
     def nodes(self, caller: Caller, *, with_destroyed: bool = False) -> list[dict[str, Any]]:

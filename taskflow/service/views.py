@@ -105,6 +105,8 @@ def node_view(row: Row[Any], now: float) -> dict[str, Any]:
         "live_workspaces": row.live_workspaces,
         "price_per_hour": row.price_per_hour,
         "cost": node_cost(row, now),
+        "boot_stage": row.boot_stage,
+        "boot_stage_at": isoformat(row.boot_stage_at),
         "unreachable_since": isoformat(row.unreachable_since),
         "address": row.address,
         "agent_version": row.agent_version,

@@ -143,8 +143,13 @@ class HttpAgent(FakeAgent):
             path = protocol.route(protocol.CALLBACK_NODE_HEARTBEAT, node_id=self.order.node_id)
             with self._lock:
                 beat = self.beat()
-            if self.post(path, f"node:{self.order.node_id}:0", self.order.agent["callback_token"], beat) in (404, 410):
+            token, generation = self.node_key
+            answer = self.post(path, f"node:{self.order.node_id}:{generation}", token, beat)
+            if answer is not None and answer.status_code in (404, 410):
                 return
+            if answer is not None and answer.ok:
+                with self._lock:
+                    self.take_tokens(protocol.load(protocol.HeartbeatAnswerSchema, answer.json()))
         self._planner.after(self.order.agent["heartbeat_interval_s"], self.boot)
 
     def finish_workspace(self, workspace_id: str, *, tell: bool = True) -> None:
@@ -165,23 +170,26 @@ class HttpAgent(FakeAgent):
         else:
             path = protocol.route(protocol.CALLBACK_SESSION_OUTCOME, workspace_id=workspace_id, session_id=subject)
 
+        generation = self.workspaces[workspace_id]["generation"]
+
         def attempt() -> None:
-            status = self.post(path, f"workspace:{workspace_id}:0", token, payload)
+            answer = self.post(path, f"workspace:{workspace_id}:{generation}", token, payload)
+            status = 0 if answer is None else answer.status_code
             if not (200 <= status < 300 or status in _FINAL) and self.alive:
                 self._planner.after(_RESEND_S, attempt)
 
         self._planner.after(0.0, attempt)
 
-    def post(self, path: str, key_id: str, token: str, payload: Mapping[str, Any]) -> int:
-        """Send once, signed; 0 when nobody answered."""
+    def post(self, path: str, key_id: str, token: str, payload: Mapping[str, Any]) -> requests.Response | None:
+        """Send once, signed; None when nobody answered."""
         body = json.dumps(payload).encode()
         signed = signing.sign(token, key_id, method="POST", target=path, body=body, now=time.time())
         headers = {"Authorization": signed, "Content-Type": "application/json"}
         try:
             answer = requests.post(self._url + path, data=body, headers=headers, timeout=10)
         except requests.RequestException:
-            return 0
-        return answer.status_code
+            return None
+        return answer
 
 
 class Servers:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from taskflow.bootstrap import App, bootstrap
-from taskflow.db import events, nodes, providers, tasks, waiting, workspaces
+from taskflow.db import events, nodes, providers, tasks, tokens, waiting, workspaces
 from taskflow.db.runs import get_run, record_signal
 from taskflow.engine.store import Change
 from taskflow.settings import Settings
@@ -192,6 +192,7 @@ HOT: dict[str, Callable[[Big], Any]] = {
     "share nodes": lambda big: big.app.sweep("share_nodes"),
     "candidates": _in_tx(lambda tx: nodes.candidates(tx, "p")),
     "a node": _in_tx(lambda tx: nodes.get_node(tx, "node-3")),
+    "tokens of a node": _in_tx(lambda tx: tokens.newest_tokens(tx, "node-3")),
     "workspace of a run": _in_tx(lambda tx: workspaces.workspace_of_run(tx, "run-3")),
     "release a workspace": _in_tx(lambda tx: workspaces.release_workspace_effect("ws-2", now=1.0)(tx)),
 }  # fmt: skip

@@ -273,6 +273,29 @@ _NODE = (
 
 _ACCESS = (
     Mutant(
+        "signed-body-not-compared", "a body is swapped under a good signature",
+        (Edit("web/auth.py", "        signed.check_body(read_body())\n", "        pass\n"),),
+        ("tests/security/test_signatures.py",),
+    ),
+    Mutant(
+        "public-cas-for-agents", "whoever a public CA certifies is taken for an agent",
+        (Edit(
+            "taskflow/nodes/agent_client.py", '        conn.cert_reqs = "CERT_REQUIRED"\n',
+            "        super().cert_verify(conn, url, verify, cert)\n",
+        ),),
+        ("tests/nodes/test_agent_client.py",),
+    ),
+    Mutant(
+        "renewal-told-once", "a node whose answer was lost keeps a token that expires",
+        (Edit("taskflow/service/renewal.py", "generation > seen", "generation > row.generation"),),
+        ("tests/service/test_renewal.py",),
+    ),
+    Mutant(
+        "boot-goes-back", "a late report of a boot hides how far the server came",
+        (Edit("taskflow/db/nodes.py", "Node.boot_stage.is_(None) | Node.boot_stage.in_(earlier)", "Node.id == node_id"),),
+        ("tests/web/test_boot.py",),
+    ),
+    Mutant(
         "token-of-any-workspace", "a workspace reports for another one",
         (Edit(
             _ACCOUNTS, "        if self.scope != scope or self.subject_id != subject_id:\n",

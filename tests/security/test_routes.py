@@ -32,6 +32,7 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/healthz"): _OPEN,
     ("GET", "/readyz"): dict.fromkeys(CALLERS, 503),  # no worker and no beat here; it says so to everybody
     ("GET", "/api/openapi.json"): _OPEN,
+    ("GET", "/agent.pyz"): _OPEN,
     ("POST", "/api/tasks"): _MAKE,
     ("GET", "/api/tasks"): _LIST,
     ("GET", "/api/tasks/<task_id>"): _API,
@@ -45,6 +46,7 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/api/nodes/<node_id>"): _API,
     ("GET", "/api/providers"): _LIST,
     ("POST", "/callbacks/nodes/<node_id>/bootstrap"): {**_API, "another_owner": 403},
+    ("POST", "/callbacks/nodes/<node_id>/boot/<stage>"): {**_API, "another_owner": 403},
     ("POST", "/api/nodes/<node_id>/destroy"): _API,
     ("POST", "/callbacks/nodes/<node_id>/ready"): _NODE,
     ("POST", "/callbacks/nodes/<node_id>/heartbeat"): _NODE,
@@ -76,7 +78,7 @@ class Scene:
         """The rule with the ids of the task."""
         ids = {
             "task_id": self.task_id, "node_id": self.place.node_id, "workspace_id": self.place.workspace_id,
-            "session_id": self.place.session_id,
+            "session_id": self.place.session_id, "stage": "booted",
         }  # fmt: skip
         for name, value in ids.items():
             rule = rule.replace(f"<{name}>", value)

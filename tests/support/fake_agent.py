@@ -53,6 +53,8 @@ class FakeAgent:
         self.created: Counter[str] = Counter()
         self.started: Counter[str] = Counter()
         self.most_workspaces = 0
+        #: The token that its reports are signed with, and how often it was renewed.
+        self.node_key: tuple[str, int] = (order.agent["callback_token"], 0)
         self._service = service
         self._planner = planner
 
@@ -105,7 +107,8 @@ class FakeAgent:
             return 503, _error("capacity")
         self.created[workspace_id] += 1
         self.workspaces[workspace_id] = {
-            "fence": order["fence"], "content": content, "token": order["callback_token"], "status": "creating",
+            "fence": order["fence"], "content": content, "token": order["callback_token"],
+            "generation": 0, "status": "creating",
             "error": None,
         }  # fmt: skip
         self.most_workspaces = max(self.most_workspaces, len(self.workspaces))
@@ -163,12 +166,21 @@ class FakeAgent:
         if not self.alive:
             return
         if self.plan.beating:
-            caller = self._service.accounts.authenticate(self.order.agent["callback_token"], "node")
+            caller = self._service.accounts.authenticate(self.node_key[0], "node")
             try:
-                self._service.callbacks.node_heartbeat(caller, self.order.node_id, self.beat())
+                self.take_tokens(self._service.callbacks.node_heartbeat(caller, self.order.node_id, self.beat()))
             except Gone:
                 return
         self._planner.after(self.order.agent["heartbeat_interval_s"], self.boot)
+
+    def take_tokens(self, answer: Mapping[str, Any]) -> None:
+        """Use what a heartbeat's answer renews from now on."""
+        renewed = answer["callback_token"]
+        if renewed is not None:
+            self.node_key = (renewed["token"], renewed["generation"])
+        for workspace_id, token in answer["workspace_tokens"].items():
+            if workspace_id in self.workspaces:
+                self.workspaces[workspace_id] |= token
 
     def beat(self) -> dict[str, Any]:
         """A heartbeat as it arrives."""

@@ -118,7 +118,7 @@ class World:
         age_s: float = 0.0,
         **other: Any,
     ) -> TestResponse:
-        """A request as an agent makes it, ``age_s`` seconds ago. ``other``: in what the signed request was another, and ``key``."""
+        """A request as an agent makes it, ``age_s`` seconds ago. ``other``: in what another one was signed, and ``key``."""
         content = json_module.dumps(body).encode()
         what = {"method": "POST", "target": path, "body": content, "now": self.service.now() - age_s}
         what |= {"body" if name == "signed_body" else name: value for name, value in other.items() if name != "key"}

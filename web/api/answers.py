@@ -174,6 +174,8 @@ class NodeSchema(Schema):
     live_workspaces = fields.Integer()
     price_per_hour = fields.Float()
     cost = fields.Float(metadata={"description": "so far, from the purchase on, in the currency of the price"})
+    boot_stage = _text("how far its server's first boot was seen: booted, agent_fetched, agent_started", none=True)
+    boot_stage_at = _time()
     unreachable_since = _time("its agent has not reported since then")
     address = _text(none=True)
     agent_version = _text(none=True)
@@ -250,7 +252,7 @@ class NextChunkSchema(Schema):
     next = fields.Integer()
 
 
-class NodeStatusSchema(Schema):
-    """The node as the control plane has it."""
+class BootStageSchema(Schema):
+    """How far the first boot of the node's server is."""
 
-    status = _text()
+    stage = _text()

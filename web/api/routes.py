@@ -81,7 +81,8 @@ class Routes:
         rule: str,
         *,
         guard: Guard,
-        answers: Mapping[int, type[ma.Schema]],
+        answers: Mapping[int, type[ma.Schema] | Mapping[str, Any]],
+        content_type: str | None = None,
         body: type[ma.Schema] | None = None,
         query: type[ma.Schema] | None = None,
         refusals: Mapping[int, str] | None = None,
@@ -90,7 +91,8 @@ class Routes:
         """Register the view for ``method`` on ``rule``. It is given the loaded body or query, then the ids of the path.
 
         ``answers``: schema of each success status; the first is the default one, and what a view returns is dumped by
-        its schema, so that nothing leaves that the document doesn't name. ``refusals``: status -> when it comes.
+        its schema, so that nothing leaves that the document doesn't name; a mapping only describes what a view answers
+        as a response of its own, of ``content_type``. ``refusals``: status -> when it comes.
         """
 
         def decorator(view: F) -> F:
@@ -101,7 +103,7 @@ class Routes:
                 wrapped = blueprint.arguments(body, required=_required(body))(wrapped)
             if query is not None:
                 wrapped = blueprint.arguments(query, location="query")(wrapped)
-            wrapped = blueprint.response(status, schema)(wrapped)
+            wrapped = blueprint.response(status, schema, content_type=content_type)(wrapped)
             for other, its_schema in others:
                 wrapped = blueprint.alt_response(other, schema=its_schema, success=True)(wrapped)
             wrapped = blueprint.doc(**_operation(view, guard, body or query, refusals or {}, doc))(wrapped)

@@ -17,6 +17,7 @@ from taskflow.engine.pipeline import StepContext
 from taskflow.errors import PermanentError
 from taskflow.ids import TaskId, new_node_id, new_run_id, workspace_id_of
 from taskflow.nodes.admission import allocate_effect, situation, wish_of
+from taskflow.nodes.boot import agent_late
 from taskflow.nodes.machine import new_node_run
 from taskflow.nodes.providers.base import AccessRefused, NoCapacity, QuotaReached
 from taskflow.nodes.purchase import guard
@@ -101,6 +102,14 @@ class Placement(TaskSteps):
             return Advance("node_agent_ready")
         return Snooze(self._settings.provision_poll_s)
 
+    def agent_late(self, ctx: StepContext) -> Outcome:
+        """The wait for the agent is over: what the node's row says by now counts; else how far its boot was seen."""
+        outcome = self.wait_for_node(ctx)
+        node = self._node(ctx)
+        if node is None or not isinstance(outcome, Snooze):
+            return outcome
+        raise agent_late(node, self._tools.catalogue.spec(node.provider), ctx)
+
     def create_workspace(self, ctx: StepContext) -> Outcome:
         """Take the slot: the workspace's row, its token and the status are one transaction, or another node is chosen."""
         task = self._task(ctx)
@@ -114,6 +123,7 @@ class Placement(TaskSteps):
                 reserve_workspace_effect(
                     workspace_id=workspace_id, task_id=TaskId(task.id), run=ctx.run,
                     node_id=ctx.results["node_id"], callback_token_hash=hash_token(token), now=ctx.now,
+                    callback_token_expires_at=ctx.now + self._settings.callback_token_s,
                     vcpus=wish.vcpus, memory_mb=wish.memory_mb,
                 ),
                 transition_effect(task.id, "delegated", run_id=ctx.run.id, now=ctx.now),
@@ -147,8 +157,10 @@ class Placement(TaskSteps):
         node = NewNode(
             id=node_id, run=new_node_run(new_run_id(), node_id, ctx.run.owner_id, ctx.now),
             label=self._tools.label_of(node_id), provider=offer.provider, slots=offer.slots,
-            callback_token_hash=hash_token(token), size=offer.size, location=offer.location, vcpus=offer.vcpus,
-            memory_mb=offer.memory_mb, price_per_hour=offer.price_per_hour, wish=wish_of(task).as_dict(),
+            callback_token_hash=hash_token(token),
+            callback_token_expires_at=ctx.now + self._settings.callback_token_s, size=offer.size,
+            location=offer.location, vcpus=offer.vcpus, memory_mb=offer.memory_mb,
+            price_per_hour=offer.price_per_hour, wish=wish_of(task).as_dict(),
             bootstrap_token_hash=(
                 hash_token(self._tools.vault.derive_token("bootstrap", node_id)) if spec.needs_user_data else None
             ),
