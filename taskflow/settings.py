@@ -207,13 +207,19 @@ class Settings:
     stuck_interval_s: float = _setting(60.0, "s", "how often the stuck-task sweep runs")
     outbox_interval_s: float = _setting(5.0, "s", "how often the outbox is drained")
     warm_interval_s: float = _setting(60.0, "s", "how often the backup for expired warm nodes runs")
+    lost_nodes_interval_s: float = _setting(
+        60.0, "s", "how often nodes are looked at whose machine did not look for long, or that have none"
+    )
+    ended_workspaces_interval_s: float = _setting(
+        60.0, "s", "how often workspaces are looked for that outlived their run"
+    )
     share_interval_s: float = _setting(
         15.0, "s", "how often a full provider is looked at for an owner who has more nodes than one who waits"
     )
     orphan_interval_s: float = _setting(
-        3600.0, "s", "how often servers at the providers are compared with nodes, and orphans deleted"
+        3600.0, "s", "how often servers, addresses and volumes are compared with nodes, and orphans deleted"
     )
-    orphan_age_s: float = _setting(3600.0, "s", "a server that no node needs is deleted when it is older than this")
+    orphan_age_s: float = _setting(3600.0, "s", "what no node needs is deleted when it is older than this")
     error_nodes_interval_s: float = _setting(
         300.0, "s", "how often nodes in status error are looked at, to try their destruction again"
     )
@@ -259,6 +265,8 @@ class Settings:
             "stuck_tasks": self.stuck_interval_s,
             "outbox": self.outbox_interval_s,
             "warm_nodes": self.warm_interval_s,
+            "lost_nodes": self.lost_nodes_interval_s,
+            "stop_ended_workspaces": self.ended_workspaces_interval_s,
             "share_nodes": self.share_interval_s,
             "delete_orphans": self.orphan_interval_s,
             "retry_error_nodes": self.error_nodes_interval_s,

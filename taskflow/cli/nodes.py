@@ -56,9 +56,9 @@ def destroy(node_id: str, reason: str | None, as_json: bool) -> int:
 @nodes.command()
 @json_option
 def audit(as_json: bool) -> int:
-    """Compare nodes with the servers that the providers list, and say what each difference costs. Changes nothing.
+    """Compare nodes with the servers, addresses and volumes that the providers list, and say what each difference costs.
 
-    Ends with 1 when there is a difference, or when a provider could not be asked.
+    Changes nothing. Ends with 1 when there is a difference, or when a provider could not be asked.
     """
     with database_app() as app:
         found = app.service.providers.audit()
@@ -68,7 +68,7 @@ def audit(as_json: bool) -> int:
         rows = [
             (
                 one["kind"], one["provider"], one["label"], one["server_id"], render.duration(one["age_s"]),
-                f"{one['price_per_hour']:g}", one["says"],
+                "?" if one["price_per_hour"] is None else f"{one['price_per_hour']:g}", one["says"],
             )
             for one in found["differences"]
         ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Row
 
-from taskflow.db.events import open_promises, settle_promise
+from taskflow.db.events import count_resting_promises, open_promises, settle_promise
 from taskflow.db.providers import PROVIDER_CHANGED
 from taskflow.db.session import Database
 from taskflow.db.waiting import best_ranks
@@ -48,8 +48,10 @@ def drain_outbox(
     """Handle what is due, at most ``limit`` rows. A row is done only when its consumer returned: at least once."""
     with database.read() as tx:
         rows = open_promises(tx, now(), limit)
-    errors = sum(0 if _handle(database, handlers, row, now) else 1 for row in rows)
-    return {"handled": len(rows) - errors, "errors": errors}
+    failed = sum(0 if _handle(database, handlers, row, now) else 1 for row in rows)
+    with database.read() as tx:
+        resting = count_resting_promises(tx, now())
+    return {"done": len(rows) - failed, "failed": failed, "skipped": resting - failed}
 
 
 def _handle(database: Database, handlers: Mapping[str, Consumer], row: Row[Any], now: Callable[[], float]) -> bool:

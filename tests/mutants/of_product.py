@@ -193,6 +193,35 @@ _TASK = (
         ("tests/nodes/test_admission.py",),
     ),
     Mutant(
+        "failing-items-fill-the-page", "items that always fail keep all the others from their turn",
+        (Edit("taskflow/sweeps/items.py", "self.memory.after(of), ~rests)", "self.memory.after(of))"),),
+        ("tests/db/test_sweep_items.py",),
+    ),
+    Mutant(
+        "sweep-that-does-nothing-succeeds", "a sweep that fails at all its items looks well",
+        (Edit(
+            "taskflow/sweeps/ledger.py", "    if is_degraded(result) and not result.get(\"done\"):\n", "    if False:\n",
+        ),),
+        ("tests/db/test_sweep_items.py",),
+    ),
+    Mutant(
+        "leftovers-of-the-living", "a node's workspace is deleted there while its run still needs it",
+        (Edit(
+            "taskflow/sweeps/stop_ended_workspaces.py",
+            "        if workspace.released_at is None or workspace.run_finished_at is None:\n            return False\n"
+            "        # A", "        # A",
+        ),),
+        ("tests/db/test_node_sweeps.py",),
+    ),
+    Mutant(
+        "orphan-without-the-mark", "a server that somebody took over is deleted",
+        (Edit(
+            "taskflow/sweeps/delete_orphans.py", "(again.server_id, again.label, again.mark) != (server_id, orphan.label, "
+            "orphan.mark)", "(again.server_id, again.label) != (server_id, orphan.label)",
+        ),),
+        ("tests/nodes/test_audit.py",),
+    ),
+    Mutant(
         "outbox-forgets-failures", "a promise whose consumer failed counts as kept",
         (Edit(
             "taskflow/sweeps/drain_outbox.py",

@@ -16,7 +16,7 @@ import requests
 from requests.auth import AuthBase
 
 from taskflow.errors import OutcomeUnknown, PermanentError
-from taskflow.nodes.providers.base import NoCapacity, NodeOrder, Server
+from taskflow.nodes.providers.base import Leftover, NoCapacity, NodeOrder, Server
 from taskflow.service import Service
 from tests.support.fake_agent import FakeAgent, Plan
 from tests.support.virtual import Planner
@@ -91,6 +91,14 @@ class FakeProvider:
         self.states[server_id] = "destroyed"
         if server_id in self.agents:
             self.agents[server_id].alive = False
+        return True
+
+    def leftovers(self) -> list[Leftover]:
+        """None."""
+        return []
+
+    def release(self, leftover: Leftover) -> bool:
+        """There is nothing to give up."""
         return True
 
     def check(self) -> str:
