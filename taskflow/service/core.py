@@ -21,6 +21,7 @@ from taskflow.nodes.machine import again
 from taskflow.service.accounts import Accounts, Caller
 from taskflow.service.admission import Admission
 from taskflow.service.callbacks import Callbacks
+from taskflow.service.events import Events
 from taskflow.service.explain import Explain
 from taskflow.service.health import Health
 from taskflow.service.providers import Providers
@@ -32,7 +33,7 @@ from taskflow.vault import Vault
 
 
 class Service:
-    """The verbs: ``accounts``, ``tasks``, ``callbacks``, ``providers``, ``explain``, ``health``, and those about nodes."""
+    """The verbs: ``accounts``, ``tasks``, ``events``, ``callbacks``, ``providers``, ``explain``, ``health``; those on nodes."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class Service:
         self.now = StoreClock(control, clock).now
         self.accounts = Accounts(database, clock)
         self.tasks = Tasks(database, control, ringer, vault, pipelines, settings, self.now, Admission(settings, clock))
+        self.events = Events(database)
         self.callbacks = Callbacks(database, ringer, tools, self.now)
         self.providers = Providers(database, tools, self.now)
         self.explain = Explain(database, control, pipelines, settings, self.now)
