@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Connection, Row, bindparam, case, func, literal_column, select, text, tuple_
+from sqlalchemy.exc import SQLAlchemyError
 
 from taskflow.db.models import Event
-from taskflow.db.session import Database, is_postgresql
+from taskflow.db.session import Database, database_failure, is_postgresql
 
 
 class Position(NamedTuple):
@@ -87,7 +88,10 @@ class CommitWatch:
 
     def changed(self) -> bool:
         """Whether there may be news. Raises ``InfrastructureError``."""
-        seen, self._seen = self._seen, self._look()
+        try:
+            seen, self._seen = self._seen, self._look()
+        except SQLAlchemyError as error:
+            raise database_failure(error) from error
         return bool(seen != self._seen)
 
     def close(self) -> None:

@@ -67,8 +67,9 @@ class Accounts:
         """Whether the token of ``caller`` is still good: neither revoked nor expired since it was checked."""
         with self._database.read() as tx:
             row = tx.execute(_LIVE, {"of_token": caller.token_id}).first()
-        live = row is not None and row.revoked_at is None
-        return live and (row.expires_at is None or row.expires_at > self._clock.now())
+        if row is None or row.revoked_at is not None:
+            return False
+        return row.expires_at is None or bool(row.expires_at > self._clock.now())
 
     def create_token(self, *, owner: str = DEFAULT_OWNER, name: str, expires_s: float | None = None) -> dict[str, Any]:
         """A new API token of the owner called ``owner``, who is made when new. The token itself is shown only here."""

@@ -33,7 +33,7 @@ from taskflow.vault import Vault
 
 
 class Service:
-    """The verbs: ``accounts``, ``tasks``, ``events``, ``callbacks``, ``providers``, ``explain``, ``health``; those on nodes."""
+    """The verbs: ``accounts``, ``tasks``, ``events``, ``callbacks``, ``providers``, ``explain``, ``health``; on nodes."""
 
     def __init__(
         self,

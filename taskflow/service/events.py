@@ -50,6 +50,13 @@ class Events:
         rows = events_after(tx, caller.owner_id, kind, subject_id, after, max(1, min(limit, PAGE_MAX)))
         return [event_view(row) for row in rows]
 
+    def place(self, after: str | None) -> str:
+        """The cursor that ``after`` of ``feed`` stands for. Raises ``UsageError``."""
+        if after != NOW:
+            return _encode(BEGINNING if after is None else _decode(after))
+        with self._database.read() as tx:
+            return _encode(feed_end(tx))
+
     def feed(
         self, caller: Caller, *, after: str | None = None, limit: int = 200
     ) -> tuple[Sequence[dict[str, Any]], str]:
@@ -58,10 +65,10 @@ class Events:
         ``after``: a cursor; None: from the beginning; ``now``: only what comes from now on. Raises ``UsageError`` for any
         other text.
         """
+        place = _decode(self.place(after))
+        if after == NOW:
+            return [], _encode(place)
         with self._database.read() as tx:
-            if after == NOW:
-                return [], _encode(feed_end(tx))
-            place = BEGINNING if after is None else _decode(after)
             rows = feed_after(tx, caller.owner_id, place, max(1, min(limit, PAGE_MAX)))
         next_place = _place(rows[-1]) if rows else place
         return [{**event_view(row), "cursor": _encode(_place(row))} for row in rows], _encode(next_place)
