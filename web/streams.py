@@ -80,6 +80,7 @@ class Streams:
     ) -> Stream:
         """A further stream. Raises ``TooMany`` for the token, ``Overloaded`` when the process has no room."""
         with self._changes:
+            self._look_at_clients()  # who connects again has just closed the stream before
             self._admit(token_id)
             stream = Stream(
                 self, read, token_id, is_live, connection, self._clock, max_s=self._settings.stream_max_s
@@ -92,12 +93,13 @@ class Streams:
 
     def _admit(self, token_id: str) -> None:
         most = self._settings.streams_per_token
-        if sum(stream.token_id == token_id for stream in self._open) >= most:
+        open_ones = [stream for stream in self._open if not stream.cut_off]
+        if sum(stream.token_id == token_id for stream in open_ones) >= most:
             raise TooMany(
                 f"this token has {most} open streams here", code="too_many_streams", retry_after_s=_RETRY_AFTER_S,
                 advice="close one; the setting is TASKFLOW_STREAMS_PER_TOKEN", detail={"streams_per_token": most},
             )  # fmt: skip
-        if self._stopping() or len(self._open) >= self._settings.streams_max:
+        if self._stopping() or len(open_ones) >= self._settings.streams_max:
             raise Overloaded(
                 "there is no room for a further stream here", code="no_room_for_streams", retry_after_s=_RETRY_AFTER_S,
                 advice="ask again, or read pages; the setting is TASKFLOW_STREAMS_MAX",
@@ -120,7 +122,7 @@ class Streams:
         """The thread: as long as there is a stream."""
         watch: Watch | None = None
         pause = threading.Event()
-        while self._look_at_clients():
+        while self._is_needed():
             try:
                 watch = watch or make()
                 changed = watch.changed()
@@ -134,15 +136,19 @@ class Streams:
             pause.wait(POLL_S)
         _close(watch)
 
-    def _look_at_clients(self) -> bool:
-        """Cut off who is gone or stuck, and everybody at a stop; whether there is a stream left to listen for."""
+    def _is_needed(self) -> bool:
+        """Look after the clients; whether there is a stream left to listen for."""
         with self._changes:
-            stopping = self._stopping()
-            for stream in self._open:
-                stream.look(stopping=stopping)
+            self._look_at_clients()
             if not self._open:
                 self._thread = None
             return bool(self._open)
+
+    def _look_at_clients(self) -> None:
+        """Cut off who is gone or stuck, and everybody at a stop."""
+        stopping = self._stopping()
+        for stream in self._open:
+            stream.look(stopping=stopping)
 
 
 def _close(watch: Watch | None) -> None:
