@@ -66,7 +66,7 @@ class Settings:
     host: str = _setting("127.0.0.1", "address", "address the web process listens on")
     port: int = _setting(8750, "port", "port of the web process; 0 = any free one")
     web_processes: int = _setting(
-        2, "count", "processes that answer HTTP; each has 16 threads and uses one core at most"
+        2, "count", "processes that answer HTTP; each has 16 threads or more, and uses one core at most"
     )
     flower_port: int = _setting(8751, "port", "port of the Flower dashboard; 0 = any free one")
     url: str = _setting("", "url", "server the command line talks to; empty = the stack of the data directory")
@@ -194,6 +194,15 @@ class Settings:
         "1/s",
         "requests of one API token to one web process, as a mean of ten seconds; more get 429; 0 = no limit",
     )
+    streams_per_token: int = _setting(
+        10, "count", "open streams of one API token in one web process; one more is refused with 429"
+    )
+    streams_max: int = _setting(
+        8,
+        "count",
+        "open streams of one web process; one more is refused with 503; it has at least twice as many threads",
+    )
+    stream_max_s: float = _setting(600.0, "s", "a stream ends after this, and its client goes on with a new one")
 
     # --- what tasks may name
     repository_local_paths: bool = _setting(

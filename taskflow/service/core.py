@@ -22,6 +22,7 @@ from taskflow.nodes.machine import again
 from taskflow.service.accounts import Accounts, Caller
 from taskflow.service.admission import Admission
 from taskflow.service.callbacks import Callbacks
+from taskflow.service.events import Events
 from taskflow.service.explain import Explain
 from taskflow.service.health import Health
 from taskflow.service.providers import Providers
@@ -34,7 +35,7 @@ from taskflow.vault import Vault
 
 
 class Service:
-    """The verbs: ``accounts``, ``tasks``, ``callbacks``, ``providers``, ``explain``, ``health``, and those about nodes;
+    """The verbs: ``accounts``, ``tasks``, ``events``, ``callbacks``, ``providers``, ``explain``, ``health``, and those about nodes;
     ``signatures`` says who signed a request."""
 
     def __init__(
@@ -56,6 +57,7 @@ class Service:
         self.accounts = Accounts(database, clock)
         self.signatures = Signatures(self.accounts, vault, settings, self.now)
         self.tasks = Tasks(database, control, ringer, vault, pipelines, settings, self.now, Admission(settings, clock))
+        self.events = Events(database)
         self.callbacks = Callbacks(database, ringer, tools, self.now)
         self.providers = Providers(database, tools, self.now)
         self.explain = Explain(database, control, pipelines, settings, self.now, tools.catalogue)

@@ -1,4 +1,4 @@
-"""The verbs on tasks: submit, run, cancel, rerun, list, show, events, logs."""
+"""The verbs on tasks: submit, run, cancel, rerun, list, show, logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from taskflow.addresses import AddressRefused, check_host, repository_host
 from taskflow.db import tasks as task_rows
-from taskflow.db.events import append_event, events_after
+from taskflow.db.events import append_event
 from taskflow.db.models import AgentSession, LogChunk
 from taskflow.db.runs import get_run, insert_run, request_cancel
 from taskflow.db.session import Database
@@ -30,7 +30,7 @@ from taskflow.errors import Conflict, UsageError
 from taskflow.ids import new_run_id, new_task_id
 from taskflow.service.accounts import Caller
 from taskflow.service.admission import Admission
-from taskflow.service.views import event_view, task_summary, task_view
+from taskflow.service.views import task_summary, task_view
 from taskflow.settings import Settings
 from taskflow.vault import Vault
 
@@ -303,13 +303,6 @@ class Tasks:
         page = rows[:limit]
         more = len(rows) > limit
         return [task_summary(row) for row in page], _encode_cursor(page[-1]) if more else None
-
-    def events(self, caller: Caller, task_id: str, *, after: int = 0, limit: int = 200) -> Sequence[dict[str, Any]]:
-        """Events of a task with ``seq`` greater than ``after``, in order."""
-        with self._database.read() as tx:
-            task_rows.get_task(tx, caller.owner_id, task_id)
-            rows = events_after(tx, caller.owner_id, "task", task_id, after, max(1, min(limit, 1000)))
-            return [event_view(row) for row in rows]
 
     def logs(
         self, caller: Caller, task_id: str, *, after: int = 0, limit: int = 100, run_id: str | None = None

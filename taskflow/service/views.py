@@ -70,6 +70,8 @@ def task_summary(row: Row[Any]) -> dict[str, Any]:
 def event_view(row: Row[Any]) -> dict[str, Any]:
     """One event of a history."""
     return {
+        "subject_kind": row.subject_kind,
+        "subject_id": row.subject_id,
         "seq": row.seq,
         "kind": row.kind,
         "step": row.step,

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from taskflow.bootstrap import App, bootstrap
-from taskflow.db import events, nodes, providers, tasks, tokens, waiting, workspaces
+from taskflow.db import events, feed, nodes, providers, tasks, tokens, waiting, workspaces
 from taskflow.db.runs import get_run, record_signal
 from taskflow.engine.store import Change
 from taskflow.settings import Settings
@@ -187,6 +187,10 @@ HOT: dict[str, Callable[[Big], Any]] = {
     "prune": lambda big: prune(big.app.database, now=100.0, keep_s=50.0, limit=5),
     "prune the history": lambda big: prune_history(big.app.database, now=100.0, keep_s=90.0, limit=5),
     "events after": _in_tx(lambda tx: events.events_after(tx, "o", "task", "task-7", 1, 100)),
+    "a page of the feed": _in_tx(lambda tx: feed.feed_after(tx, "o", feed.Position(5, 5), 100)),
+    "the first page of the feed": _in_tx(lambda tx: feed.feed_after(tx, "p", feed.BEGINNING, 100)),
+    "the end of the feed": _in_tx(lambda tx: feed.feed_end(tx)),
+    "events after a restore": _in_tx(lambda tx: feed.settle_restored(tx)),
     "append an event": _in_tx(lambda tx: events.append_event(
         tx, owner_id="o", subject_kind="task", subject_id="task-7", kind="k", actor="a", at=1.0)),
     "first page of tasks": _in_tx(lambda tx: tasks.list_tasks(tx, "o", limit=50)),

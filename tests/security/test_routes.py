@@ -41,6 +41,8 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/api/tasks/<task_id>/rerun"): _API,
     ("GET", "/api/tasks/<task_id>/events"): _API,
     ("GET", "/api/tasks/<task_id>/logs"): _API,
+    ("GET", "/api/events"): _LIST,
+    ("GET", "/api/nodes/<node_id>/events"): _API,
     ("GET", "/api/tasks/<task_id>/why"): _API,
     ("GET", "/api/nodes"): _LIST,
     ("GET", "/api/nodes/<node_id>"): _API,

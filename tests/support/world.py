@@ -200,7 +200,7 @@ class World:
 
     def events(self, task_id: str) -> list[dict[str, Any]]:
         """The task's history."""
-        return list(self.service.tasks.events(self.caller, task_id, limit=1000))
+        return list(self.service.events.of_task(self.caller, task_id, limit=1000))
 
     def statuses(self, task_id: str) -> list[str]:
         """The statuses it went through."""

@@ -104,8 +104,10 @@ class TaskPageSchema(Schema):
 
 
 class EventSchema(Schema):
-    """Something that happened to a task. ``seq`` has no gap."""
+    """Something that happened. ``seq`` numbers the events of one subject without a gap."""
 
+    subject_kind = _text("task or node")
+    subject_id = _text()
     seq = fields.Integer()
     kind = _text()
     step = _text(none=True)
@@ -120,6 +122,19 @@ class EventListSchema(Schema):
 
     events = fields.List(fields.Nested(EventSchema))
     next = fields.Integer(metadata={"description": "the next `after`"})
+
+
+class FeedEventSchema(EventSchema):
+    """An event among those of everything."""
+
+    cursor = _text("its place; has no meaning but as `after`")
+
+
+class FeedPageSchema(Schema):
+    """Events of everything, in order."""
+
+    events = fields.List(fields.Nested(FeedEventSchema))
+    next = _text("the next `after`")
 
 
 class StoredLogChunkSchema(Schema):

@@ -17,6 +17,7 @@ from taskflow.errors import UsageError
 from web.auth import API, PUBLIC, Guard, guarded
 from web.context import read_body
 from web.errors import InvalidRequest
+from web.streams import MIMETYPE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,6 +87,7 @@ class Routes:
         body: type[ma.Schema] | None = None,
         query: type[ma.Schema] | None = None,
         refusals: Mapping[int, str] | None = None,
+        streamed: str | None = None,
         **doc: Any,
     ) -> Callable[[F], F]:
         """Register the view for ``method`` on ``rule``. It is given the loaded body or query, then the ids of the path.
@@ -93,6 +95,7 @@ class Routes:
         ``answers``: schema of each success status; the first is the default one, and what a view returns is dumped by
         its schema, so that nothing leaves that the document doesn't name; a mapping only describes what a view answers
         as a response of its own, of ``content_type``. ``refusals``: status -> when it comes.
+        ``streamed``: what is sent to who accepts text/event-stream instead.
         """
 
         def decorator(view: F) -> F:
@@ -107,6 +110,8 @@ class Routes:
             for other, its_schema in others:
                 wrapped = blueprint.alt_response(other, schema=its_schema, success=True)(wrapped)
             wrapped = blueprint.doc(**_operation(view, guard, body or query, refusals or {}, doc))(wrapped)
+            if streamed is not None:
+                wrapped = blueprint.doc(responses={status: _stream(streamed)})(wrapped)
             # The names of statuses are not the same in every Python; ours are in ``refusals``.
             wrapped._apidoc.get("arguments", {}).pop("responses", None)
             blueprint.route(rule, methods=[method])(guarded(guard)(wrapped))
@@ -140,3 +145,7 @@ def _operation(
 
 def _refusal(text: str) -> dict[str, Any]:
     return {"description": text, "content": {"application/json": {"schema": "ErrorBody"}}}
+
+
+def _stream(text: str) -> dict[str, Any]:
+    return {"content": {MIMETYPE: {"schema": {"type": "string", "description": text}}}}

@@ -12,7 +12,7 @@ ENTRIES_MAX = 100
 LABELS_MAX = 50
 COMMAND_MAX = 1000
 #: Ends of what every database here holds in an integer column.
-_NUMBER_MAX = 2**31 - 1
+NUMBER_MAX = 2**31 - 1
 
 
 class Flag(fields.Boolean):
@@ -134,7 +134,7 @@ def _page_size(default: int, most: int) -> fields.Integer:
 def _after() -> fields.Integer:
     return fields.Integer(
         load_default=0,
-        validate=validate.Range(0, _NUMBER_MAX),
+        validate=validate.Range(0, NUMBER_MAX),
         metadata={"description": "the last number that was seen; the answer's `next` goes on there"},
     )
 
@@ -159,6 +159,19 @@ class EventQuerySchema(Schema):
     """Which events."""
 
     after = _after()
+    limit = _page_size(200, 1000)
+
+
+class FeedQuerySchema(Schema):
+    """Which events of everything."""
+
+    after = fields.String(
+        load_default=None,
+        validate=validate.Length(1, 100),
+        metadata={
+            "description": "the last cursor that was seen; default: from the beginning; `now`: only what comes from now on"
+        },
+    )
     limit = _page_size(200, 1000)
 
 

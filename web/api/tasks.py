@@ -8,7 +8,8 @@ from typing import Any
 from flask import Response, request
 from marshmallow import ValidationError
 
-from web.api import answers, schemas, texts
+from web import streams
+from web.api import answers, following, schemas, texts
 from web.api.routes import Routes
 from web.auth import API, caller
 from web.door import service
@@ -127,32 +128,23 @@ def rerun_task(_body: dict[str, Any], task_id: str) -> dict[str, Any]:
 
 @routes.add(
     "GET",
-    f"{_TASK}/events",
-    guard=API,
-    query=schemas.EventQuerySchema,
-    answers={200: answers.EventListSchema},
-    refusals={404: _NO_TASK},
-)
-def list_events(query: dict[str, Any], task_id: str) -> dict[str, Any]:
-    """List what happened to a task, in order."""
-    events = service().tasks.events(caller(), task_id, after=query["after"], limit=query["limit"])
-    return {"events": events, "next": events[-1]["seq"] if events else query["after"]}
-
-
-@routes.add(
-    "GET",
     f"{_TASK}/logs",
     guard=API,
     query=schemas.LogQuerySchema,
     answers={200: answers.LogPageSchema},
-    refusals={404: _NO_TASK},
+    refusals={404: _NO_TASK, 503: "no room for a further stream; see `Retry-After`"},
+    streamed="`log` for each piece: `id` is its number, `data` `{number, text}`; `end` once the command is over and all"
+    " was sent, with what is left of a character that was cut off",
+    parameters=[following.PARAMETER],
 )
 def get_logs(query: dict[str, Any], task_id: str) -> dict[str, Any] | Response:
-    """Read the output of a task's command.
+    """Read or follow the output of a task's command.
 
     With `Accept: text/plain` the answer is the bytes themselves, and the headers `X-Log-Next` and `X-Log-Ended` say
     what `next` and `ended` say otherwise.
     """
+    if streams.wanted():
+        return _follow_logs(query, task_id)
     found = service().tasks.logs(caller(), task_id, after=query["after"], limit=query["limit"], run_id=query["run_id"])
     if request.accept_mimetypes.best_match(("application/json", "text/plain")) != "text/plain":
         return found
@@ -161,6 +153,19 @@ def get_logs(query: dict[str, Any], task_id: str) -> dict[str, Any] | Response:
     response.headers["X-Log-Next"] = str(found["next"])
     response.headers["X-Log-Ended"] = "true" if found["ended"] else "false"
     return response
+
+
+def _follow_logs(query: dict[str, Any], task_id: str) -> Response:
+    served, who = service(), caller()
+    # One run to its end, also when the task is run again meanwhile; a draft has none yet.
+    run_id = query["run_id"] or served.tasks.get(who, task_id)["run_id"]
+
+    def page(after: int, limit: int) -> dict[str, Any]:
+        return served.tasks.logs(who, task_id, after=after, limit=limit, run_id=run_id)
+
+    begins = following.number_after(query["after"])
+    page(begins, 1)  # what does not exist is said with a status, which a stream has sent when it begins
+    return streams.stream(following.LogSource(page, begins))
 
 
 @routes.add("GET", f"{_TASK}/why", guard=API, answers={200: answers.WhySchema}, refusals={404: _NO_TASK})
