@@ -35,8 +35,8 @@ from taskflow.vault import Vault
 
 
 class Service:
-    """The verbs: ``accounts``, ``tasks``, ``events``, ``callbacks``, ``providers``, ``explain``, ``health``, and those about nodes;
-    ``signatures`` says who signed a request."""
+    """The verbs: ``accounts``, ``tasks``, ``events``, ``callbacks``, ``providers``, ``explain``, ``health``, and those
+    about nodes; ``signatures`` says who signed a request."""
 
     def __init__(
         self,

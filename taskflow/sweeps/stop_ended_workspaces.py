@@ -73,7 +73,7 @@ class EndedWorkspaces:
         if workspace is None or workspace.released_at is not None or workspace.run_finished_at is None:
             return False
         if node is not None and node.destroyed_at is None and node.address is not None:
-            self.tools.agent(node).delete_workspace(workspace.id, workspace.run_rev + 1)
+            self.tools.agent(node, now()).delete_workspace(workspace.id, workspace.run_rev + 1)
         self.ringer.ring(self.tools.database.write(lambda tx: self._released(tx, workspace, now())))
         return True
 
@@ -131,7 +131,7 @@ class EndedWorkspaces:
         if node is None or node.destroyed_at is not None or workspace_id not in self._left_on(node):
             return False
         fence = LAST_FENCE if workspace is None else workspace.run_rev + 1
-        self.tools.agent(node).delete_workspace(workspace_id, fence)
+        self.tools.agent(node, now()).delete_workspace(workspace_id, fence)
 
         def note(tx: Connection) -> None:
             get_run(tx, node.run_id, lock=True)

@@ -17,16 +17,8 @@ def register(app: Flask) -> None:
     api.ERROR_SCHEMA = ErrorBodySchema
     api.init_app(app)
     document.describe_tokens(api.spec)
-    for routes in (
-        tasks.routes,
-        events.routes,
-        nodes.routes,
-        providers.routes,
-        agent.routes,
-        health.routes,
-        document.routes,
-    ):
-        api.register_blueprint(routes.blueprint)
+    for part in (tasks, events, nodes, providers, agent, health, document):
+        api.register_blueprint(part.routes.blueprint)
     for routes in (callbacks.node_routes, callbacks.workspace_routes):
         api.register_blueprint(routes.blueprint)
     app.extensions["taskflow.document"] = api.spec.to_dict()
