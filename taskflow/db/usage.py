@@ -114,11 +114,11 @@ _OF_OWNER = Node.owner_id == bindparam("of_owner")
 _BEGAN = func.coalesce(Node.bought_at, case((Node.server_id.is_not(None), Node.created_at)))
 _ENDED = func.coalesce(Node.destroyed_at, _UNTIL)
 _NODE_IN_TIME = and_(
-    _BEGAN.is_not(None), _BEGAN < _UNTIL, or_(Node.destroyed_at.is_(None), Node.destroyed_at > _SINCE)
+    _SINCE < _UNTIL, _BEGAN.is_not(None), _BEGAN < _UNTIL, or_(Node.destroyed_at.is_(None), Node.destroyed_at > _SINCE)
 )  # fmt: skip
 
 
-def _overlap(began: ColumnElement[Any], ended: ColumnElement[Any]) -> ColumnElement[Any]:
+def _overlap(began: Any, ended: ColumnElement[Any]) -> ColumnElement[Any]:
     """Seconds of a stay that lie within the time that is asked about."""
     found = _earlier(ended, _UNTIL) - _later(began, _SINCE)
     return case((found > 0, found), else_=literal(0.0))
