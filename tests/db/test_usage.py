@@ -54,7 +54,7 @@ def test_a_month_is_a_month_of_the_calendar_in_utc(name: str, days: int) -> None
 @pytest.mark.parametrize("name", ["2026-13", "2026", "", "2026-11-01", "november"])
 def test_what_is_no_month_is_refused(name: str) -> None:
     """With the error that the caller expects."""
-    with pytest.raises(ValueError, match="2026|november|time data"):
+    with pytest.raises(ValueError, match=r"does not match format|unconverted data"):
         month_named(name)
 
 

@@ -304,7 +304,7 @@ def test_what_nobody_sells_is_not_ordered(cloud: World, spec: dict[str, Any], er
 
 def test_limits_hold_for_orders_by_hand(cloud: World) -> None:
     """The same as for a task: of the catalogue, of the owner, the budget; nothing half-written stays."""
-    for limit, said in ((dict(nodes_max=0), "0 of 0 nodes"), (dict(nodes_max=None, budget=0.0), "is used up")):
+    for limit, said in (({"nodes_max": 0}, "0 of 0 nodes"), ({"nodes_max": None, "budget": 0.0}, "is used up")):
         _limit(cloud, **limit)
         with pytest.raises(TooMany, match=said):
             cloud.service.nodes.add(cloud.caller, {"provider": "cloud"})
