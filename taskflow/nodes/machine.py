@@ -31,6 +31,8 @@ from taskflow.nodes.selector import Wish
 from taskflow.nodes.user_data import ca_certificates, user_data
 
 NODE_PIPELINE = "node"
+#: The code of a node's error when somebody lets it be destroyed at once, and of the failure of the tasks on it.
+NODE_DESTROYED = "node_destroyed"
 _VERSION = 1
 _DESTROY_POLL_S = 0.5
 #: A heartbeat that is due in a moment is not looked for sooner than this.
@@ -38,11 +40,11 @@ _LOOK_S = 1.0
 _DRAIN_POLL_S = 30.0
 
 
-def new_node_run(run_id: RunId, node_id: NodeId, owner_id: OwnerId | str, now: float) -> RunRow:
-    """The run of a new node, not yet written."""
+def new_node_run(run_id: RunId, node_id: NodeId, owner_id: OwnerId | str, now: float, *, kept: bool = False) -> RunRow:
+    """The run of a new node, not yet written. ``kept``: it stays idle without an end."""
     return RunRow(
         id=run_id, pipeline=NODE_PIPELINE, version=_VERSION, subject_kind="node", subject_id=node_id, number=1,
-        owner_id=owner_id, step="order_server", rev=0, step_entered_at=now,
+        owner_id=owner_id, step="order_server", rev=0, step_entered_at=now, results={"kept": True} if kept else {},
     )  # fmt: skip
 
 
@@ -85,7 +87,7 @@ class NodeMachine:
                     "await_agent", self.await_agent, limit_s=settings.agent_ready_timeout_s, expired=self.agent_late
                 ),
                 Step("active", self.active),
-                Step("warm", self.warm, limit_s=settings.node_warm_s, expired=self.warm_expired),
+                Step("warm", self.warm, limit_s=self._warm_limit, expired=self.warm_expired),
                 Step("drain", self.drain, max_attempts=0),
                 Step("destroy_server", self.destroy_server, max_attempts=0),
             ),
@@ -181,7 +183,7 @@ class NodeMachine:
         self._take_changes(ctx)
         self._must_live(node, ctx.now)
         if node.live_workspaces == 0:
-            warm_until = ctx.now + self._tools.settings.node_warm_s
+            warm_until = None if node.kept else ctx.now + self._tools.settings.node_warm_s
             return Advance(
                 "warm",
                 effects=(self._to(ctx, "warm", idle=True, warm_until=warm_until),),
@@ -198,6 +200,9 @@ class NodeMachine:
             return Advance("active")
         self._must_live(node, ctx.now)
         return self._look_again(ctx, node)
+
+    def _warm_limit(self, run: RunRow) -> float | None:
+        return None if run.results.get("kept") else self._tools.settings.node_warm_s
 
     def warm_expired(self, ctx: StepContext) -> Outcome:
         """Nobody claimed it in time: drain, unless a claim comes first (then it is refused and the node goes on)."""
@@ -216,6 +221,8 @@ class NodeMachine:
         self._take_changes(ctx)
         if node.live_workspaces == 0:
             return Advance(ctx.next_step)
+        if _at_once(node):
+            return Advance(ctx.next_step, reason=node.error["message"])
         if self._tools.liveness(node, ctx.now) is Liveness.DEAD:
             return Advance(ctx.next_step, reason="the node is gone")
         return AwaitSignal(WORKSPACE_CHANGED, poll_s=_DRAIN_POLL_S)
@@ -342,3 +349,8 @@ class NodeMachine:
     def _take_changes(self, ctx: StepContext) -> None:
         while ctx.take(WORKSPACE_CHANGED) is not None:
             pass
+
+
+def _at_once(node: Row[Any]) -> bool:
+    """Whether somebody lets it be destroyed with what lives on it."""
+    return bool((node.error or {}).get("code") == NODE_DESTROYED)

@@ -115,6 +115,8 @@ class Explain:
         if pipeline is None or run.version > pipeline.version:
             return f"its state was written by a newer release (version {run.version}); a newer worker will take it up"
         said = _DOING.get(run.step, f"it is at {run.step}")
+        if run.step == "waiting_for_capacity" and (task.placement or {}).get("reason"):
+            said += f": {task.placement['reason']}"
         if run.cancel_requested_at is not None and run.step not in pipeline.closing:
             said = "a cancel was requested; the runner acts on it at its next look"
         elif task.status in TERMINAL:
@@ -139,6 +141,8 @@ class Explain:
             return "it goes on when this is done"
         if pipeline is not None and run.step in pipeline.closing:
             return "then it gives up: the run ends, and the workspace may still be on the node"
+        if run.step == "waiting_for_capacity":
+            return "then it fails with the reason why it waits"
         if step.expired is not None and run.step != "node_agent_ready":
             return "then the node is asked once; if that does not help, the step fails, and cleanup begins"
         return "then the step fails, and cleanup begins"

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row
 from taskflow.db.events import count_resting_promises, open_promises, settle_promise
 from taskflow.db.providers import PROVIDER_CHANGED
 from taskflow.db.session import Database
+from taskflow.db.usage import LIMITS_CHANGED
 from taskflow.db.waiting import best_ranks
 from taskflow.engine.alarms import Ringer
 from taskflow.ids import RunId
@@ -33,13 +34,21 @@ def sell_again(tools: StepTools, ringer: Ringer, now: Callable[[], float], paylo
         ringer.ring(tools.database.write(partial(_allocated, tools, owner_id, now())))
 
 
+def look_again(tools: StepTools, ringer: Ringer, now: Callable[[], float], payload: Mapping[str, Any]) -> None:
+    """The limits of an owner were changed: perhaps there is room for those of theirs who wait."""
+    ringer.ring(tools.database.write(partial(_allocated, tools, payload["owner_id"], now())))
+
+
 def _allocated(tools: StepTools, owner_id: str, now: float, tx: Connection) -> list[RunId]:
     return list(allocate_effect(tools, owner_id, now)(tx) or ())
 
 
 def consumers(tools: StepTools, ringer: Ringer, now: Callable[[], float]) -> dict[str, Consumer]:
     """Who consumes which kind."""
-    return {PROVIDER_CHANGED: partial(sell_again, tools, ringer, now)}
+    return {
+        PROVIDER_CHANGED: partial(sell_again, tools, ringer, now),
+        LIMITS_CHANGED: partial(look_again, tools, ringer, now),
+    }
 
 
 def drain_outbox(

@@ -312,7 +312,7 @@ def test_a_node_in_error_is_destroyed_once_its_provider_lets_it(world: World, mo
 
     with monkeypatch.context() as broken:
         broken.setattr(world.provider, "destroy", refused)
-        world.service.destroy_node(world.caller, world.node().id)
+        world.service.nodes.drain(world.caller, world.node().id)
         world.node_is("error")
         assert world.app.sweep("retry_error_nodes") == {"in_error": 1, "done": 0, "failed": 0, "skipped": 0}
         world.run_for(601.0)

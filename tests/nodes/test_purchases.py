@@ -195,7 +195,7 @@ def test_a_node_given_up_during_its_purchase_leaves_no_server(cloud: World) -> N
     cloud.provider.lose_answers, cloud.provider.lag_s = 1, 40.0
     task = cloud.submit(resources=CLOUD)
     cloud.run_until(lambda: cloud.provider.bought, "it was bought")
-    cloud.service.destroy_node(cloud.caller, cloud.node().id)
+    cloud.service.nodes.drain(cloud.caller, cloud.node().id)
     cloud.cancel(task["id"])
     cloud.node_is("destroyed")
     assert cloud.provider.inventory() == []
@@ -206,7 +206,7 @@ def test_a_server_that_is_not_listed_yet_is_not_taken_for_gone(cloud: World) -> 
     cloud.provider.lag_s = 40.0
     task = cloud.submit(resources=CLOUD)
     cloud.run_until(lambda: cloud.node() is not None and cloud.node().server_id, "it was bought")
-    cloud.service.destroy_node(cloud.caller, cloud.node().id)
+    cloud.service.nodes.drain(cloud.caller, cloud.node().id)
     cloud.cancel(task["id"])
     cloud.node_is("destroyed")
     assert cloud.provider.inventory() == []

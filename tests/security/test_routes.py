@@ -45,10 +45,13 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/api/nodes/<node_id>/events"): _API,
     ("GET", "/api/tasks/<task_id>/why"): _API,
     ("GET", "/api/nodes"): _LIST,
+    ("POST", "/api/nodes"): _MAKE,
     ("GET", "/api/nodes/<node_id>"): _API,
     ("GET", "/api/providers"): _LIST,
     ("POST", "/callbacks/nodes/<node_id>/bootstrap"): {**_API, "another_owner": 403},
     ("POST", "/callbacks/nodes/<node_id>/boot/<stage>"): {**_API, "another_owner": 403},
+    ("GET", "/api/usage"): _LIST,
+    ("POST", "/api/nodes/<node_id>/drain"): _API,
     ("POST", "/api/nodes/<node_id>/destroy"): _API,
     ("POST", "/callbacks/nodes/<node_id>/ready"): _NODE,
     ("POST", "/callbacks/nodes/<node_id>/heartbeat"): _NODE,
@@ -58,6 +61,7 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
 }
 BODIES: dict[str, Any] = {
     "/api/tasks": SPEC,
+    "/api/nodes": {"provider": "local"},
     "/callbacks/nodes/<node_id>/bootstrap": {"protocol_version": 1, "claim": "c" * 32},
     "/callbacks/nodes/<node_id>/ready": BEAT,
     "/callbacks/nodes/<node_id>/heartbeat": BEAT,

@@ -109,6 +109,11 @@ class TaskSpecSchema(Schema):
         validate=validate.Length(max=LABELS_MAX),
     )
     priority = fields.Integer(load_default=0, strict=True, validate=validate.Range(-100, 100))
+    project = fields.String(
+        load_default="",
+        validate=texts.project,
+        metadata={"description": "a name of yours: usage and limits are counted by it"},
+    )
     resources = fields.Nested(ResourcesSchema, load_default=None, allow_none=True)
     node_id = fields.String(load_default=None, allow_none=True, validate=texts.identifier)
     allow_node_fallback = Flag(
@@ -121,6 +126,40 @@ class ReasonSchema(Schema):
     """Why somebody stops something; shown in the history."""
 
     reason = fields.String(load_default=None, allow_none=True, validate=[validate.Length(max=1000), texts.plain])
+
+
+class DestroySchema(ReasonSchema):
+    """How a node is let go."""
+
+    force = Flag(
+        load_default=False,
+        metadata={"description": "wait for nothing: the tasks on it fail at once, with the code node_destroyed"},
+    )
+
+
+class NodeSpecSchema(ResourcesSchema):
+    """Which node to order. The first offer of the provider that fits is taken."""
+
+    provider = fields.String(
+        required=True,
+        validate=texts.identifier,
+        metadata={"description": "a provider of this installation's catalogue"},
+    )
+    size = fields.String(
+        validate=[validate.Length(1, 64), texts.plain], metadata={"description": "the provider's word for what it is"}
+    )
+    vcpus = Number(validate=validate.Range(min=0, min_inclusive=False, max=4096))
+    memory_mb = fields.Integer(strict=True, validate=validate.Range(1, 100_000_000))
+
+
+class UsageQuerySchema(Schema):
+    """Which month."""
+
+    month = fields.String(
+        load_default=None,
+        validate=validate.Regexp(r"20\d\d-(0[1-9]|1[0-2])\Z", error="must be like 2026-11"),
+        metadata={"description": "a calendar month in UTC, like 2026-11; default: the present one"},
+    )
 
 
 class NothingSchema(Schema):
@@ -152,6 +191,11 @@ class TaskListQuerySchema(Schema):
         fields.String(validate=validate.Length(max=200)),
         load_default=list,
         metadata={"description": "only tasks in one of these; repeated, or separated by commas"},
+    )
+    project = fields.String(
+        load_default=None,
+        validate=texts.project,
+        metadata={"description": "only tasks of this project; empty: of none"},
     )
 
 

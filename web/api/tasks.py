@@ -6,14 +6,13 @@ import base64
 from typing import Any
 
 from flask import Response, request
-from marshmallow import ValidationError
 
 from web import streams
-from web.api import answers, following, schemas, texts
+from web.api import answers, following, schemas
+from web.api.keys import idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, caller
 from web.door import service
-from web.errors import InvalidRequest
 
 routes = Routes("tasks", "What is to be done, and what became of it")
 
@@ -33,15 +32,7 @@ _Answer = tuple[dict[str, Any], int, dict[str, str]]
         409: "the Idempotency-Key was used with other content",
         503: "a store is not usable, or the installation takes no more tasks; nothing was done, see `Retry-After`",
     },
-    parameters=[
-        {
-            "in": "header",
-            "name": texts.IDEMPOTENCY_HEADER,
-            "description": "a text of yours; a request that repeats it answers with the task that the first one made,"
-            " and the header `Idempotent-Replayed: true`",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 200},
-        }
-    ],
+    parameters=[idempotency_parameter("task")],
 )
 def submit_task(spec: dict[str, Any]) -> _Answer:
     """Submit a task.
@@ -49,11 +40,7 @@ def submit_task(spec: dict[str, Any]) -> _Answer:
     202: it is queued. 201: `start` is false, and it is a draft. `Location` is its address. Submitting again with the
     same `Idempotency-Key` and content makes nothing new.
     """
-    try:
-        key = schemas.check_idempotency_key(request.headers.get(texts.IDEMPOTENCY_HEADER))
-    except ValidationError as error:
-        raise InvalidRequest("the request does not fit", fields=error.messages_dict) from error
-    task, made = service().tasks.submit(caller(), spec, idempotency_key=key)
+    task, made = service().tasks.submit(caller(), spec, idempotency_key=idempotency_key())
     headers = {"Location": f"/api/tasks/{task['id']}"}
     if not made:
         headers["Idempotent-Replayed"] = "true"
@@ -74,7 +61,9 @@ def list_tasks(query: dict[str, Any]) -> dict[str, Any]:
     `next_cursor` goes on after the last one seen: pages neither skip nor repeat while tasks are added.
     """
     statuses = [word.strip() for text in query["status"] for word in text.split(",") if word.strip()]
-    page, cursor = service().tasks.list(caller(), limit=query["limit"], cursor=query["cursor"], statuses=statuses)
+    page, cursor = service().tasks.list(
+        caller(), limit=query["limit"], cursor=query["cursor"], statuses=statuses, project=query["project"]
+    )
     return {"tasks": page, "next_cursor": cursor}
 
 

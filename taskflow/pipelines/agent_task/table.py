@@ -25,7 +25,10 @@ def agent_task_pipeline(tools: StepTools) -> Pipeline:
         version=VERSION,
         steps=(
             Step("node_selection", placement.select_node),
-            Step("waiting_for_capacity", placement.wait_for_capacity, limit_s=s.admission_wait_s),
+            Step(
+                "waiting_for_capacity", placement.wait_for_capacity, limit_s=s.admission_wait_s,
+                expired=placement.wait_expired,
+            ),
             # Entering it is what orders a node.
             Step("node_provisioning", placement.wait_for_node, limit_s=s.provision_timeout_s, guarded=True),
             Step(
