@@ -13,6 +13,7 @@ import signal
 import sys
 from typing import Any
 
+from taskflow.agent.confinement import Confinement
 from taskflow.agent.finish import FinishOrder, finish
 from taskflow.agent.git import JobFailure
 from taskflow.agent.processes import become_subreaper, kill_descendants, set_parent_death_signal
@@ -40,11 +41,14 @@ def main(argv: list[str]) -> int:
     if os.getppid() != int(argv[0]):
         return 143  # the agent ended before the tie was made
     answer: dict[str, Any] | None = None
+    order = json.load(sys.stdin)
+    confinement = order["confinement"] = Confinement.of(order["confinement"])
     try:
-        answer = _perform(json.load(sys.stdin))
+        answer = _perform(order)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         kill_descendants(os.getpid())
+        confinement.end_all()
     json.dump(answer, sys.stdout)
     sys.stdout.flush()
     return 0

@@ -16,6 +16,7 @@ from waitress import create_server
 from taskflow.agent import heartbeat, lifeline
 from taskflow.agent.api import create_app
 from taskflow.agent.ending import Ending
+from taskflow.agent.isolation import Isolation
 from taskflow.agent.jobs import Jobs
 from taskflow.agent.outbox import Outbox
 from taskflow.agent.places import Places, lock_root, private_directory, read_json, read_order, write_json
@@ -60,6 +61,7 @@ class Node:
         self._lock = lock_root(root)
         self._places = Places(root)
         private_directory(root / "workspaces")
+        isolation = Isolation(self._places, isolate=self._order.isolate)
         self._lifeline = str(Path(lifeline_file).resolve()) if lifeline_file else None
         self._ended = Ending()
         self.boot_id = secrets.token_hex(8)
@@ -70,9 +72,11 @@ class Node:
         self._store = Store(self._places.database)
         self._outbox = Outbox(self._store, Wire(control_plane_url))
         jobs = Jobs()
-        self.sessions = Sessions(self._store, self._places, self._outbox, jobs, control_plane_url, self._lifeline)
+        self.sessions = Sessions(
+            self._store, self._places, self._outbox, jobs, control_plane_url, self._lifeline, isolation
+        )
         self.workspaces = Workspaces(
-            self._store, self._places, self._outbox, jobs, self.sessions, Locks(), self._order.slots
+            self._store, self._places, self._outbox, jobs, self.sessions, Locks(), self._order.slots, isolation
         )
         self._heartbeat = heartbeat.Heartbeat(
             Wire(control_plane_url),

@@ -24,6 +24,7 @@ class Order:
     agent_token: str
     slots: int
     heartbeat_interval_s: float
+    isolate: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,22 @@ class Places:
         """The clone: the working directory of the workspace's sessions."""
         return self.workspace(workspace_id) / "repo"
 
+    def clean(self, workspace_id: str) -> Path:
+        """The clone of an isolated workspace that only the agent reaches: fetched into, looked at, pushed from."""
+        return self.workspace(workspace_id) / "clean"
+
+    def home(self, workspace_id: str) -> Path:
+        """The home of an isolated workspace's user."""
+        return self.workspace(workspace_id) / "home"
+
+    def tmp(self, workspace_id: str) -> Path:
+        """The directory for temporary files of an isolated workspace's user."""
+        return self.workspace(workspace_id) / "tmp"
+
+    def confinement(self, workspace_id: str) -> Path:
+        """What holds the workspace's commands: user, limits, control group."""
+        return self.workspace(workspace_id) / "confinement.json"
+
     def session(self, workspace_id: str, session_id: str) -> Path:
         """The shim's directory: lock, output, exit status."""
         return self.workspace(workspace_id) / "sessions" / session_id
@@ -66,6 +83,7 @@ def read_order(root: Path) -> Order:
             agent_token=str(data["agent_token"]),
             slots=int(data["slots"]),
             heartbeat_interval_s=float(data["heartbeat_interval_s"]),
+            isolate=bool(data.get("isolate", False)),
         )
     except OSError as error:
         raise StartRefused(f"cannot read the node's order: {error}") from error

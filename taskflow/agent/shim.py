@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from taskflow.agent import lifeline
+from taskflow.agent.confinement import COMMON, Confinement
 from taskflow.agent.masking import Masker
 from taskflow.agent.places import write_json
 from taskflow.agent.processes import become_subreaper, kill_descendants, set_parent_death_signal, start_ticks
@@ -60,6 +61,7 @@ class Order:
     time_limit_s: float
     log_limit_bytes: int
     lifeline: str | None
+    confinement: Confinement = COMMON
 
 
 class Output:
@@ -128,6 +130,7 @@ class Shim:
         self._verdict: str | None = None  # why we are ending the command; None while it may run
         self._kill_at: float | None = None
         self._started = time.monotonic()
+        self._memory_kills = order.confinement.memory_kills()
 
     def run(self) -> dict[str, Any]:
         """Run the command to its end, whichever that is."""
@@ -138,19 +141,28 @@ class Shim:
             process = self._start()
         except OSError as error:
             return self._not_started(error)
+        except subprocess.SubprocessError as error:  # what is done between fork and exec
+            return self._not_started(OSError(errno.EPERM, f"its user or limits can't be set: {error}"))
         if self._order.lifeline is not None:
             lifeline.watch(Path(self._order.lifeline), self._on_supervisor_gone)
         assert process.stdout is not None
         self._follow(process, process.stdout)
         kill_descendants(os.getpid())
+        self._order.confinement.end_all()
         code = process.wait()
         self._drain(process.stdout)
         outcome = self._verdict or "exited"
-        return self._report(outcome, code if outcome == "exited" else None)
+        report = self._report(outcome, code if outcome == "exited" else None)
+        if code != 0 and self._order.confinement.memory_kills() > self._memory_kills:
+            message = f"{self._order.command[0]}: {self._order.confinement.memory_message()}"
+            report["error"] = {"code": "out_of_memory", "message": message, "phase": "run"}
+        return report
 
     def _start(self) -> subprocess.Popen[bytes]:
         def in_child() -> None:
-            # Should this shim be killed, nobody would enforce limits or know the outcome: the command goes with it.
+            self._order.confinement.enter()
+            # After it: a change of the user clears this. Should the shim be killed, nobody would enforce limits or know
+            # the outcome, so the command goes with it.
             set_parent_death_signal(signal.SIGKILL)
 
         return subprocess.Popen(
@@ -340,7 +352,8 @@ def _say(word: str) -> None:
 def main(argv: list[str]) -> int:
     """Run the shim. Answers ``ok`` or ``taken`` on stdout before the command starts, then lets go of the agent."""
     session_dir = Path(argv[0])
-    order = Order(**json.load(sys.stdin))
+    data = json.load(sys.stdin)
+    order = Order(**{**data, "confinement": Confinement.of(data.get("confinement"))})
     become_subreaper()
     lock = _take_lock(session_dir)
     if lock is None or not _begin(session_dir):

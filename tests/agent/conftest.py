@@ -20,9 +20,15 @@ def control_plane() -> Iterator[FakeControlPlane]:
 
 
 @pytest.fixture
-def rig(tmp_path: Path, control_plane: FakeControlPlane) -> Iterator[AgentRig]:
+def isolate() -> bool:
+    """Whether the node isolates its workspaces. Modules whose guarantees hold either way make a parameter of it."""
+    return False
+
+
+@pytest.fixture
+def rig(tmp_path: Path, control_plane: FakeControlPlane, isolate: bool) -> Iterator[AgentRig]:
     """An agent's directory; the agent is not started yet."""
-    made = AgentRig(tmp_path, control_plane)
+    made = AgentRig(tmp_path, control_plane, isolate=isolate)
     yield made
     made.close()
 

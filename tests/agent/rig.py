@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
 import requests
 
 from taskflow import protocol
 from taskflow.agent.processes import kill_tree
 from tests.agent.control_plane import FakeControlPlane
+from tests.support.passage import let_pass
 from tests.support.waiting import wait_until
 
 AGENT_TOKEN = "agent-token-for-tests"
@@ -24,6 +26,12 @@ NODE_ID = "node-1"
 # Leftovers are found by these ids: two test processes at once must not share them.
 WS = f"ws-{os.getpid()}-1"
 SESSION = f"session-{os.getpid()}-1"
+
+#: Parameters for a fixture ``isolate``.
+BOTH_WAYS = [
+    pytest.param(False, id="shared"),
+    pytest.param(True, id="isolated", marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can isolate")),
+]
 
 
 def git(repo: Path, *arguments: str) -> str:
@@ -47,7 +55,9 @@ def make_origin(path: Path) -> Path:
 class AgentRig:
     """One agent root; the agent can be started, killed and started again."""
 
-    def __init__(self, tmp_path: Path, control_plane: FakeControlPlane, *, slots: int = 2) -> None:
+    def __init__(
+        self, tmp_path: Path, control_plane: FakeControlPlane, *, slots: int = 2, isolate: bool = False
+    ) -> None:
         self.root = tmp_path / "agent"
         self.root.mkdir()
         self.origin = make_origin(tmp_path / "origin")
@@ -65,7 +75,10 @@ class AgentRig:
             "agent_token": AGENT_TOKEN,
             "slots": slots,
             "heartbeat_interval_s": 0.5,
+            "isolate": isolate,
         }
+        if isolate:
+            let_pass(tmp_path)
         (self.root / "order.json").write_text(json.dumps(order))
 
     # --- the process
