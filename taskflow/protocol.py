@@ -76,6 +76,14 @@ class ErrorSchema(_Wire):
     phase = fields.String(load_default=None, allow_none=True)  # clone, branch, setup, start, commit, push, report
 
 
+class LimitsSchema(_Wire):
+    """What all of a workspace together may use; None: nobody said. ``vcpus`` is a share, the others are walls."""
+
+    vcpus = fields.Float(load_default=None, allow_none=True)
+    memory_mb = fields.Integer(load_default=None, allow_none=True)
+    processes = fields.Integer(load_default=None, allow_none=True)
+
+
 class WorkspaceCreateSchema(_Wire):
     """PUT of a workspace. ``callback_token`` is not part of the content that a repeat is compared by."""
 
@@ -89,6 +97,7 @@ class WorkspaceCreateSchema(_Wire):
     env = fields.Dict(keys=fields.String(), values=fields.String(), load_default=dict)
     private_hosts = fields.Boolean(load_default=True)  # whether a repository's host may be a private address
     provision_timeout_s = fields.Float(required=True)
+    limits = fields.Nested(LimitsSchema, load_default=None, allow_none=True)
     callback_token = fields.String(required=True)
 
 

@@ -153,6 +153,8 @@ class Git:
         self._deadline = deadline
         self._confinement = confinement
         self._env = {**env, "GIT_CEILING_DIRECTORIES": str(repo.parent)}
+        if confinement is not None:
+            return  # a workspace's git speaks with no host, and what its configuration says is for itself alone
         if "GIT_SSH_COMMAND" not in env and "GIT_SSH" not in env:
             configured = self.ask("config", "core.sshCommand", cwd=repo.parent).text
             self._env["GIT_SSH_COMMAND"] = f"{configured or 'ssh'} -o BatchMode=yes"

@@ -64,7 +64,7 @@ class Isolation:
             made = self._with_user(workspace_id, made)
             directory.chmod(_PASSAGE)
         write_json(path, dataclasses.asdict(made))
-        if self._cgroups is not None and (self._isolate or given):
+        if self._cgroups is not None and (self._isolate or any(given.values())):
             group = self._cgroups.make(
                 workspace_id, vcpus=made.vcpus, memory_mb=made.memory_mb, processes=made.processes
             )

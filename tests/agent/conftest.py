@@ -9,6 +9,7 @@ import pytest
 
 from tests.agent.control_plane import FakeControlPlane
 from tests.agent.rig import AgentRig
+from tests.support.passage import open_directory
 
 
 @pytest.fixture
@@ -23,6 +24,16 @@ def control_plane() -> Iterator[FakeControlPlane]:
 def isolate() -> bool:
     """Whether the node isolates its workspaces. Modules whose guarantees hold either way make a parameter of it."""
     return False
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path, isolate: bool) -> Iterator[Path]:
+    """pytest's own, except where other users have to reach what is in it."""
+    if not isolate:
+        yield tmp_path
+        return
+    with open_directory() as path:
+        yield path
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import requests
 from taskflow import protocol
 from taskflow.agent.processes import kill_tree
 from tests.agent.control_plane import FakeControlPlane
-from tests.support.passage import let_pass
 from tests.support.waiting import wait_until
 
 AGENT_TOKEN = "agent-token-for-tests"
@@ -69,6 +68,7 @@ class AgentRig:
         self._lifeline: IO[str] | None = None
         self.home = tmp_path / "home"
         self.home.mkdir()
+        self.host_env: dict[str, str] = {}
         order = {
             "node_id": NODE_ID,
             "callback_token": NODE_TOKEN,
@@ -77,8 +77,6 @@ class AgentRig:
             "heartbeat_interval_s": 0.5,
             "isolate": isolate,
         }
-        if isolate:
-            let_pass(tmp_path)
         (self.root / "order.json").write_text(json.dumps(order))
 
     # --- the process
@@ -89,6 +87,7 @@ class AgentRig:
             "HOME": str(self.home),
             "TASKFLOW_DATA_DIR": self.data_dir,
             "TASKFLOW_SECRET_KEY": "stack-secret-key",
+            **self.host_env,
         }
 
     def argv(self, *more: str) -> list[str]:

@@ -1,15 +1,21 @@
-"""Directories of tests that users of workspaces have to pass: pytest keeps its own for its user alone."""
+"""Directories for tests of isolated nodes, whose users have to pass to their workspaces."""
 
 from __future__ import annotations
 
-import os
-import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from taskflow.agent.places import remove_tree
 
-def let_pass(path: Path) -> None:
-    """Let every user pass ``path`` and what is above it, without listing it."""
-    for directory in (path, *path.parents):
-        mode = directory.stat().st_mode
-        if not mode & stat.S_IXOTH and directory.stat().st_uid == os.geteuid():
-            directory.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
+
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """A directory that every user can pass. Not pytest's: each start of pytest closes those of all others."""
+    path = Path(tempfile.mkdtemp(prefix="taskflow-test-", dir="/tmp"))
+    path.chmod(0o711)
+    try:
+        yield path
+    finally:
+        remove_tree(path)
