@@ -212,7 +212,8 @@ class NodeOrderSchema(_Wire):
     signature_age_s = fields.Float(load_default=60.0)
     dead_man_s = fields.Float(load_default=None, allow_none=True)  # None: its sessions outlive every silence
     power_off = fields.Boolean(load_default=False)  # after the dead-man time the machine itself is shut down
-    isolate = fields.Boolean(load_default=False)  # each workspace as a user of its own, where the agent is root
+    isolate = fields.Boolean(load_default=False)  # each workspace as a user of its own, which only root can
+    container_image = fields.String(load_default=None, allow_none=True)  # what its commands run in; None: the machine
 
 
 class HeartbeatAnswerSchema(_Wire):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskflow.agent import cgroups, users
 from taskflow.agent.processes import forbid_new_privileges
 
 OPEN_FILES_MAX = 16_384
@@ -21,7 +20,8 @@ class Confinement:
 
     ``uid`` is its user's and group's number, None the agent's own. ``home`` and ``tmp`` are its own directories.
     ``cgroup`` is the directory of its control group, None where there is none. ``image`` is what its commands run in,
-    by ``engine``, None on the machine itself. ``vcpus`` and ``memory_mb`` are what its task reserved, 0 for nothing.
+    by ``engine`` in a container called ``name``, None on the machine itself. ``vcpus`` and ``memory_mb`` are what its
+    task reserved, 0 for nothing.
     """
 
     uid: int | None = None
@@ -33,6 +33,7 @@ class Confinement:
     cgroup: str | None = None
     engine: str | None = None
     image: str | None = None
+    name: str | None = None
 
     @classmethod
     def of(cls, data: dict[str, Any] | None) -> Confinement:
@@ -57,15 +58,6 @@ class Confinement:
         os.setresgid(self.uid, self.uid, self.uid)
         os.setresuid(self.uid, self.uid, self.uid)
         forbid_new_privileges()
-
-    def end_all(self) -> list[int]:
-        """SIGKILL for all that runs in it, however it hides. Returns what could not be ended.
-
-        Without a control group and a user of its own there is nothing to know them by: the caller ends its descendants.
-        """
-        if self.cgroup is not None:
-            cgroups.kill_all(Path(self.cgroup))
-        return users.end_processes(self.uid) if self.uid is not None else []
 
     def memory_kills(self) -> int:
         """How many of its processes the kernel has ended for lack of reserved memory; 0 where nobody counts."""

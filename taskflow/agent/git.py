@@ -80,6 +80,7 @@ def run(
     phase: str,
     merge: bool = False,
     confinement: Confinement | None = None,
+    stdin: int = subprocess.DEVNULL,
     into: IO[bytes] | None = None,
     into_bytes_max: int = 0,
 ) -> Finished:
@@ -103,7 +104,7 @@ def run(
                 argv,
                 cwd=cwd,
                 env=dict(env),
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=err if merge else into or out,
                 stderr=err,
                 start_new_session=True,  # no terminal to prompt on, and a group of its own

@@ -16,6 +16,8 @@ from typing import Any
 from taskflow.agent import cgroups, users
 from taskflow.agent.cgroups import Cgroups
 from taskflow.agent.confinement import PROCESSES_MAX, Confinement
+from taskflow.agent.containers import find_engine
+from taskflow.agent.killing import end_all
 from taskflow.agent.places import Places, private_directory, read_json, remove_tree, write_json
 from taskflow.agent.problems import StartRefused
 
@@ -28,10 +30,11 @@ _PASSAGE = 0o711
 class Isolation:
     """The confinements of this node's workspaces. Its callers hold the lock of the workspace, or run before any does."""
 
-    def __init__(self, places: Places, *, isolate: bool) -> None:
+    def __init__(self, places: Places, *, isolate: bool, image: str | None = None) -> None:
         """Look what this machine can do. Raises ``StartRefused`` when isolation is ordered and can't be had."""
         self._places = places
         self._isolate = isolate
+        self._image = image
         root = os.geteuid() == 0
         if isolate:
             if not root:
@@ -40,8 +43,13 @@ class Isolation:
                     " agent as root, or order the node without it"
                 )
             _open_passage(places.root)
+        if image is not None and not isolate:
+            raise StartRefused(
+                "the node's order says container_image without isolate: a container needs a user to run as"
+            )
+        self._engine = find_engine(os.environ) if image is not None else None
         self._cgroups = Cgroups.find() if root else None
-        if isolate and self._cgroups is None:
+        if isolate and self._cgroups is None and image is None:
             log.warning(
                 "no control groups (version 2) with memory and pids can be made here: a workspace's memory is not"
                 " limited, its number of processes only by the user's limit"
@@ -60,11 +68,14 @@ class Isolation:
             vcpus=given.get("vcpus") or 0.0,
             memory_mb=given.get("memory_mb") or 0,
         )
+        if self._image is not None:
+            made = dataclasses.replace(made, engine=self._engine, image=self._image, name=f"taskflow-{workspace_id}")
         if self._isolate:
             made = self._with_user(workspace_id, made)
             directory.chmod(_PASSAGE)
         write_json(path, dataclasses.asdict(made))
-        if self._cgroups is not None and (self._isolate or any(given.values())):
+        # A container's limits are its engine's to hold.
+        if self._cgroups is not None and self._image is None and (self._isolate or any(given.values())):
             group = self._cgroups.make(
                 workspace_id, vcpus=made.vcpus, memory_mb=made.memory_mb, processes=made.processes
             )
@@ -78,7 +89,7 @@ class Isolation:
 
     def end(self, workspace_id: str) -> None:
         """End all that runs in the workspace. Raises ``OSError`` when something can't be ended."""
-        if left := self.of(workspace_id).end_all():
+        if left := end_all(self.of(workspace_id)):
             raise OSError(f"workspace {workspace_id}: processes {left} can't be ended")
 
     def release(self, workspace_id: str) -> None:

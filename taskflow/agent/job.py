@@ -16,6 +16,7 @@ from typing import Any
 from taskflow.agent.confinement import Confinement
 from taskflow.agent.finish import FinishOrder, finish
 from taskflow.agent.git import JobFailure
+from taskflow.agent.killing import end_all
 from taskflow.agent.processes import become_subreaper, kill_descendants, set_parent_death_signal
 from taskflow.agent.provision import ProvisionOrder, provision
 
@@ -47,8 +48,8 @@ def main(argv: list[str]) -> int:
         answer = _perform(order)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        end_all(confinement)
         kill_descendants(os.getpid())
-        confinement.end_all()
     json.dump(answer, sys.stdout)
     sys.stdout.flush()
     return 0

@@ -66,6 +66,8 @@ def workspace_env(environ: Mapping[str, str], confinement: Confinement) -> dict[
     assert confinement.tmp is not None
     own = {"HOME": confinement.home, "TMPDIR": confinement.tmp, "SHELL": "/bin/sh"}
     env["PATH"] = os.pathsep.join(entry for entry in env.get("PATH", os.defpath).split(os.pathsep) if _is_open(entry))
+    if confinement.image is not None:
+        del env["PATH"], own["SHELL"]  # an image has its own
     return {**env, **own, "USER": _USER_NAME, "LOGNAME": _USER_NAME}
 
 

@@ -61,7 +61,7 @@ class Node:
         self._lock = lock_root(root)
         self._places = Places(root)
         private_directory(root / "workspaces")
-        isolation = Isolation(self._places, isolate=self._order.isolate)
+        isolation = Isolation(self._places, isolate=self._order.isolate, image=self._order.container_image)
         self._lifeline = str(Path(lifeline_file).resolve()) if lifeline_file else None
         self._ended = Ending()
         self.boot_id = secrets.token_hex(8)

@@ -25,6 +25,7 @@ class Order:
     slots: int
     heartbeat_interval_s: float
     isolate: bool = False
+    container_image: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def read_order(root: Path) -> Order:
             slots=int(data["slots"]),
             heartbeat_interval_s=float(data["heartbeat_interval_s"]),
             isolate=bool(data.get("isolate", False)),
+            container_image=data.get("container_image"),
         )
     except OSError as error:
         raise StartRefused(f"cannot read the node's order: {error}") from error

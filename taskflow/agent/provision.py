@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from taskflow.addresses import AddressRefused, check_resolved, repository_host
 from taskflow.agent.confinement import COMMON, Confinement
+from taskflow.agent.containers import launch
 from taskflow.agent.git import Deadline, Git, JobFailure, run
 from taskflow.agent.handover import give
 from taskflow.agent.places import private_directory, remove_tree
@@ -91,9 +93,19 @@ def _set_up(
     command: list[str], repo: Path, env: Mapping[str, str], deadline: Deadline, confinement: Confinement
 ) -> None:
     before = confinement.memory_kills()
-    done = run(command, cwd=repo, env=env, deadline=deadline, phase="setup", merge=True, confinement=confinement)
+    try:
+        how = launch(command, env, str(repo), confinement)
+    except OSError as error:
+        raise JobFailure("not_started", f"{command[0]}: {error.strerror}", "setup") from error
+    try:
+        done = run(
+            how.argv, cwd=repo, env=how.env, deadline=deadline, phase="setup", merge=True, stdin=how.stdin,
+            confinement=how.confinement,
+        )  # fmt: skip
+    finally:
+        os.close(how.stdin)
     if done.code != 0 and confinement.memory_kills() > before:
         raise JobFailure("out_of_memory", f"{command[0]}: {confinement.memory_message()}\n{done.err}".strip(), "setup")
     if done.code != 0:
-        how = f"ended with status {done.code}" if done.code > 0 else f"was killed by signal {-done.code}"
-        raise JobFailure("setup_failed", f"{command[0]} {how}\n{done.err}".strip(), "setup")
+        end = f"ended with status {done.code}" if done.code > 0 else f"was killed by signal {-done.code}"
+        raise JobFailure("setup_failed", f"{command[0]} {end}\n{done.err}".strip(), "setup")

@@ -15,6 +15,7 @@ from typing import Any
 
 from taskflow import protocol
 from taskflow.agent import problems, shim
+from taskflow.agent.containers import client_env
 from taskflow.agent.finish import FinishOrder
 from taskflow.agent.isolation import Isolation
 from taskflow.agent.jobs import Jobs
@@ -245,7 +246,7 @@ class Sessions:
         )
         process = subprocess.Popen(
             helper_argv("shim", str(directory)),
-            env=helper_env({**session_env(os.environ), **marks}),
+            env=helper_env({**session_env(os.environ), **client_env(os.environ), **marks}),
             cwd=directory,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

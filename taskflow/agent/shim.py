@@ -23,6 +23,8 @@ from typing import IO, Any
 
 from taskflow.agent import lifeline
 from taskflow.agent.confinement import COMMON, Confinement
+from taskflow.agent.containers import launch
+from taskflow.agent.killing import end_all
 from taskflow.agent.masking import Masker
 from taskflow.agent.places import write_json
 from taskflow.agent.processes import become_subreaper, kill_descendants, set_parent_death_signal, start_ticks
@@ -147,8 +149,8 @@ class Shim:
             lifeline.watch(Path(self._order.lifeline), self._on_supervisor_gone)
         assert process.stdout is not None
         self._follow(process, process.stdout)
+        end_all(self._order.confinement)
         kill_descendants(os.getpid())
-        self._order.confinement.end_all()
         code = process.wait()
         self._drain(process.stdout)
         outcome = self._verdict or "exited"
@@ -159,22 +161,27 @@ class Shim:
         return report
 
     def _start(self) -> subprocess.Popen[bytes]:
+        how = launch(self._order.command, self._order.env, self._order.cwd, self._order.confinement)
+
         def in_child() -> None:
-            self._order.confinement.enter()
+            how.confinement.enter()
             # After it: a change of the user clears this. Should the shim be killed, nobody would enforce limits or know
             # the outcome, so the command goes with it.
             set_parent_death_signal(signal.SIGKILL)
 
-        return subprocess.Popen(
-            self._order.command,
-            cwd=self._order.cwd,
-            env=self._order.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,  # one pipe: the order of the two is kept
-            start_new_session=True,
-            preexec_fn=in_child,
-        )
+        try:
+            return subprocess.Popen(
+                how.argv,
+                cwd=self._order.cwd,
+                env=how.env,
+                stdin=how.stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,  # one pipe: the order of the two is kept
+                start_new_session=True,
+                preexec_fn=in_child,
+            )
+        finally:
+            os.close(how.stdin)
 
     def _not_started(self, error: OSError) -> dict[str, Any]:
         message = f"{self._order.command[0]}: {error.strerror}"

@@ -55,7 +55,13 @@ class AgentRig:
     """One agent root; the agent can be started, killed and started again."""
 
     def __init__(
-        self, tmp_path: Path, control_plane: FakeControlPlane, *, slots: int = 2, isolate: bool = False
+        self,
+        tmp_path: Path,
+        control_plane: FakeControlPlane,
+        *,
+        slots: int = 2,
+        isolate: bool = False,
+        image: str | None = None,
     ) -> None:
         self.root = tmp_path / "agent"
         self.root.mkdir()
@@ -76,6 +82,7 @@ class AgentRig:
             "slots": slots,
             "heartbeat_interval_s": 0.5,
             "isolate": isolate,
+            "container_image": image,
         }
         (self.root / "order.json").write_text(json.dumps(order))
 
