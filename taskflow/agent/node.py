@@ -17,6 +17,7 @@ from taskflow.agent.api import create_app
 from taskflow.agent.clock import PlaneClock
 from taskflow.agent.dead_man import DeadMan, power_off
 from taskflow.agent.ending import Ending
+from taskflow.agent.isolation import Isolation
 from taskflow.agent.jobs import Jobs
 from taskflow.agent.marks import mark_children
 from taskflow.agent.outbox import Outbox
@@ -62,6 +63,7 @@ class Node:
         self._places = Places(root)
         mark_children(root)
         private_directory(root / "workspaces")
+        isolation = Isolation(self._places, isolate=order.isolate, image=order.container_image)
         self._lifeline = str(Path(lifeline_file).resolve()) if lifeline_file else None
         self._ended = Ending()
         self.boot_id = secrets.token_hex(8)
@@ -79,8 +81,10 @@ class Node:
         self._tokens = Tokens(self._store, order)
         self._outbox = Outbox(self._store, wires())
         jobs = Jobs()
-        self.sessions = Sessions(self._store, self._places, self._outbox, jobs, wires, self._lifeline)
-        self.workspaces = Workspaces(self._store, self._places, self._outbox, jobs, self.sessions, Locks(), order.slots)
+        self.sessions = Sessions(self._store, self._places, self._outbox, jobs, wires, self._lifeline, isolation)
+        self.workspaces = Workspaces(
+            self._store, self._places, self._outbox, jobs, self.sessions, Locks(), order.slots, isolation
+        )
         self.dead_man = DeadMan(
             self._store,
             order.dead_man_s,

@@ -44,6 +44,7 @@ class Order:
     dead_man_s: float | None
     power_off: bool
     isolate: bool
+    container_image: str | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,22 @@ class Places:
     def repo(self, workspace_id: str) -> Path:
         """The clone: the working directory of the workspace's sessions."""
         return self.workspace(workspace_id) / "repo"
+
+    def clean(self, workspace_id: str) -> Path:
+        """The clone of an isolated workspace that only the agent reaches: fetched into, looked at, pushed from."""
+        return self.workspace(workspace_id) / "clean"
+
+    def home(self, workspace_id: str) -> Path:
+        """The home of an isolated workspace's user."""
+        return self.workspace(workspace_id) / "home"
+
+    def tmp(self, workspace_id: str) -> Path:
+        """The directory for temporary files of an isolated workspace's user."""
+        return self.workspace(workspace_id) / "tmp"
+
+    def confinement(self, workspace_id: str) -> Path:
+        """What holds the workspace's commands: user, limits, control group."""
+        return self.workspace(workspace_id) / "confinement.json"
 
     def session(self, workspace_id: str, session_id: str) -> Path:
         """The shim's directory: lock, output, exit status."""

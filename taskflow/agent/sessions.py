@@ -12,14 +12,23 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from taskflow import protocol
 from taskflow.agent import problems, shim
+from taskflow.agent.containers import client_env
 from taskflow.agent.finish import FinishOrder
+from taskflow.agent.isolation import Isolation
 from taskflow.agent.jobs import Jobs
-from taskflow.agent.launching import git_env, helper_argv, helper_env, session_env, task_env
+from taskflow.agent.launching import (
+    git_env,
+    helper_argv,
+    helper_env,
+    session_env,
+    task_env,
+    tree_git_env,
+    workspace_env,
+)
 from taskflow.agent.outbox import Outbox
 from taskflow.agent.places import Places, private_directory, read_json
 from taskflow.agent.processes import kill_processes, kill_tree, processes_with_env, start_ticks
@@ -75,7 +84,14 @@ class Sessions:
     """The sessions of this node."""
 
     def __init__(
-        self, store: Store, places: Places, outbox: Outbox, jobs: Jobs, wires: Callable[[], Wire], lifeline: str | None
+        self,
+        store: Store,
+        places: Places,
+        outbox: Outbox,
+        jobs: Jobs,
+        wires: Callable[[], Wire],
+        lifeline: str | None,
+        isolation: Isolation,
     ) -> None:
         self._store = store
         self._places = places
@@ -83,6 +99,7 @@ class Sessions:
         self._jobs = jobs
         self._wires = wires
         self._lifeline = lifeline
+        self._isolation = isolation
         self._lock = threading.Lock()
         self._followers: dict[str, threading.Thread] = {}
         self._shippers: dict[str, Shipper] = {}
@@ -221,9 +238,12 @@ class Sessions:
 
     # --- start
     def _launch(self, workspace: Workspace, session_id: str, payload: dict[str, Any]) -> None:
-        directory = private_directory(self._places.session(workspace.id, session_id))
+        directory = self._places.session(workspace.id, session_id)
+        private_directory(directory.parent)
+        private_directory(directory)
         marks = {**task_env(workspace.run, workspace.id), "TASKFLOW_SESSION_ID": session_id}
-        host = session_env(os.environ)
+        confinement = self._isolation.of(workspace.id)
+        host = workspace_env(os.environ, confinement)
         order = shim.Order(
             command=payload["command"],
             cwd=str(self._places.repo(workspace.id)),
@@ -232,10 +252,11 @@ class Sessions:
             time_limit_s=payload["time_limit_s"],
             log_limit_bytes=payload["log_limit_bytes"],
             lifeline=self._lifeline,
+            confinement=confinement,
         )
         process = subprocess.Popen(
             helper_argv("shim", str(directory)),
-            env=helper_env({**host, **marks}),
+            env=helper_env({**session_env(os.environ), **client_env(os.environ), **marks}),
             cwd=directory,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -313,6 +334,7 @@ class Sessions:
         if report is None:
             log.warning("session %s: its shim is gone and left no report", session.id)
             kill_processes(processes_with_env("TASKFLOW_SESSION_ID", session.id), grace_s=0.0)
+            self._isolation.end(session.workspace_id)
             report = _LOST
         self._store.session_finishing(session.id, report)
 
@@ -360,14 +382,19 @@ class Sessions:
         assert workspace is not None
         assert workspace.clone is not None
         marks = task_env(workspace.run, workspace.id)
-        repo: Path = self._places.repo(workspace.id)
+        confinement = self._isolation.of(workspace.id)
+        # What a job that was killed with an earlier agent may have left.
+        self._isolation.end(workspace.id)
         order = FinishOrder(
-            repo=str(repo),
+            repo=str(self._places.repo(workspace.id)),
             clone=workspace.clone,
             output_branch=str(workspace.run["output_branch"]),
             commit_message=session.plan["commit_message"],
             push=session.plan["push"],
             git_env={**git_env(os.environ), **marks},
             timeout_s=_FINISH_LIMIT_S,
+            clean=str(self._places.clean(workspace.id)) if confinement.uid is not None else None,
+            tree_env={**tree_git_env(os.environ, confinement), **marks},
+            confinement=confinement,
         )
         return self._jobs.run(workspace.id, order, marks, 2 * _FINISH_LIMIT_S)

@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from taskflow.agent import lifeline
+from taskflow.agent.confinement import COMMON, Confinement
+from taskflow.agent.containers import launch
+from taskflow.agent.killing import end_all
 from taskflow.agent.masking import Masker
 from taskflow.agent.places import read_json, write_json
 from taskflow.agent.processes import become_subreaper, kill_descendants, set_parent_death_signal, start_ticks
@@ -63,6 +66,7 @@ class Order:
     time_limit_s: float
     log_limit_bytes: int
     lifeline: str | None
+    confinement: Confinement = COMMON
 
 
 class Output:
@@ -132,6 +136,7 @@ class Shim:
         self._error: dict[str, Any] | None = None  # of a verdict that somebody else gave
         self._kill_at: float | None = None
         self._started = time.monotonic()
+        self._memory_kills = order.confinement.memory_kills()
 
     def run(self) -> dict[str, Any]:
         """Run the command to its end, whichever that is."""
@@ -142,31 +147,45 @@ class Shim:
             process = self._start()
         except OSError as error:
             return self._not_started(error)
+        except subprocess.SubprocessError as error:  # what is done between fork and exec
+            return self._not_started(OSError(errno.EPERM, f"its user or limits can't be set: {error}"))
         if self._order.lifeline is not None:
             lifeline.watch(Path(self._order.lifeline), self._on_supervisor_gone)
         assert process.stdout is not None
         self._follow(process, process.stdout)
+        end_all(self._order.confinement)
         kill_descendants(os.getpid())
         code = process.wait()
         self._drain(process.stdout)
         outcome = self._verdict or "exited"
-        return self._report(outcome, code if outcome == "exited" else None)
+        report = self._report(outcome, code if outcome == "exited" else None)
+        if code != 0 and self._order.confinement.memory_kills() > self._memory_kills:
+            message = f"{self._order.command[0]}: {self._order.confinement.memory_message()}"
+            report["error"] = {"code": "out_of_memory", "message": message, "phase": "run"}
+        return report
 
     def _start(self) -> subprocess.Popen[bytes]:
+        how = launch(self._order.command, self._order.env, self._order.cwd, self._order.confinement)
+
         def in_child() -> None:
-            # Should this shim be killed, nobody would enforce limits or know the outcome: the command goes with it.
+            how.confinement.enter()
+            # After it: a change of the user clears this. Should the shim be killed, nobody would enforce limits or know
+            # the outcome, so the command goes with it.
             set_parent_death_signal(signal.SIGKILL)
 
-        return subprocess.Popen(
-            self._order.command,
-            cwd=self._order.cwd,
-            env=self._order.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,  # one pipe: the order of the two is kept
-            start_new_session=True,
-            preexec_fn=in_child,
-        )
+        try:
+            return subprocess.Popen(
+                how.argv,
+                cwd=self._order.cwd,
+                env=how.env,
+                stdin=how.stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,  # one pipe: the order of the two is kept
+                start_new_session=True,
+                preexec_fn=in_child,
+            )
+        finally:
+            os.close(how.stdin)
 
     def _not_started(self, error: OSError) -> dict[str, Any]:
         message = f"{self._order.command[0]}: {error.strerror}"
@@ -349,7 +368,8 @@ def _say(word: str) -> None:
 def main(argv: list[str]) -> int:
     """Run the shim. Answers ``ok`` or ``taken`` on stdout before the command starts, then lets go of the agent."""
     session_dir = Path(argv[0])
-    order = Order(**json.load(sys.stdin))
+    data = json.load(sys.stdin)
+    order = Order(**{**data, "confinement": Confinement.of(data.get("confinement"))})
     become_subreaper()
     lock = _take_lock(session_dir)
     if lock is None or not _begin(session_dir):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
 import requests
 
 from taskflow import protocol, signing
@@ -24,6 +25,12 @@ NODE_ID = "node-1"
 # Leftovers are found by these ids: two test processes at once must not share them.
 WS = f"ws-{os.getpid()}-1"
 SESSION = f"session-{os.getpid()}-1"
+
+#: Parameters for a fixture ``isolate``.
+BOTH_WAYS = [
+    pytest.param(False, id="shared"),
+    pytest.param(True, id="isolated", marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can isolate")),
+]
 
 
 def git(repo: Path, *arguments: str) -> str:
@@ -47,7 +54,15 @@ def make_origin(path: Path) -> Path:
 class AgentRig:
     """One agent root; the agent can be started, killed and started again."""
 
-    def __init__(self, tmp_path: Path, control_plane: FakeControlPlane, *, slots: int = 2) -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        control_plane: FakeControlPlane,
+        *,
+        slots: int = 2,
+        isolate: bool = False,
+        image: str | None = None,
+    ) -> None:
         self.root = tmp_path / "agent"
         self.root.mkdir()
         self.origin = make_origin(tmp_path / "origin")
@@ -59,8 +74,9 @@ class AgentRig:
         self._lifeline: IO[str] | None = None
         self.home = tmp_path / "home"
         self.home.mkdir()
+        self.host_env: dict[str, str] = {}
         control_plane.tokens |= {NODE_TOKEN, WORKSPACE_TOKEN}
-        self.order(slots=slots)
+        self.order(slots=slots, isolate=isolate, container_image=image)
 
     def order(self, **changes: Any) -> None:
         """Write the node's order."""
@@ -82,6 +98,7 @@ class AgentRig:
             "HOME": str(self.home),
             "TASKFLOW_DATA_DIR": self.data_dir,
             "TASKFLOW_SECRET_KEY": "stack-secret-key",
+            **self.host_env,
         }
 
     def argv(self, *more: str) -> list[str]:

@@ -361,6 +361,27 @@ _ACCESS = (
 
 _AGENT = (
     Mutant(
+        "hidden-processes-live", "a daemon without marks goes on as a user whose workspace is over",
+        (Edit(
+            "taskflow/agent/killing.py",
+            "return users.end_processes(confinement.uid) if confinement.uid is not None else []", "return []",
+        ),),
+        ("tests/agent/test_isolation.py::test_a_killed_shim_leaves_nothing_of_the_user",),
+    ),
+    Mutant(
+        "other-work-than-told", "the outcome names one commit and another one is pushed",
+        (Edit("taskflow/agent/handover.py", "    if came != head:\n", "    if False:\n"),),
+        ("tests/agent/test_handover.py::test_another_commit_than_was_named_is_refused",),
+    ),
+    Mutant(
+        "engine-as-the-task-likes", "a task's LD_PRELOAD is code in the engine's client, which is root",
+        (Edit(
+            "taskflow/agent/containers.py", "return Launch(argv, client_env(os.environ), stdin, COMMON)",
+            "return Launch(argv, {**client_env(os.environ), **env}, stdin, COMMON)",
+        ),),
+        ("tests/agent/test_containers.py::test_neither_values_nor_the_tasks_variables_reach_the_engine",),
+    ),
+    Mutant(
         "no-tombstones", "a paused worker makes a workspace again that was deleted",
         (Edit(
             _AGENT_WORKSPACES, "            self._refuse_deleted(workspace_id)\n            content = digest",
