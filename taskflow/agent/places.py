@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from marshmallow import ValidationError
-
-from taskflow import protocol
 from taskflow.agent.problems import StartRefused
 
 
@@ -94,6 +91,11 @@ class Places:
 
 def read_order(root: Path) -> Order:
     """The order in ``root``. Raises ``StartRefused`` naming what is missing or wrong."""
+    # Imported late: shims and keepers use this module too, start often, and read no order.
+    from marshmallow import ValidationError
+
+    from taskflow import protocol
+
     path = root / "order.json"
     try:
         data = protocol.load(protocol.NodeOrderSchema, json.loads(path.read_text(encoding="utf-8")))
