@@ -71,6 +71,7 @@ def user_data(*, node_id: str, control_plane_url: str, bootstrap_token: str, ca_
             ["mv", f"{_HOME}/agent.part", f"{_HOME}/agent.pyz"],
             # Only if it is there.
             ["sh", "-c", f"test -s {_HOME}/agent.pyz && {shlex.join(_report(curl, url, node_id, 'agent_fetched'))}"],
+            ["rm", "-f", f"{_HOME}/authorization"],
             ["systemctl", "daemon-reload"],
             ["systemctl", "enable", "--now", "taskflow-agent.service"],
         ],

@@ -175,6 +175,7 @@ def test_a_server_says_that_it_booted_fetches_the_agent_says_so_and_starts_it(
     assert stat.S_IMODE((server.root / "home/node").stat().st_mode) == 0o700
     assert stat.S_IMODE((server.root / "home/bootstrap.json").stat().st_mode) == 0o600
     assert [line for line in ran if TOKEN in line] == []
+    assert not (server.root / "home/authorization").exists()  # the agent has it in its own file, until it used it
     assert ran[-1] == "systemctl enable --now taskflow-agent.service"
     assert any(line.startswith("systemctl mask --now apt-daily.timer") for line in ran)
 

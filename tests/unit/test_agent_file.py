@@ -19,7 +19,6 @@ import requests
 from taskflow import agent_file as module
 from taskflow.agent_file import AgentFile, agent_file
 from taskflow.errors import InfrastructureError
-from tests.support.orders import agent_order
 from tests.support.waiting import wait_until
 
 #: A Python that has nothing of ours: no site-packages, no variables of the environment.
@@ -177,7 +176,11 @@ def root(tmp_path: Path) -> Iterator[Path]:
     """An agent's directory with an order in it."""
     found = tmp_path / "node"
     found.mkdir()
-    (found / "order.json").write_text(json.dumps(agent_order("node-1")))
+    order = {
+        "node_id": "node-1", "slots": 1, "callback_token": "callback-token", "agent_token": "agent-token",
+        "heartbeat_interval_s": 10.0,
+    }  # fmt: skip
+    (found / "order.json").write_text(json.dumps(order))
     yield found
 
 
