@@ -24,7 +24,7 @@ UIDS = range(60_600, 61_100)
 #: Of the machine, not of one agent. A name there is a number, its content is the file that proves that it is held.
 REGISTER = Path("/var/lib/taskflow-agent-users")
 #: Where everybody may write. What a user leaves there would belong to the next one of its number.
-PUBLIC_DIRECTORIES = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/dev/mqueue"))  # noqa: S108
+PUBLIC_DIRECTORIES = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/dev/mqueue"), Path("/run/lock"))  # noqa: S108
 _ROUNDS = 100
 _KILL_LIMIT_S = 2.0
 _IPC_RMID = 0

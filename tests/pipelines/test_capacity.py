@@ -207,3 +207,18 @@ def test_a_claim_just_after_the_warm_time_ended_gets_another_node(world: World) 
     assert done["status"] == "completed"
     assert done["node_id"] != node.id
     world.assert_settled()
+
+
+def test_what_a_task_reserves_goes_to_its_node_with_its_workspace(world: World) -> None:
+    """The node holds the workspace to it; what nobody reserved is no limit."""
+    for spec, limits in (
+        ({"resources": {"vcpus": 1.0, "memory_mb": 64}}, {"vcpus": 1.0, "memory_mb": 64, "processes": None}),
+        ({}, {"vcpus": None, "memory_mb": None, "processes": None}),
+    ):
+        task = world.submit(**spec)
+        world.run_until(
+            lambda: any(agent.workspaces for agent in world.provider.agents.values()), "its workspace is ordered"
+        )
+        (ordered,) = [known for agent in world.provider.agents.values() for known in agent.workspaces.values()]
+        assert ordered["content"]["limits"] == limits
+        world.finish(task)
