@@ -69,7 +69,7 @@ class Accounts:
         """Whether the token of ``caller`` is still good: neither revoked nor expired since it was checked."""
         with self._database.read() as tx:
             row = tx.execute(_LIVE, {"of_token": caller.token_id}).first()
-        if row is None or row.revoked_at is not None:
+        if row is None or row.revoked_at:
             return False
         return row.expires_at is None or bool(row.expires_at > self._clock.now())
 

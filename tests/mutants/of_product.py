@@ -19,7 +19,30 @@ _CALLS = ("tests/service/test_callbacks.py",)
 _CONTRACT = ("tests/agent/test_contract.py",)
 _MACHINE = ("tests/nodes/test_machine.py",)
 
+_FEED = "taskflow/db/feed.py"
+_STREAMS = "web/streams.py"
+
 _SQL = (
+    Mutant(
+        "feed-shows-what-may-be-overtaken", "a reader passes an event whose transaction commits late, for ever",
+        (Edit(_FEED, "    Event.xact < _XMIN,\n", ""),),
+        ("tests/db/test_feed.py",),
+    ),
+    Mutant(
+        "feed-of-everybody", "an owner reads what happens to another's tasks",
+        (Edit(_FEED, '.where(Event.owner_id == bindparam("of_owner"))', '.where(bindparam("of_owner") != "")'),),
+        ("tests/db/test_feed.py",),
+    ),
+    Mutant(
+        "streams-without-a-bound", "streams take every thread of a web process",
+        (Edit(_STREAMS, "len(open_ones) >= self._settings.streams_max", "False"),),
+        ("tests/web/test_streams.py",),
+    ),
+    Mutant(
+        "stream-outlives-its-token", "a revoked token goes on reading over a stream that is open",
+        (Edit(_STREAMS, "            self._over = not self._is_live()\n", "            self._is_live()\n"),),
+        ("tests/web/test_streams.py",),
+    ),
     Mutant(
         "any-status-from-any", "a status is left for one that does not follow it",
         (Edit(

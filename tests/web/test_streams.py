@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -397,8 +398,6 @@ def test_a_look_that_fails_is_made_again() -> None:
 
 def test_a_client_that_does_not_read_is_cut_off() -> None:
     """A write that waits for longer than it may is ended with its connection; one that waits a little is not."""
-    import socket
-
     ours, theirs = socket.socketpair()
     feed = Feed()
     stream = feed.streams.open(
@@ -420,8 +419,6 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
 
 def test_the_place_of_a_client_that_went_is_free_at_once() -> None:
     """It is seen at the connection, not at the next heartbeat."""
-    import socket
-
     ours, theirs = socket.socketpair()
     feed = Feed(streams_max=1)
     stream = feed.streams.open(

@@ -16,8 +16,8 @@ from web.errors import InvalidRequest
 
 LAST_EVENT_ID = "Last-Event-ID"
 EVENTS_AT_ONCE = 100
-#: Of the output: a mebibyte at most.
-CHUNKS_AT_ONCE = 16
+#: Of the output: half a mebibyte at most, which JSON may make longer.
+CHUNKS_AT_ONCE = 8
 #: A character has four bytes at most, so it began in one of the four chunks before, however small they are.
 _CHUNKS_OF_A_CHARACTER = 4
 _NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
