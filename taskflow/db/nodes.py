@@ -85,6 +85,11 @@ def nodes_by_label(tx: Connection, provider: str, labels: Sequence[str]) -> dict
     return found
 
 
+def providers_of_nodes(tx: Connection) -> set[str]:
+    """Names of the providers at which nodes stand."""
+    return set(tx.execute(select(Node.provider).where(Node.destroyed_at.is_(None)).distinct()).scalars())
+
+
 def list_nodes(tx: Connection, owner_id: str, *, with_destroyed: bool = False) -> Sequence[Row[Any]]:
     """Nodes of this owner, newest first, each with ``live_workspaces``."""
     statement = (

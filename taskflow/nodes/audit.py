@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taskflow.db.nodes import nodes_by_label
+from taskflow.db.nodes import nodes_by_label, providers_of_nodes
 from taskflow.errors import TaskflowError
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.providers.base import Leftover, Server
@@ -89,11 +89,15 @@ def unattached(
 def audit(tools: StepTools, now: float) -> tuple[list[Difference], dict[str, str]]:
     """The differences of every provider that sells servers, and why one could not be asked (its name -> the reason).
 
+    One at which nodes stand and that is not configured any more can't be asked either (L-52).
+
     A listing that fails half way gives none of that provider: what was not listed must not pass for missing. The rows are
     read after the listing: a server that is listed had its row before.
     """
     found: list[Difference] = []
-    failed: dict[str, str] = {}
+    with tools.database.read() as tx:
+        unknown = providers_of_nodes(tx) - {spec.name for spec in tools.catalogue.providers}
+    failed = dict.fromkeys(sorted(unknown), "nodes stand there, and it is not configured here any more")
     for spec in tools.catalogue.providers:
         if not spec.needs_user_data:
             continue

@@ -51,10 +51,8 @@ def delete_orphans(tools: StepTools, items: Items) -> dict[str, Any]:
     chosen: list[tuple[str, Callable[[], bool]]] = [
         (name, partial(_delete, tools, one, name, asked, now)) for name, one in items.choose(old, DELETIONS_MAX)
     ]
-    providers = [
-        (f"provider {spec.name}", partial(_must_be_asked, spec.name, unasked))
-        for spec in tools.catalogue.providers if spec.needs_user_data
-    ]  # fmt: skip
+    asks = {spec.name for spec in tools.catalogue.providers if spec.needs_user_data} | set(unasked)
+    providers = [(f"provider {provider}", partial(_must_be_asked, provider, unasked)) for provider in sorted(asks)]
     every: list[tuple[str, Callable[[], bool]]] = [*providers, *chosen]
     tally = items.each(every, lambda treat: treat())
     return {**{kind: sum(one.kind == kind for one in found) for kind in _KINDS}, **tally}

@@ -98,7 +98,7 @@ def test_an_orphan_is_deleted_when_it_is_old_enough(place: tuple[World, FakeClou
     assert world.app.sweep("delete_orphans") == {
         "orphan": 1, "missing": 0, "stopped": 0, "address": 0, "volume": 0, "done": 0, "failed": 0, "skipped": 0,
     }  # fmt: skip
-    world.run_for(HOUR + 1)
+    world.travel.shift(HOUR + 1)
     young = stray(world, cloud, "tf-young")
     assert world.app.sweep("delete_orphans")["done"] == 1
     assert {one.server_id for one in cloud.ledger.alive()} == {theirs, young}
@@ -109,7 +109,7 @@ def test_no_more_than_a_few_are_deleted_at_once(place: tuple[World, FakeCloud]) 
     world, cloud = place
     for number in range(8):
         stray(world, cloud, f"tf-{number}")
-    world.run_for(HOUR + 1)
+    world.travel.shift(HOUR + 1)
     assert world.app.sweep("delete_orphans")["done"] == 5
     assert len(cloud.ledger.alive()) == 3
 
@@ -118,7 +118,7 @@ def test_a_listing_that_fails_deletes_nothing_and_is_no_success(place: tuple[Wor
     """A page that was not read is not a page without servers."""
     world, cloud = place
     stray(world, cloud, "tf-old")
-    world.run_for(HOUR + 1)
+    world.travel.shift(HOUR + 1)
     cloud.faults.outages = 1
     found = world.app.sweep("delete_orphans")
     assert (found["done"], found["failed"]) == (0, 1)
@@ -138,7 +138,7 @@ def test_a_listing_of_anything_that_fails_stops_every_deletion_there(
     """The servers were listed well; what is wrong with the rest is a doubt about all of it."""
     world, cloud = place
     stray(world, cloud, "tf-old")
-    world.run_for(HOUR + 1)
+    world.travel.shift(HOUR + 1)
     before = cloud.ledger.standing
 
     def broken(asked: str | None = None) -> list[FakeResource]:
@@ -158,7 +158,7 @@ def test_the_same_five_that_can_not_be_deleted_keep_no_other_from_its_turn(
     world, cloud = place
     protected = {stray(world, cloud, f"tf-{number}") for number in range(5)}
     later = stray(world, cloud, "tf-later")
-    world.run_for(HOUR + 1)
+    world.travel.shift(HOUR + 1)
     before = cloud.ledger.delete
 
     def delete(server_id: str) -> bool:
@@ -173,12 +173,12 @@ def test_the_same_five_that_can_not_be_deleted_keep_no_other_from_its_turn(
     assert (found["done"], found["failed"], found["skipped"]) == (1, 0, 5)
     assert {one.server_id for one in cloud.ledger.alive()} == protected
     for _ in range(6):  # until they rest as long as the sweep's interval
-        world.run_for(HOUR + 1)
+        world.travel.shift(HOUR + 1)
         world.app.sweep("delete_orphans")
     stray(world, cloud, "tf-yet-later")
-    world.run_for(HOUR + 1)
+    world.travel.shift(HOUR + 1)
     world.app.sweep("delete_orphans")
-    world.run_for(HOUR + 1)
+    world.travel.shift(HOUR + 1)
     world.app.sweep("delete_orphans")
     assert {one.server_id for one in cloud.ledger.alive()} == protected
     said = {one["check"]: one for one in world.service.health.doctor()}["sweep delete_orphans"]
@@ -190,18 +190,18 @@ def test_an_orphan_whose_deletion_is_accepted_and_never_happens_is_an_alarm(plac
     """An answer is not a deletion: at the next look it is a failure, until it is gone."""
     world, cloud = place
     stray(world, cloud, "tf-old")
-    world.run_for(HOUR + 1)
+    world.travel.shift(HOUR + 1)
     cloud.faults.slow_deletes = 2
     assert world.app.sweep("delete_orphans")["done"] == 1
-    world.run_for(HOUR)
+    world.travel.shift(HOUR)
     found = world.app.sweep("delete_orphans")
     assert (found["done"], found["failed"]) == (0, 1)
     (shown,) = [row for row in world.service.health.sweeps() if row["name"] == "delete_orphans"]
     assert shown["failing"][0]["error"]["code"] == "orphan_remains"
-    world.run_for(HOUR)
+    world.travel.shift(HOUR)
     world.app.sweep("delete_orphans")
     assert cloud.ledger.alive() == []
-    world.run_for(HOUR)
+    world.travel.shift(HOUR)
     found = world.app.sweep("delete_orphans")
     assert (found["orphan"], found["failed"]) == (0, 0)
 
@@ -211,7 +211,7 @@ def test_addresses_and_volumes_that_no_server_has_are_released_once_they_were_se
 ) -> None:
     """Somebody may just be moving one, however old it is; what is attached, another's, or named like a node stays."""
     world, cloud = place
-    world.run_for(10 * HOUR)
+    world.travel.shift(10 * HOUR)
     installation = world.app.tools.installation()
     ours, theirs = {INSTALLATION_LABEL: installation}, {INSTALLATION_LABEL: "another"}
     for collection in ("primary_ips", "floating_ips", "volumes"):
@@ -221,19 +221,19 @@ def test_addresses_and_volumes_that_no_server_has_are_released_once_they_were_se
         moved, cloud.ledger.add("volumes", "tf-theirs", theirs), cloud.ledger.add("volumes", "unmarked"),
         cloud.ledger.add("volumes", "tf-attached", ours, attached_to="1001"),
     ]  # fmt: skip
-    world.run_for(2 * HOUR)
+    world.travel.shift(2 * HOUR)
     found = world.app.sweep("delete_orphans")
     assert (found["address"], found["volume"], found["done"]) == (2, 2, 0)  # old, but seen for the first time
     moved.attached_to = "1002"
-    world.run_for(HOUR / 2)
+    world.travel.shift(HOUR / 2)
     assert world.app.sweep("delete_orphans")["done"] == 0
     moved.attached_to = None
-    world.run_for(HOUR / 2)
+    world.travel.shift(HOUR / 2)
     assert world.app.sweep("delete_orphans")["done"] == 3
     assert cloud.ledger.standing() == kept
     audited = world.service.providers.audit()["differences"]
     assert [(one["kind"], one["label"], one["price_per_hour"]) for one in audited] == [("volume", "tf-moved", 0.001)]
-    world.run_for(HOUR / 2)
+    world.travel.shift(HOUR / 2)
     assert world.app.sweep("delete_orphans")["done"] == 0  # it was with a server in between: its time began anew
 
 
@@ -254,7 +254,7 @@ def test_a_server_without_the_mark_when_it_is_read_again_is_left_alone(
     """Somebody took it over between the listing and the deletion."""
     world, cloud = place
     server_id = stray(world, cloud, "tf-old")
-    world.run_for(HOUR + 1)
+    world.travel.shift(HOUR + 1)
     provider = world.app.tools.providers["cloud"]
     before = provider.get
 
@@ -275,7 +275,7 @@ def test_a_server_whose_node_came_to_need_it_meanwhile_is_left_alone(
     world.plan.session_s = None
     world.provider.name = "local"
     server_id = stray(world, cloud, "tf-of-a-node")
-    world.run_for(HOUR + 1)
+    world.travel.shift(HOUR + 1)
     provider = world.app.tools.providers["cloud"]
     before = provider.get
 
@@ -325,3 +325,21 @@ def test_a_node_in_error_is_destroyed_once_its_provider_lets_it(world: World, mo
     assert world.app.sweep("retry_error_nodes")["done"] == 1
     world.node_is("destroyed")
     assert world.app.sweep("retry_error_nodes") == {"in_error": 0, "done": 0, "failed": 0, "skipped": 0}
+
+
+def test_a_provider_that_is_not_configured_any_more_is_named_while_nodes_stand_there(
+    place: tuple[World, FakeCloud],
+) -> None:
+    """Its servers are paid for and nobody here can delete them: that is an error, not an empty listing."""
+    world, cloud = place
+    world.plan.session_s = None
+    stray(world, cloud, "tf-old")
+    world.travel.shift(HOUR + 1)
+    task = world.submit()
+    world.app.runner.turn(task["run_id"])
+    world.app.database.write(lambda tx: tx.execute(update(Node).values(provider="gone")))
+    assert list(world.service.providers.audit()["failed"]) == ["gone"]
+    found = world.app.sweep("delete_orphans")
+    assert (found["done"], found["failed"]) == (1, 1)  # what can be asked is not held up by it
+    world.app.database.write(lambda tx: tx.execute(update(Node).values(destroyed_at=1.0, status="destroyed")))
+    assert world.service.providers.audit()["failed"] == {}

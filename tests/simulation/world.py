@@ -64,7 +64,9 @@ class Simulation:
         self._releases = 1
         self._lost_at = 0.0
         self._written = False
-        self._sweep_at = dict.fromkeys(("rescue", "outbox", "stuck_tasks", "warm_nodes"), 0.0)
+        self._sweep_at = dict.fromkeys(
+            ("rescue", "outbox", "stuck_tasks", "warm_nodes", "lost_nodes", "stop_ended_workspaces"), 0.0
+        )
         self.post = Post(self.gate, self.planner, self.ask)
         self.provider = SimulatedProvider(self.planner, self.gate, self.post, self.ask)
         self.wire = SimulatedWire(self.provider, self.gate)
