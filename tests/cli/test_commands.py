@@ -163,6 +163,5 @@ def test_usage_and_projects_are_shown(api: World, invoke: Invoke) -> None:
     api.service.usage.set_quota("ada", "web", {"budget": 5.0})
     shown = invoke("usage").stdout
     assert "budget 5" in shown
-    assert "api" in shown
     assert json.loads(invoke("usage", "--month", "2020-01", "--json").stdout)["cost"] == 0
     assert invoke("usage", "--month", "yesterday").exit_code == 2

@@ -193,7 +193,7 @@ def test_a_node_holds_no_more_workspaces_of_a_project_than_allowed(cloud: World)
 def test_used_up_vcpu_hours_leave_no_place_though_a_node_is_idle(cloud: World) -> None:
     """What runs is not ended by it."""
     _limit(cloud, vcpu_hours_max=0.5)
-    first = cloud.submit()
+    first = cloud.submit(time_limit_s=7200.0)
     cloud.at_step(first, "running")
     cloud.run_for(20 * 60.0)
     second = cloud.submit()
