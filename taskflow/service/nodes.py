@@ -79,6 +79,7 @@ class Nodes:
             vcpus=spec.get("vcpus") or 0.0, memory_mb=spec.get("memory_mb") or 0,
         )  # fmt: skip
         _must_exist(provider, wish)
+        self._tools.installation()  # the label's part of it is asked for once, and not while a transaction is open
 
         def work(tx: Connection) -> tuple[str, bool, Sequence[RunId]]:
             now = self._now()

@@ -128,11 +128,12 @@ class FakeServer:
         if path == "/api/tasks":
             return 200, {"tasks": [self.task], "next_cursor": None}
         if path == "/api/nodes":
-            return 200, {"nodes": self.nodes}
+            return (202, self.nodes[0]) if request.method == "POST" else (200, {"nodes": self.nodes})
         if path.startswith("/api/nodes/"):
             node_id = path.split("/")[3]
             found = next(node for node in self.nodes if node["id"] == node_id)
-            self.nodes = [node for node in self.nodes if node["id"] != node_id]
+            if request.method == "POST":
+                self.nodes = [node for node in self.nodes if node["id"] != node_id]
             return 202, found
         if not path.startswith(f"/api/tasks/{TASK_ID}"):
             return 404, error("not_found", "no such task", fields={"task_id": "unknown"})
@@ -163,11 +164,12 @@ def make_task(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def make_node(node_id: str) -> dict[str, Any]:
+def make_node(node_id: str, **more: Any) -> dict[str, Any]:
     """A node as the API shows it."""
     return {
         "id": node_id, "name": node_id, "provider": "local", "status": "warm", "slots": 4, "live_workspaces": 0,
-        "address": None, "heartbeat_age_s": 1.5, "load1": 0.2, "error": None,
+        "address": None, "heartbeat_age_s": 1.5, "load1": 0.2, "error": None, "size": "",
+        "location": "", **more,
     }  # fmt: skip
 
 

@@ -129,3 +129,39 @@ def test_what_others_wrote_can_not_steer_the_terminal(connected: FakeServer, inv
     for argv in (["list"], ["show", "task-1"]):
         assert "\x1b" not in invoke(*argv).stdout
     assert len(invoke("list").stdout.splitlines()) == 2
+
+
+def test_a_node_is_ordered_by_hand_and_let_go(api: World, invoke: Invoke) -> None:
+    """Its id is printed; drain and destroy say what was asked for; what nobody offers is wrong usage."""
+    ordered = invoke("nodes", "add", "--provider", "local")
+    assert ordered.exit_code == 0, ordered.output
+    node_id = ordered.stdout.split(":")[0]
+    assert json.loads(invoke("nodes", "show", node_id, "--json").stdout)["kept"] is True
+    assert invoke("nodes", "drain", node_id).stdout.startswith(f"{node_id}: drain requested")
+    assert invoke("nodes", "destroy", node_id, "--force").stdout.startswith(f"{node_id}: destroy requested")
+    assert "was destroyed by api:" in json.loads(invoke("nodes", "show", node_id, "--json").stdout)["error"]["message"]
+    assert invoke("nodes", "add", "--provider", "nobody").exit_code == 2
+    assert invoke("nodes", "add").exit_code == 2
+
+
+def test_waiting_for_a_node_ends_with_what_became_of_it(connected: FakeServer, invoke: Invoke) -> None:
+    """0 when it can be used, 1 when it never will, with the reason."""
+    connected.nodes = [make_node("node-1", status="active")]
+    assert invoke("nodes", "add", "--provider", "local", "--wait").stdout.endswith("it is active\n")
+    connected.nodes = [make_node("node-1", status="destroyed", error={"message": "sold out"})]
+    failed = invoke("nodes", "add", "--provider", "local", "--wait")
+    assert (failed.exit_code, failed.stderr) == (1, "sold out\n")
+
+
+def test_usage_and_projects_are_shown(api: World, invoke: Invoke) -> None:
+    """The month's sums with the limits; a task's project; lists by project."""
+    task_id = invoke("submit", "--repo", "/srv/none", "--project", "web", "--", "make").stdout.strip()
+    assert "project" in invoke("show", task_id).stdout
+    assert task_id in invoke("list", "--project", "web").stdout
+    assert invoke("list", "--project", "other").stdout == "no tasks\n"
+    api.place(api.submit(project="api"))
+    api.service.usage.set_quota("ada", "web", {"budget": 5.0})
+    shown = invoke("usage").stdout
+    assert "budget 5" in shown
+    assert json.loads(invoke("usage", "--month", "2020-01", "--json").stdout)["cost"] == 0
+    assert invoke("usage", "--month", "yesterday").exit_code == 2

@@ -14,6 +14,7 @@ import pytest
 from taskflow.db.usage import month_at
 from taskflow.db.waiting import best_ranks
 from taskflow.errors import Conflict, NotFound, TooMany, UsageError
+from taskflow.nodes import admission
 from taskflow.nodes.limits import claims
 from taskflow.nodes.sharing import Held, to_hand_over
 from tests.support.world import SPEC, World
@@ -127,10 +128,11 @@ def test_who_waits_longer_than_allowed_fails_with_the_reason(make_cloud: MakeClo
     assert cloud.provider.calls.count("create") == 0
 
 
-def test_the_budget_of_a_project_holds_no_other_one(cloud: World) -> None:
+def test_the_budget_of_a_project_holds_no_other_one(cloud: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when more of its tasks wait than are looked at at once."""
+    monkeypatch.setattr(admission, "_PAGE", 2)
     _limit(cloud, "web", budget=0.0)
-    held = [cloud.submit(project="web") for _ in range(55)]
+    held = [cloud.submit(project="web") for _ in range(3)]
     _waits_for(cloud, held[0], "the budget of 0.00 of project web for")
     _limit(cloud, running_tasks_max=1)
     other, later = cloud.submit(project="api"), cloud.submit(project="api")
@@ -191,7 +193,7 @@ def test_a_node_holds_no_more_workspaces_of_a_project_than_allowed(cloud: World)
 def test_used_up_vcpu_hours_leave_no_place_though_a_node_is_idle(cloud: World) -> None:
     """What runs is not ended by it."""
     _limit(cloud, vcpu_hours_max=0.5)
-    first = cloud.submit()
+    first = cloud.submit(time_limit_s=7200.0)
     cloud.at_step(first, "running")
     cloud.run_for(20 * 60.0)
     second = cloud.submit()
