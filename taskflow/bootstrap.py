@@ -31,7 +31,7 @@ from taskflow.nodes.catalogue import load_catalogue
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.machine import NodeMachine
 from taskflow.nodes.providers.base import Provider
-from taskflow.nodes.providers.factory import ProviderShelf
+from taskflow.nodes.providers.factory import ProviderShelf, Reach
 from taskflow.pipelines.agent_task import agent_task_pipeline
 from taskflow.service.core import Service
 from taskflow.settings import Settings
@@ -136,6 +136,7 @@ def bootstrap(
         providers = ProviderShelf(
             catalogue, data_path=data_dir.root, installation=installation, clock=clock,
             timeout_s=settings.provider_timeout_s,
+            reach=Reach(control_plane_url=settings.public_url, ca_file=settings.public_ca_file),
         )  # fmt: skip
     tools = StepTools(
         database, providers, vault, settings, catalogue, installation, AgentAuthority(vault, settings)

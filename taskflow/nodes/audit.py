@@ -73,7 +73,7 @@ def audit(tools: StepTools, now: float) -> tuple[list[Difference], dict[str, str
     found: list[Difference] = []
     failed: dict[str, str] = {}
     for spec in tools.catalogue.providers:
-        if not spec.needs_user_data:
+        if not spec.remote:
             continue
         try:
             servers = list(tools.providers[spec.name].inventory())
