@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,18 @@ from tests.support.processes import ServerError, die_with_parent, end_process, f
 from tests.support.waiting import wait_until
 
 _SEPARATION = Path("/run/sshd")
+#: Stands before Python where a test wants trouble. Each request takes the next line of the plan: ``do``; ``lose``: done
+#: and its answer lost; ``cut``: the connection breaks before anything is done; ``wait``: never answered.
+_TROUBLE = """#!/bin/sh
+echo "$@" >> {root}/argv
+plan=$(head -n 1 {root}/plan); sed -i 1d {root}/plan
+case "$plan" in
+    cut) kill -9 $PPID ;;
+    wait) exec sleep 30 ;;
+    lose) {python} "$@" > {root}/lost; kill -9 $PPID ;;
+    *) exec {python} "$@" ;;
+esac
+"""
 
 
 def sshd_binary() -> str:
@@ -57,6 +70,22 @@ class SshServer:
         self._log = root / "sshd.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.environment = list(environment)
+
+    def plan(self, *lines: str) -> None:
+        """What becomes of the next requests, see ``_TROUBLE``. Before ``start``, or after an earlier plan."""
+        tools = self.root / "bin"
+        (self.root / "plan").write_text("".join(f"{line}\n" for line in lines))
+        if not tools.exists():
+            tools.mkdir()
+            (self.root / "argv").touch()
+            (tools / "python3").write_text(_TROUBLE.format(root=self.root, python=sys.executable))
+            (tools / "python3").chmod(0o755)
+            self.environment.append(f"PATH={tools}:/usr/local/bin:/usr/bin:/bin")
+
+    @property
+    def argv(self) -> str:
+        """All that was part of a command since the first plan."""
+        return (self.root / "argv").read_text()
 
     @property
     def name(self) -> str:

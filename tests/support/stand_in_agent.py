@@ -8,7 +8,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-_MAIN = '''
+_MAIN = """
 import fcntl, json, os, shutil, signal, sys, time
 
 def held(path):
@@ -55,7 +55,7 @@ def uninstall(root):
 
 what, root = sys.argv[1], sys.argv[sys.argv.index("--root") + 1]
 {"keep": keep, "uninstall": uninstall}[what](root)
-'''
+"""
 
 
 def make(path: Path, note: str = "") -> Path:
