@@ -274,7 +274,6 @@ def main() -> None:
     request = json.loads(text)
     file = source.read(request["file_bytes"])
     signal.setitimer(signal.ITIMER_REAL, max(1.0, request["limit_s"]))
-    os.umask(0o077)
     try:
         answer = _WHAT[request["what"]](Place(request["directory"], request["limit_s"]), request, file)
     except Refused as error:
@@ -322,7 +321,8 @@ def _is_locked(path: Path) -> bool:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
