@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up test simulate mutants crashpoints bench newest-celery chaos lint types contracts wheel clean
+.PHONY: help install run up test simulate mutants crashpoints bench newest-celery chaos lint types contracts agent wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -73,6 +73,9 @@ types: install ## mypy
 
 contracts: install ## import contracts
 	$(BIN)/lint-imports
+
+agent: install ## build the node agent as one file: build/agent.pyz
+	$(BIN)/python -m taskflow.agent_file build/agent.pyz
 
 wheel: install ## build the wheel into dist/
 	$(BIN)/python -m build --wheel

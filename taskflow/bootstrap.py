@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import redis
 import structlog
 
 from taskflow import logs
+from taskflow.agent_file import AgentFile
 from taskflow.broker import CeleryPublisher
 from taskflow.certificates import AgentAuthority
 from taskflow.clock import Clock, SystemClock
@@ -40,11 +41,15 @@ from taskflow.sweeps.delete_orphans import delete_orphans
 from taskflow.sweeps.drain_outbox import consumers, drain_outbox
 from taskflow.sweeps.expire_warm_nodes import expire_warm_nodes
 from taskflow.sweeps.fail_stuck_tasks import StuckTasks
-from taskflow.sweeps.ledger import SweepFunction, last_success_at, run_sweep
+from taskflow.sweeps.items import Items
+from taskflow.sweeps.lateness import warn_of_late_sweeps
+from taskflow.sweeps.ledger import Memory, SweepFunction, last_success_at, run_sweep
 from taskflow.sweeps.prune import prune_all
+from taskflow.sweeps.recover_lost_nodes import LostNodes
 from taskflow.sweeps.rescue_runs import rescue_runs
 from taskflow.sweeps.retry_error_nodes import retry_error_nodes
 from taskflow.sweeps.share_nodes import share_nodes
+from taskflow.sweeps.stop_ended_workspaces import EndedWorkspaces
 from taskflow.vault import Vault
 
 log = structlog.get_logger(__name__)
@@ -136,7 +141,9 @@ def bootstrap(
         providers = ProviderShelf(
             catalogue, data_path=data_dir.root, installation=installation, clock=clock,
             timeout_s=settings.provider_timeout_s,
-            reach=Reach(control_plane_url=settings.public_url, ca_file=settings.public_ca_file),
+            reach=Reach(
+                AgentFile(data_dir.root / "agent").path, settings.public_url, settings.public_ca_file
+            ),
         )  # fmt: skip
     tools = StepTools(
         database, providers, vault, settings, catalogue, installation, AgentAuthority(vault, settings)
@@ -178,21 +185,29 @@ def _redis(settings: Settings) -> redis.Redis:
 
 def _sweeps(app: App) -> dict[str, SweepFunction]:
     settings, database, now = app.settings, app.database, app.service.now
-    handlers = consumers(app.tools, app.ringer, now)
+    tools, ringer, handlers = app.tools, app.ringer, consumers(app.tools, app.ringer, now)
+    lost, ended = LostNodes(database, app.control, ringer, settings), EndedWorkspaces(tools, ringer)
+
+    def items(memory: Memory) -> Items:
+        return Items(database, memory, now, settings.sweep_page)
+
+    def rescue(memory: Memory) -> dict[str, Any]:
+        # The one sweep that is made up for when beat is dead, so it is the one that says so.
+        warn_of_late_sweeps(database, settings.sweep_intervals(), app.service.health.paused_sweeps(), memory, now())
+        return rescue_runs(app.rescue, app.control, memory)
+
     return {
-        "rescue": partial(rescue_runs, app.rescue, app.control),
-        "stuck_tasks": StuckTasks(database, app.control, app.ringer, settings, app.tools.liveness, now),
+        "rescue": rescue,
+        "stuck_tasks": StuckTasks(database, app.control, ringer, settings, tools.liveness, now),
         "outbox": lambda memory: drain_outbox(database, handlers, now, settings.sweep_page),
-        "warm_nodes": lambda memory: expire_warm_nodes(
-            database, app.ringer, now=now(), overdue_s=settings.alarm_overdue_s, limit=settings.sweep_page
-        ),
+        "warm_nodes": lambda memory: expire_warm_nodes(items(memory), ringer, overdue_s=settings.alarm_overdue_s),
+        "lost_nodes": lambda memory: lost(items(memory)),
+        "stop_ended_workspaces": lambda memory: ended(items(memory)),
         "share_nodes": lambda memory: share_nodes(
-            database, app.ringer, app.tools.catalogue, now=now(), ageing_s=settings.priority_ageing_s
+            items(memory), ringer, tools.catalogue, ageing_s=settings.priority_ageing_s
         ),
-        "delete_orphans": lambda memory: delete_orphans(app.tools, now()),
-        "retry_error_nodes": lambda memory: retry_error_nodes(
-            database, app.ringer, now=now(), limit=settings.sweep_page
-        ),
+        "delete_orphans": lambda memory: delete_orphans(tools, items(memory)),
+        "retry_error_nodes": lambda memory: retry_error_nodes(items(memory), ringer),
         "prune": lambda memory: prune_all(database, settings, now()),
     }
 

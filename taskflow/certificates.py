@@ -17,6 +17,8 @@ from taskflow.errors import UsageError
 from taskflow.settings import Settings
 from taskflow.vault import Vault
 
+#: The settings that give a certificate; all of them or none.
+_GIVEN = ("agent_certificate_file", "agent_key_file", "agent_ca_file", "agent_tls_name")
 #: The order of the curve P-256: private keys are numbers below it.
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _FROM = dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc)
@@ -38,6 +40,13 @@ class AgentAuthority:
     """
 
     def __init__(self, vault: Vault, settings: Settings) -> None:
+        """Raises ``UsageError`` when a certificate is given in part."""
+        empty = [name for name in _GIVEN if not getattr(settings, name)]
+        if 0 < len(empty) < len(_GIVEN):
+            missing = {f"TASKFLOW_{name.upper()}": "is needed with the others" for name in empty}
+            raise UsageError(
+                f"a certificate for agents is given in part: {', '.join(missing)} is empty", fields=missing
+            )
         self._vault = vault
         self._settings = settings
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "taskflow agents")])

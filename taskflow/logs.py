@@ -23,8 +23,9 @@ MASK = "***"
 _SECRET_KEYS = re.compile(r"(?:^|_)(?:token|password|secret|secret_key|authorization)$", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)", re.IGNORECASE)
 _BEARER = re.compile(r"(?P<head>\bBearer\s+)[\w.~+/=-]+", re.IGNORECASE)
-#: A user's token, and the signed id (packed when that is shorter) that is the token of a node or workspace.
-_TOKEN = re.compile(r"\btf_[\w-]{40,}|(?:\bI|\.eJ)[\w-]{15,}\.[\w-]{27}(?![\w-])")
+#: A user's token, and the signed id, alone or with its generation (packed when that is shorter), that is the token of a
+#: node or workspace.
+_TOKEN = re.compile(r"\btf_[\w-]{40,}|(?:\bI|\bWy[IJ]|\.eJ)[\w-]{15,}\.[\w-]{27}(?![\w-])")
 _SHORTEST = 8  # characters; a shorter value would be found in words that are none
 
 _known: tuple[str, ...] = ()  # longest first: one may be the beginning of another

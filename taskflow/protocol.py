@@ -76,8 +76,16 @@ class ErrorSchema(_Wire):
     phase = fields.String(load_default=None, allow_none=True)  # clone, branch, setup, start, commit, push, report
 
 
+class LimitsSchema(_Wire):
+    """What all of a workspace together may use; None: nobody said. ``vcpus`` is a share, the others are walls."""
+
+    vcpus = fields.Float(load_default=None, allow_none=True)
+    memory_mb = fields.Integer(load_default=None, allow_none=True)
+    processes = fields.Integer(load_default=None, allow_none=True)
+
+
 class WorkspaceCreateSchema(_Wire):
-    """PUT of a workspace. ``callback_token`` is not part of the content that a repeat is compared by."""
+    """PUT of a workspace. A repeat is compared by its content, to which the callback token does not belong."""
 
     fence = fields.Integer(required=True)
     task_id = fields.String(required=True)
@@ -89,7 +97,9 @@ class WorkspaceCreateSchema(_Wire):
     env = fields.Dict(keys=fields.String(), values=fields.String(), load_default=dict)
     private_hosts = fields.Boolean(load_default=True)  # whether a repository's host may be a private address
     provision_timeout_s = fields.Float(required=True)
+    limits = fields.Nested(LimitsSchema, load_default=None, allow_none=True)
     callback_token = fields.String(required=True)
+    callback_generation = fields.Integer(load_default=0)  # of the token; an agent never goes back to an earlier one
 
 
 class WorkspaceStateSchema(_Wire):
@@ -194,6 +204,7 @@ class NodeOrderSchema(_Wire):
     node_id = fields.String(required=True)
     slots = fields.Integer(required=True)
     callback_token = fields.String(required=True)
+    callback_generation = fields.Integer(load_default=0)
     agent_token = fields.String(required=True)
     heartbeat_interval_s = fields.Float(required=True)
     listen_host = fields.String(load_default="127.0.0.1")
@@ -203,7 +214,8 @@ class NodeOrderSchema(_Wire):
     signature_age_s = fields.Float(load_default=60.0)
     dead_man_s = fields.Float(load_default=None, allow_none=True)  # None: its sessions outlive every silence
     power_off = fields.Boolean(load_default=False)  # after the dead-man time the machine itself is shut down
-    isolate = fields.Boolean(load_default=False)  # each workspace as a user of its own, where the agent is root
+    isolate = fields.Boolean(load_default=False)  # each workspace as a user of its own, which only root can
+    container_image = fields.String(load_default=None, allow_none=True)  # what its commands run in; None: the machine
 
 
 class HeartbeatAnswerSchema(_Wire):

@@ -66,7 +66,7 @@ class Settings:
     host: str = _setting("127.0.0.1", "address", "address the web process listens on")
     port: int = _setting(8750, "port", "port of the web process; 0 = any free one")
     web_processes: int = _setting(
-        2, "count", "processes that answer HTTP; each has 16 threads and uses one core at most"
+        2, "count", "processes that answer HTTP; each has 16 threads or more, and uses one core at most"
     )
     flower_port: int = _setting(8751, "port", "port of the Flower dashboard; 0 = any free one")
     url: str = _setting("", "url", "server the command line talks to; empty = the stack of the data directory")
@@ -194,6 +194,15 @@ class Settings:
         "1/s",
         "requests of one API token to one web process, as a mean of ten seconds; more get 429; 0 = no limit",
     )
+    streams_per_token: int = _setting(
+        10, "count", "open streams of one API token in one web process; one more is refused with 429"
+    )
+    streams_max: int = _setting(
+        8,
+        "count",
+        "open streams of one web process; one more is refused with 503; it has at least twice as many threads",
+    )
+    stream_max_s: float = _setting(600.0, "s", "a stream ends after this, and its client goes on with a new one")
 
     # --- what tasks may name
     repository_local_paths: bool = _setting(
@@ -207,13 +216,19 @@ class Settings:
     stuck_interval_s: float = _setting(60.0, "s", "how often the stuck-task sweep runs")
     outbox_interval_s: float = _setting(5.0, "s", "how often the outbox is drained")
     warm_interval_s: float = _setting(60.0, "s", "how often the backup for expired warm nodes runs")
+    lost_nodes_interval_s: float = _setting(
+        60.0, "s", "how often nodes are looked at whose machine did not look for long, or that have none"
+    )
+    ended_workspaces_interval_s: float = _setting(
+        60.0, "s", "how often workspaces are looked for that outlived their run"
+    )
     share_interval_s: float = _setting(
         15.0, "s", "how often a full provider is looked at for an owner who has more nodes than one who waits"
     )
     orphan_interval_s: float = _setting(
-        3600.0, "s", "how often servers at the providers are compared with nodes, and orphans deleted"
+        3600.0, "s", "how often servers, addresses and volumes are compared with nodes, and orphans deleted"
     )
-    orphan_age_s: float = _setting(3600.0, "s", "a server that no node needs is deleted when it is older than this")
+    orphan_age_s: float = _setting(3600.0, "s", "what no node needs is deleted when it is older than this")
     error_nodes_interval_s: float = _setting(
         300.0, "s", "how often nodes in status error are looked at, to try their destruction again"
     )
@@ -259,6 +274,8 @@ class Settings:
             "stuck_tasks": self.stuck_interval_s,
             "outbox": self.outbox_interval_s,
             "warm_nodes": self.warm_interval_s,
+            "lost_nodes": self.lost_nodes_interval_s,
+            "stop_ended_workspaces": self.ended_workspaces_interval_s,
             "share_nodes": self.share_interval_s,
             "delete_orphans": self.orphan_interval_s,
             "retry_error_nodes": self.error_nodes_interval_s,

@@ -11,6 +11,7 @@ from taskflow.settings import Settings
 from web import api, auth, context, errors
 from web.door import Door
 from web.limits import RequestLimit
+from web.streams import Streams
 
 if TYPE_CHECKING:
     from taskflow.service import Service
@@ -31,7 +32,9 @@ def create_app(service: Service | None = None, settings: Settings | None = None)
     app = Flask("web", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["taskflow"] = Door(service, settings)
-    app.extensions["taskflow.limit"] = RequestLimit((settings or Settings()).token_request_rate)
+    limits = settings or Settings()
+    app.extensions["taskflow.limit"] = RequestLimit(limits.token_request_rate)
+    app.extensions["taskflow.streams"] = Streams(limits)
     context.register(app)
     auth.register(app)
     api.register(app)

@@ -7,6 +7,9 @@ node        the callback token of exactly the node that the path names
 bootstrap   the bootstrap token of exactly the node that the path names, until its agent is ready
 workspace   the callback token of exactly the workspace that the path names
 ==========  =======================================================================================
+
+Nodes and workspaces sign their requests with the callback token (``taskflow.signing``); the token itself as a bearer
+is as good there, for a person with curl. Everybody else sends a bearer token.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from flask import Flask, current_app, g, request
 
 from taskflow.errors import NotFound
 from taskflow.service import Caller
-from web.context import allow_body
+from web.context import allow_body, read_body
 from web.door import service
 from web.limits import RequestLimit
 
@@ -39,6 +42,11 @@ class Guard:
 
     scope: str
     subject: str | None = None
+
+    @property
+    def signable(self) -> bool:
+        """Whether who calls it may sign instead of showing the token."""
+        return self.scope in ("node", "workspace")
 
     @property
     def callback(self) -> bool:
@@ -89,12 +97,13 @@ def _admit() -> None:
     g.guard = guard
     if guard.scope == "public":
         return
-    authorization = request.authorization
-    token = authorization.token if authorization is not None and authorization.type == "bearer" else None
-    if guard is API and token:
-        limit: RequestLimit = current_app.extensions["taskflow.limit"]
-        limit.count(token)  # first of all: a flood must not reach the database
-    g.caller = service().accounts.authenticate(token, guard.scope)
+    header = request.headers.get("Authorization", "")
+    signed = None
+    if guard.signable and header.partition(" ")[0].lower() == "signed":
+        signed = service().signatures.check(header, guard.scope, method=request.method, target=_target())
+        g.caller = signed.caller
+    else:
+        g.caller = _bearer(guard)
     named: dict[str, str] = request.view_args or {}
     if guard.subject is not None:
         g.caller.must_be(guard.scope, named[guard.subject])
@@ -102,3 +111,20 @@ def _admit() -> None:
     for name, value in named.items():
         if not _ID.match(value):  # no id of ours; some databases fail on such a text instead of finding nothing
             raise NotFound("no such thing", fields={name: "is no id"})
+    if signed is not None:
+        signed.check_body(read_body())
+
+
+def _bearer(guard: Guard) -> Caller:
+    authorization = request.authorization
+    token = authorization.token if authorization is not None and authorization.type == "bearer" else None
+    if guard is API and token:
+        limit: RequestLimit = current_app.extensions["taskflow.limit"]
+        limit.count(token)  # first of all: a flood must not reach the database
+    return service().accounts.authenticate(token, guard.scope)
+
+
+def _target() -> str:
+    """What the sender signed: the path of ``taskflow.protocol``, whatever a proxy has in front of it, and the query."""
+    query = request.query_string.decode("latin-1")
+    return f"{request.path}?{query}" if query else request.path

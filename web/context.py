@@ -8,6 +8,7 @@ import uuid
 
 import structlog
 from flask import Flask, Response, current_app, g, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,16 @@ def _finish(response: Response) -> Response:
 
 def _forget(_error: BaseException | None) -> None:
     structlog.contextvars.unbind_contextvars("request_id")
+
+
+def read_body() -> bytes:
+    """The body of this request, read whole. Raises ``RequestEntityTooLarge`` beyond its limit."""
+    body = request.get_data(cache=True)
+    # A chunked body has no length to look at before: it is read up to the limit and no further, without a word.
+    limit = request.max_content_length
+    if request.content_length is None and limit is not None and len(body) >= limit:
+        raise RequestEntityTooLarge()
+    return body
 
 
 def allow_body(bytes_max: int) -> None:

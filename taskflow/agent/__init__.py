@@ -7,6 +7,7 @@ Of the package it imports ``taskflow.protocol`` and nothing else, so that it can
     store     the one SQLite file       sessions    starting, following and finishing a session
     outbox    durable callbacks         shipping    log chunks
     shim      keeps one command         job         a child process that runs git: provision, finish
+    isolation gives each workspace its confinement: users, cgroups, containers; handover moves work in and out of it
 """
 
 from __future__ import annotations

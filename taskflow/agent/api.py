@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import re
 import sqlite3
@@ -12,8 +11,11 @@ from flask import Flask, Response, jsonify, request
 from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import HTTPException
 
-from taskflow import protocol
+from taskflow import protocol, signing
+from taskflow.agent.clock import PlaneClock
+from taskflow.agent.places import Order
 from taskflow.agent.problems import Problem
+from taskflow.agent.server import BODY_BYTES_MAX
 
 if TYPE_CHECKING:
     from taskflow.agent.node import Node
@@ -21,15 +23,27 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # ids become directory names
-_BODY_BYTES_MAX = 4 * 1024 * 1024
+_KEY_ID = "agent"
 
 
-def _check_auth(agent_token: str) -> None:
+def _check_signed(order: Order, clock: PlaneClock) -> None:
+    """Only who has the node's agent token is answered, and only to this request, made a moment ago."""
     if request.path == protocol.AGENT_HEALTH:
         return
-    given = request.headers.get("Authorization", "")
-    if not hmac.compare_digest(given.encode(), f"Bearer {agent_token}".encode()):
-        raise Problem(401, "unauthorized", "the node's agent token is needed")
+    now = clock.now()
+    try:
+        claim = signing.read(request.headers.get("Authorization"))
+        if claim.key_id != _KEY_ID:
+            raise signing.SignatureRefused("wrong", "the request is signed with another key")
+        target = str(request.environ["REQUEST_URI"])
+        signing.check(
+            claim, order.agent_token, method=request.method, target=target, now=now, max_age_s=order.signature_age_s
+        )
+        signing.check_body(claim, request.get_data())
+    except signing.SignatureRefused as refused:
+        if refused.code == "clock":
+            raise Problem(401, "clock", f"{refused} by this node's time", detail={"time": now}) from None
+        raise Problem(401, "unauthorized", f"{refused}; the node's agent token is needed") from None
 
 
 def _check_ids() -> None:
@@ -52,14 +66,14 @@ def _fence() -> int:
         raise Problem(400, "invalid", "a whole number is needed", fields={"fence": ["missing or wrong"]}) from error
 
 
-def create_app(node: Node, agent_token: str) -> Flask:
-    """The WSGI application. Every route but the health check needs the node's agent token."""
+def create_app(node: Node, order: Order, clock: PlaneClock) -> Flask:
+    """The WSGI application. Every route but the health check needs a signature with the node's agent token."""
     app = Flask("taskflow.agent")
-    app.config["MAX_CONTENT_LENGTH"] = _BODY_BYTES_MAX
+    app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
 
     @app.before_request
     def check() -> None:
-        _check_auth(agent_token)
+        _check_signed(order, clock)
         _check_ids()
 
     _add_errors(app)
@@ -112,6 +126,7 @@ def _add_routes(app: Flask, node: Node) -> None:
 
     @app.put(rule(protocol.AGENT_WORKSPACE))
     def put_workspace(workspace_id: str) -> tuple[Response, int]:
+        node.dead_man.refuse_if_cut_off()
         state, status = node.workspaces.create(workspace_id, _body(protocol.WorkspaceCreateSchema))
         return jsonify(state), status
 
@@ -125,6 +140,7 @@ def _add_routes(app: Flask, node: Node) -> None:
 
     @app.put(rule(protocol.AGENT_SESSION))
     def put_session(workspace_id: str, session_id: str) -> Response:
+        node.dead_man.refuse_if_cut_off()
         payload = _body(protocol.SessionStartSchema)
         return jsonify(node.workspaces.start_session(workspace_id, session_id, payload))
 

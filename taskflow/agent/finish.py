@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskflow.agent.confinement import COMMON, Confinement
 from taskflow.agent.git import Deadline, Git, JobFailure
+from taskflow.agent.handover import WORK_BYTES_MAX, take
 
 CHANGED_FILES_MAX = 1000
 #: Of all names together: a path may have 4096 bytes, and a list of such names is of no use to anybody.
@@ -21,7 +23,10 @@ _OUR_IDENTITY = ("user.name=taskflow", "user.email=taskflow@localhost")
 
 @dataclass(frozen=True)
 class FinishOrder:
-    """What to finish. ``timeout_s`` bounds the local part and the push separately."""
+    """What to finish. ``timeout_s`` bounds the local part and the push separately.
+
+    ``clean`` is the clone that an isolated workspace can't reach, ``tree_env`` the environment of git in its tree.
+    """
 
     repo: str
     clone: dict[str, Any]  # what provisioning returned
@@ -30,6 +35,10 @@ class FinishOrder:
     push: bool
     git_env: dict[str, str]
     timeout_s: float
+    clean: str | None = None
+    tree_env: dict[str, str] | None = None
+    confinement: Confinement = COMMON
+    work_bytes_max: int = WORK_BYTES_MAX
 
 
 def finish(order: FinishOrder) -> dict[str, Any]:
@@ -42,17 +51,23 @@ def finish(order: FinishOrder) -> dict[str, Any]:
         "error": None,
     }
     try:
-        git = Git(Path(order.repo), order.git_env, Deadline(order.timeout_s))
-        _commit(git, order.commit_message)
-        head = git.must("rev-parse", "--verify", "HEAD^{commit}", phase="commit").text
+        deadline = Deadline(order.timeout_s)
+        own = Git(Path(order.clean or order.repo), order.git_env, deadline)
+        tree = own
+        if order.confinement.uid is not None:
+            tree = Git(Path(order.repo), order.tree_env or {}, deadline, order.confinement)
+        _commit(tree, own, order.commit_message)
+        head = tree.must("rev-parse", "--verify", "HEAD^{commit}", phase="commit").text
         base = order.clone["base_commit"]
         if head == base:
             return result
+        if tree is not own:
+            take(tree, own, base, head, bytes_max=order.work_bytes_max)
         result["commit"], result["output_branch"] = head, order.output_branch
-        names = git.must("diff", "--name-only", "--no-ext-diff", "-z", base, head, phase="commit").out
+        names = own.must("diff", "--name-only", "--no-ext-diff", "-z", base, head, phase="commit").out
         result["changed_files"] = changed_files(names)
         if order.push:
-            _push(Git(Path(order.repo), order.git_env, Deadline(order.timeout_s)), order, head)
+            _push(Git(own.repo, order.git_env, Deadline(order.timeout_s)), order, head)
             result["pushed"] = True
     except JobFailure as failure:
         result["error"] = failure.as_dict()
@@ -69,14 +84,20 @@ def changed_files(names: bytes) -> list[str]:
     return found
 
 
-def _commit(git: Git, message: str) -> None:
-    """Commit the whole working tree on whatever branch it is, unless it is clean."""
+def _identity(git: Git) -> tuple[str, ...]:
+    """Who commits where the tree's configuration names nobody: whom the agent's user is configured to be, else we."""
+    found = [(name, git.ask("config", name, phase="commit").text) for name in ("user.name", "user.email")]
+    return tuple(f"{name}={value}" for name, value in found) if all(value for _, value in found) else _OUR_IDENTITY
+
+
+def _commit(git: Git, own: Git, message: str) -> None:
+    """Commit the whole working tree on whatever branch it is, unless it is clean. ``own`` is the agent's git."""
     if not (git.repo / ".git").exists():
         raise JobFailure("git_failed", "the clone's .git is gone; nothing can be committed", "commit")
     # The command and all its children are dead: a lock that is still there belongs to nobody.
+    # As whoever git runs as: where the path leads is the session's to say.
     if (git.repo / ".git").is_dir():
-        for name in ("index.lock", "HEAD.lock"):
-            (git.repo / ".git" / name).unlink(missing_ok=True)
+        git.run(["rm", "-f", "--", ".git/index.lock", ".git/HEAD.lock"], phase="commit")
     if not git.must("status", "--porcelain", "-z", phase="commit").out:
         return
     git.must("add", "--all", phase="commit")
@@ -90,7 +111,7 @@ def _commit(git: Git, message: str) -> None:
         "--message",
         message,
         phase="commit",
-        config=() if known else _OUR_IDENTITY,
+        config=() if known else _identity(own),
     )
 
 

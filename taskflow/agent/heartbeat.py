@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taskflow import __version__, protocol
-from taskflow.agent.wire import Wire, wait_s
+from taskflow.agent.wire import Answer, Key, Wire, wait_s
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ def measure(
 class Heartbeat:
     """Sends ready until it is accepted, then a heartbeat every ``interval_s`` seconds, in a thread of its own.
 
-    ``gone`` is called once when the control plane says that there is no such node any more.
+    ``answered`` is called after each attempt with what came back, ``gone`` once when the control plane says that there is
+    no such node any more.
     """
 
     def __init__(
@@ -63,16 +64,18 @@ class Heartbeat:
         wire: Wire,
         *,
         node_id: str,
-        token: str,
+        key: Callable[[], Key],
         interval_s: float,
         beat: Callable[[], dict[str, Any]],
+        answered: Callable[[Answer], None],
         gone: Callable[[], None],
     ) -> None:
         self._wire = wire
         self._node_id = node_id
-        self._token = token
+        self._key = key
         self._interval_s = interval_s
         self._beat = beat
+        self._answered = answered
         self._gone = gone
         self._closed = threading.Event()
 
@@ -84,14 +87,21 @@ class Heartbeat:
         """Send no more."""
         self._closed.set()
 
+    def _take(self, answer: Answer) -> None:
+        try:
+            self._answered(answer)
+        except Exception:  # a full disk: the next answer says it again
+            log.exception("heartbeat's answer")
+
     def _run(self) -> None:
         path, attempts = protocol.route(protocol.CALLBACK_NODE_READY, node_id=self._node_id), 0
         while not self._closed.is_set():
-            answer = self._wire.post(path, self._token, self._beat())
+            answer = self._wire.post(path, self._key(), self._beat())
             if answer.over:
                 log.error("the control plane has no node %s any more (%s)", self._node_id, answer.status)
                 self._gone()
                 return
+            self._take(answer)
             if answer.accepted:
                 path, attempts = protocol.route(protocol.CALLBACK_NODE_HEARTBEAT, node_id=self._node_id), 0
                 self._closed.wait(self._interval_s)

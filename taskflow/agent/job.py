@@ -13,8 +13,10 @@ import signal
 import sys
 from typing import Any
 
+from taskflow.agent.confinement import Confinement
 from taskflow.agent.finish import FinishOrder, finish
 from taskflow.agent.git import JobFailure
+from taskflow.agent.killing import end_all
 from taskflow.agent.processes import become_subreaper, kill_descendants, set_parent_death_signal
 from taskflow.agent.provision import ProvisionOrder, provision
 
@@ -40,10 +42,13 @@ def main(argv: list[str]) -> int:
     if os.getppid() != int(argv[0]):
         return 143  # the agent ended before the tie was made
     answer: dict[str, Any] | None = None
+    order = json.load(sys.stdin)
+    confinement = order["confinement"] = Confinement.of(order["confinement"])
     try:
-        answer = _perform(json.load(sys.stdin))
+        answer = _perform(order)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        end_all(confinement)
         kill_descendants(os.getpid())
     json.dump(answer, sys.stdout)
     sys.stdout.flush()

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 
-from taskflow.agent.store import Delivery, Store
+from taskflow.agent.store import Delivery, Store, Workspace
 from taskflow.agent.wire import LONGEST_WAIT_S, Answer, Wire, wait_s
 
 log = logging.getLogger(__name__)
@@ -79,10 +79,12 @@ class Outbox:
         if workspace is None or workspace.silenced:
             self._store.delivered(delivery.seq)
             return
-        answer = self._wire.post(delivery.path, workspace.callback_token, delivery.payload)
+        answer = self._wire.post(delivery.path, workspace.key, delivery.payload)
         if answer.accepted:
             log.info("delivered %s", delivery.delivery_id)
             self._store.delivered(delivery.seq)
+            self._news.set()
+        elif answer.status == 401 and self._was_renewed(workspace):
             self._news.set()
         elif answer.misfit and (short := short_report(delivery.payload, answer)) is not None:
             log.error("refused for its form (%s), a short one follows: %s", answer.status, delivery.delivery_id)
@@ -95,3 +97,8 @@ class Outbox:
                 self._store.silence(delivery.workspace_id)
         else:
             self._store.postpone(delivery.seq, time.time() + wait_s(delivery.attempts))
+
+    def _was_renewed(self, used: Workspace) -> bool:
+        """Whether the token was replaced while it was refused: then the new one is to be tried."""
+        now = self._store.workspace(used.id)
+        return now is not None and now.key != used.key

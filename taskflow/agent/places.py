@@ -8,22 +8,43 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from marshmallow import ValidationError
+
+from taskflow import protocol
 from taskflow.agent.problems import StartRefused
 
 
 @dataclass(frozen=True)
+class Tls:
+    """What the agent shows to who connects; PEM texts."""
+
+    certificate: str
+    private_key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Order:
-    """What whoever ordered the node wrote for its agent (``order.json``)."""
+    """What whoever ordered the node wrote for its agent (``order.json``), see ``protocol.NodeOrderSchema``."""
 
     node_id: str
-    callback_token: str
-    agent_token: str
+    callback_token: str = field(repr=False)
+    callback_generation: int
+    agent_token: str = field(repr=False)
     slots: int
     heartbeat_interval_s: float
+    listen_host: str
+    listen_port: int
+    advertise_host: str | None
+    tls: Tls | None
+    signature_age_s: float
+    dead_man_s: float | None
+    power_off: bool
+    isolate: bool
+    container_image: str | None
 
 
 @dataclass(frozen=True)
@@ -39,7 +60,7 @@ class Places:
 
     @property
     def address_file(self) -> Path:
-        """Written once the agent listens: pid, port, address, boot_id."""
+        """Written once the agent listens: pid, start_ticks, port, address, boot_id."""
         return self.root / "agent.json"
 
     def workspace(self, workspace_id: str) -> Path:
@@ -50,6 +71,22 @@ class Places:
         """The clone: the working directory of the workspace's sessions."""
         return self.workspace(workspace_id) / "repo"
 
+    def clean(self, workspace_id: str) -> Path:
+        """The clone of an isolated workspace that only the agent reaches: fetched into, looked at, pushed from."""
+        return self.workspace(workspace_id) / "clean"
+
+    def home(self, workspace_id: str) -> Path:
+        """The home of an isolated workspace's user."""
+        return self.workspace(workspace_id) / "home"
+
+    def tmp(self, workspace_id: str) -> Path:
+        """The directory for temporary files of an isolated workspace's user."""
+        return self.workspace(workspace_id) / "tmp"
+
+    def confinement(self, workspace_id: str) -> Path:
+        """What holds the workspace's commands: user, limits, control group."""
+        return self.workspace(workspace_id) / "confinement.json"
+
     def session(self, workspace_id: str, session_id: str) -> Path:
         """The shim's directory: lock, output, exit status."""
         return self.workspace(workspace_id) / "sessions" / session_id
@@ -59,20 +96,15 @@ def read_order(root: Path) -> Order:
     """The order in ``root``. Raises ``StartRefused`` naming what is missing or wrong."""
     path = root / "order.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return Order(
-            node_id=str(data["node_id"]),
-            callback_token=str(data["callback_token"]),
-            agent_token=str(data["agent_token"]),
-            slots=int(data["slots"]),
-            heartbeat_interval_s=float(data["heartbeat_interval_s"]),
-        )
+        data = protocol.load(protocol.NodeOrderSchema, json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise StartRefused(f"cannot read the node's order: {error}") from error
-    except KeyError as error:
-        raise StartRefused(f"{path} lacks {error}") from error
-    except (ValueError, TypeError) as error:
-        raise StartRefused(f"{path} is not a node order: {error}") from error
+    except ValidationError as error:
+        raise StartRefused(f"{path} is not a node order: {error.messages}") from error
+    except ValueError as error:
+        raise StartRefused(f"{path} is not JSON: {error}") from error
+    tls = Tls(**data.pop("tls")) if data["tls"] else data.pop("tls")
+    return Order(**data, tls=tls)
 
 
 def lock_root(root: Path) -> IO[str]:
@@ -89,12 +121,12 @@ def lock_root(root: Path) -> IO[str]:
     return file
 
 
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Replace ``path`` by ``data`` so that a reader, or a crash, sees the old file or the new one; mode 0600."""
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` so that a reader, or a crash, sees the old file or the new one; mode 0600."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(data, file)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -103,6 +135,11 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Replace ``path`` by ``data``, as ``write_text`` does."""
+    write_text(path, json.dumps(data))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -6,20 +6,34 @@ from typing import Any
 
 
 class Problem(Exception):
-    """A request that is refused. ``status`` is the HTTP status, ``code`` is for programs, ``fields`` for bad input."""
+    """A request that is refused. ``status`` is the HTTP status, ``code`` is for programs, ``fields`` for bad input.
 
-    def __init__(self, status: int, code: str, message: str, *, fields: dict[str, Any] | None = None) -> None:
+    ``detail``: what the caller may want to act on.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        fields: dict[str, Any] | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.fields = fields
+        self.detail = detail
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON body of the answer."""
         body: dict[str, Any] = {"code": self.code, "message": self.message}
         if self.fields:
             body["fields"] = self.fields
+        if self.detail:
+            body["detail"] = self.detail
         return body
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
 _PROC = Path("/proc")
 # Loaded at import: a preexec_fn runs between fork and exec, where loading a library could deadlock.
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -30,7 +31,8 @@ def set_parent_death_signal(sig: int = signal.SIGTERM) -> None:
     """Ask the kernel to send ``sig`` to this process when the thread that started it ends; usable as ``preexec_fn``.
 
     The kernel watches the *thread*, so the starter must be one that lives as long as its process (the main thread).
-    Survives exec, not fork; a setuid program clears it. Raises ``OSError`` where the kernel has no prctl.
+    Survives exec, not fork; a setuid program and a change of the user clear it. Raises ``OSError`` where the kernel has
+    no prctl.
     """
     _prctl(_PR_SET_PDEATHSIG, int(sig))
 
@@ -38,6 +40,11 @@ def set_parent_death_signal(sig: int = signal.SIGTERM) -> None:
 def become_subreaper() -> None:
     """Make orphaned descendants children of this process instead of init, so that they can be found and reaped."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def forbid_new_privileges() -> None:
+    """From here on no program gives this process, or a child of it, more rights than it has: setuid does nothing."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def _stat_fields(pid: int) -> list[str] | None:

@@ -11,14 +11,24 @@ import os
 import subprocess
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from taskflow import protocol
 from taskflow.agent import problems, shim
+from taskflow.agent.containers import client_env
 from taskflow.agent.finish import FinishOrder
+from taskflow.agent.isolation import Isolation
 from taskflow.agent.jobs import Jobs
-from taskflow.agent.launching import git_env, helper_argv, helper_env, session_env, task_env
+from taskflow.agent.launching import (
+    git_env,
+    helper_argv,
+    helper_env,
+    session_env,
+    task_env,
+    tree_git_env,
+    workspace_env,
+)
 from taskflow.agent.outbox import Outbox
 from taskflow.agent.places import Places, private_directory, read_json
 from taskflow.agent.processes import kill_processes, kill_tree, processes_with_env, start_ticks
@@ -74,14 +84,22 @@ class Sessions:
     """The sessions of this node."""
 
     def __init__(
-        self, store: Store, places: Places, outbox: Outbox, jobs: Jobs, control_plane_url: str, lifeline: str | None
+        self,
+        store: Store,
+        places: Places,
+        outbox: Outbox,
+        jobs: Jobs,
+        wires: Callable[[], Wire],
+        lifeline: str | None,
+        isolation: Isolation,
     ) -> None:
         self._store = store
         self._places = places
         self._outbox = outbox
         self._jobs = jobs
-        self._control_plane_url = control_plane_url
+        self._wires = wires
         self._lifeline = lifeline
+        self._isolation = isolation
         self._lock = threading.Lock()
         self._followers: dict[str, threading.Thread] = {}
         self._shippers: dict[str, Shipper] = {}
@@ -157,6 +175,15 @@ class Sessions:
         while time.monotonic() < end and not all(shim.lock_is_free(directory) for directory in directories):
             time.sleep(_POLL_S)
 
+    def cut_off(self, error: dict[str, Any]) -> bool:
+        """End what runs as ``lost`` with this error; it is reported once somebody is reached. Whether all have ended."""
+        sessions = [session for session in self._store.sessions() if session.status != "ended"]
+        for session in sessions:
+            directory = self._places.session(session.workspace_id, session.id)
+            if session.status == "running" and not (directory / "stop").exists():
+                shim.request_stop(directory, lost=error)
+        return not sessions
+
     def progress(self) -> list[dict[str, Any]]:
         """The sessions that have not ended, as ``SessionProgressSchema``."""
         found = []
@@ -211,9 +238,12 @@ class Sessions:
 
     # --- start
     def _launch(self, workspace: Workspace, session_id: str, payload: dict[str, Any]) -> None:
-        directory = private_directory(self._places.session(workspace.id, session_id))
+        directory = self._places.session(workspace.id, session_id)
+        private_directory(directory.parent)
+        private_directory(directory)
         marks = {**task_env(workspace.run, workspace.id), "TASKFLOW_SESSION_ID": session_id}
-        host = session_env(os.environ)
+        confinement = self._isolation.of(workspace.id)
+        host = workspace_env(os.environ, confinement)
         order = shim.Order(
             command=payload["command"],
             cwd=str(self._places.repo(workspace.id)),
@@ -222,10 +252,11 @@ class Sessions:
             time_limit_s=payload["time_limit_s"],
             log_limit_bytes=payload["log_limit_bytes"],
             lifeline=self._lifeline,
+            confinement=confinement,
         )
         process = subprocess.Popen(
             helper_argv("shim", str(directory)),
-            env=helper_env({**host, **marks}),
+            env=helper_env({**session_env(os.environ), **client_env(os.environ), **marks}),
             cwd=directory,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -241,7 +272,7 @@ class Sessions:
     # --- follow
     def _follow(self, session: Session) -> None:
         output = self._places.session(session.workspace_id, session.id) / "output.log"
-        shipper = Shipper(self._store, Wire(self._control_plane_url), session, output)
+        shipper = Shipper(self._store, self._wires(), session, output)
         thread = threading.Thread(target=self._run, args=(session.id, shipper), name="follow", daemon=True)
         with self._lock:
             if session.id in self._followers:
@@ -303,6 +334,7 @@ class Sessions:
         if report is None:
             log.warning("session %s: its shim is gone and left no report", session.id)
             kill_processes(processes_with_env("TASKFLOW_SESSION_ID", session.id), grace_s=0.0)
+            self._isolation.end(session.workspace_id)
             report = _LOST
         self._store.session_finishing(session.id, report)
 
@@ -350,14 +382,19 @@ class Sessions:
         assert workspace is not None
         assert workspace.clone is not None
         marks = task_env(workspace.run, workspace.id)
-        repo: Path = self._places.repo(workspace.id)
+        confinement = self._isolation.of(workspace.id)
+        # What a job that was killed with an earlier agent may have left.
+        self._isolation.end(workspace.id)
         order = FinishOrder(
-            repo=str(repo),
+            repo=str(self._places.repo(workspace.id)),
             clone=workspace.clone,
             output_branch=str(workspace.run["output_branch"]),
             commit_message=session.plan["commit_message"],
             push=session.plan["push"],
             git_env={**git_env(os.environ), **marks},
             timeout_s=_FINISH_LIMIT_S,
+            clean=str(self._places.clean(workspace.id)) if confinement.uid is not None else None,
+            tree_env={**tree_git_env(os.environ, confinement), **marks},
+            confinement=confinement,
         )
         return self._jobs.run(workspace.id, order, marks, 2 * _FINISH_LIMIT_S)

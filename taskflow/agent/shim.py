@@ -22,8 +22,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from taskflow.agent import lifeline
+from taskflow.agent.confinement import COMMON, Confinement
+from taskflow.agent.containers import launch
+from taskflow.agent.killing import end_all
 from taskflow.agent.masking import Masker
-from taskflow.agent.places import write_json
+from taskflow.agent.places import read_json, write_json
 from taskflow.agent.processes import become_subreaper, kill_descendants, set_parent_death_signal, start_ticks
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
@@ -44,9 +47,12 @@ def lock_is_free(session_dir: Path) -> bool:
     return True
 
 
-def request_stop(session_dir: Path, grace_s: float = GRACE_S) -> None:
-    """Ask the shim to end its command, with ``grace_s`` seconds between SIGTERM and SIGKILL. Repeats are fine."""
-    write_json(session_dir / "stop", {"grace_s": grace_s})
+def request_stop(session_dir: Path, grace_s: float = GRACE_S, *, lost: dict[str, Any] | None = None) -> None:
+    """Ask the shim to end its command, with ``grace_s`` seconds between SIGTERM and SIGKILL. Repeats are fine.
+
+    It ends as ``stopped``, or as ``lost`` with the error that is given.
+    """
+    write_json(session_dir / "stop", {"grace_s": grace_s, "verdict": "lost" if lost else "stopped", "error": lost})
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Order:
     time_limit_s: float
     log_limit_bytes: int
     lifeline: str | None
+    confinement: Confinement = COMMON
 
 
 class Output:
@@ -126,8 +133,10 @@ class Shim:
         self.supervisor_gone = False  # then nobody waits for the outcome any more
         self._terminated = False
         self._verdict: str | None = None  # why we are ending the command; None while it may run
+        self._error: dict[str, Any] | None = None  # of a verdict that somebody else gave
         self._kill_at: float | None = None
         self._started = time.monotonic()
+        self._memory_kills = order.confinement.memory_kills()
 
     def run(self) -> dict[str, Any]:
         """Run the command to its end, whichever that is."""
@@ -138,31 +147,45 @@ class Shim:
             process = self._start()
         except OSError as error:
             return self._not_started(error)
+        except subprocess.SubprocessError as error:  # what is done between fork and exec
+            return self._not_started(OSError(errno.EPERM, f"its user or limits can't be set: {error}"))
         if self._order.lifeline is not None:
             lifeline.watch(Path(self._order.lifeline), self._on_supervisor_gone)
         assert process.stdout is not None
         self._follow(process, process.stdout)
+        end_all(self._order.confinement)
         kill_descendants(os.getpid())
         code = process.wait()
         self._drain(process.stdout)
         outcome = self._verdict or "exited"
-        return self._report(outcome, code if outcome == "exited" else None)
+        report = self._report(outcome, code if outcome == "exited" else None)
+        if code != 0 and self._order.confinement.memory_kills() > self._memory_kills:
+            message = f"{self._order.command[0]}: {self._order.confinement.memory_message()}"
+            report["error"] = {"code": "out_of_memory", "message": message, "phase": "run"}
+        return report
 
     def _start(self) -> subprocess.Popen[bytes]:
+        how = launch(self._order.command, self._order.env, self._order.cwd, self._order.confinement)
+
         def in_child() -> None:
-            # Should this shim be killed, nobody would enforce limits or know the outcome: the command goes with it.
+            how.confinement.enter()
+            # After it: a change of the user clears this. Should the shim be killed, nobody would enforce limits or know
+            # the outcome, so the command goes with it.
             set_parent_death_signal(signal.SIGKILL)
 
-        return subprocess.Popen(
-            self._order.command,
-            cwd=self._order.cwd,
-            env=self._order.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,  # one pipe: the order of the two is kept
-            start_new_session=True,
-            preexec_fn=in_child,
-        )
+        try:
+            return subprocess.Popen(
+                how.argv,
+                cwd=self._order.cwd,
+                env=how.env,
+                stdin=how.stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,  # one pipe: the order of the two is kept
+                start_new_session=True,
+                preexec_fn=in_child,
+            )
+        finally:
+            os.close(how.stdin)
 
     def _not_started(self, error: OSError) -> dict[str, Any]:
         message = f"{self._order.command[0]}: {error.strerror}"
@@ -179,7 +202,7 @@ class Shim:
             "exit_code": exit_code,
             "duration_s": round(time.monotonic() - self._started, 3),
             "log_truncated": self.output.truncated,
-            "error": None,
+            "error": self._error,
         }
 
     def _on_term(self, *_: object) -> None:
@@ -230,17 +253,22 @@ class Shim:
             self._verdict, self._kill_at = "lost", now
         elif self._verdict is None:
             if self._terminated or (self._dir / "stop").exists():
-                self._end(process, "stopped", self._stop_grace())
+                self._stop(process)
             elif now - self._started >= self._order.time_limit_s:
                 self._end(process, "timed_out", GRACE_S)
         if self._kill_at is not None and now >= self._kill_at:
             _signal_group(process.pid, signal.SIGKILL)
 
-    def _stop_grace(self) -> float:
-        try:
-            return float(json.loads((self._dir / "stop").read_text(encoding="utf-8"))["grace_s"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return GRACE_S
+    def _stop(self, process: subprocess.Popen[bytes]) -> None:
+        asked = read_json(self._dir / "stop") or {}
+        if asked.get("verdict") == "lost":
+            self._error = asked.get("error")
+        grace_s = asked.get("grace_s")
+        self._end(
+            process,
+            "lost" if self._error else "stopped",
+            float(grace_s) if isinstance(grace_s, (int, float)) else GRACE_S,
+        )
 
     def _end(self, process: subprocess.Popen[bytes], verdict: str, grace_s: float) -> None:
         self._verdict = verdict
@@ -340,7 +368,8 @@ def _say(word: str) -> None:
 def main(argv: list[str]) -> int:
     """Run the shim. Answers ``ok`` or ``taken`` on stdout before the command starts, then lets go of the agent."""
     session_dir = Path(argv[0])
-    order = Order(**json.load(sys.stdin))
+    data = json.load(sys.stdin)
+    order = Order(**{**data, "confinement": Confinement.of(data.get("confinement"))})
     become_subreaper()
     lock = _take_lock(session_dir)
     if lock is None or not _begin(session_dir):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from taskflow import protocol
 from taskflow.agent.store import Chunk, Session, Store
-from taskflow.agent.wire import Wire, wait_s
+from taskflow.agent.wire import Key, Wire, wait_s
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Shipper:
         given_up = session.logs_dropped or workspace.silenced
         chunk = None if given_up else self._next(session)
         if chunk is not None:
-            self._closed.wait(self._send(chunk, workspace.callback_token))
+            self._closed.wait(self._send(chunk, workspace.key))
             return False
         if session.status == "ended":
             return True
@@ -84,13 +84,13 @@ class Shipper:
             chunk = self._store.next_chunk(self._session_id)
         return chunk
 
-    def _send(self, chunk: Chunk, token: str) -> float:
+    def _send(self, chunk: Chunk, key: Key) -> float:
         """One attempt. Returns the seconds to wait before the next thing is sent."""
         with self._output.open("rb") as file:
             file.seek(chunk.start)
             data = file.read(chunk.length)
         payload = {"number": chunk.number, "data": base64.b64encode(data).decode()}
-        answer = self._wire.post(self._path, token, payload)
+        answer = self._wire.post(self._path, key, payload)
         wanted = answer.body.get("next")
         if answer.accepted and (isinstance(wanted, int) and wanted > chunk.number):
             self._store.chunks_wanted_from(self._session_id, wanted)
@@ -99,6 +99,8 @@ class Shipper:
         if answer.accepted and isinstance(wanted, int) and 1 <= wanted < chunk.number:
             # It lost chunks it had acknowledged: go back, but not in a tight loop with a confused receiver.
             self._store.chunks_wanted_from(self._session_id, wanted)
+        elif answer.status == 401 and self._was_renewed(key):
+            return 0.0
         elif answer.final:
             log.warning("log chunk %s of %s refused for good: %s", chunk.number, self._session_id, answer.status)
             self._store.drop_logs(self._session_id)
@@ -107,3 +109,8 @@ class Shipper:
             return 0.0
         self._attempts += 1
         return wait_s(self._attempts - 1)
+
+    def _was_renewed(self, key: Key) -> bool:
+        """Whether the token was replaced while it was refused: then the new one is to be tried."""
+        workspace = self._store.workspace(self._workspace_id)
+        return workspace is not None and workspace.key != key

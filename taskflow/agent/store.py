@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from taskflow.agent.problems import StartRefused
+from taskflow.agent.wire import Key
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE workspaces (
@@ -28,6 +29,7 @@ CREATE TABLE workspaces (
     digest TEXT NOT NULL,              -- keyed hash of the content that a repeat is compared by
     fence INTEGER NOT NULL,            -- highest seen
     callback_token TEXT NOT NULL,
+    token_generation INTEGER NOT NULL DEFAULT 0,  -- of the callback token: how often it was renewed
     payload TEXT,                      -- the order, until provisioning is over: a restart begins again from it
     status TEXT NOT NULL,
     run TEXT NOT NULL,                 -- task_id, run_number, output_branch
@@ -61,6 +63,10 @@ CREATE TABLE outbox (
     attempts INTEGER NOT NULL DEFAULT 0
 );
 """
+#: What makes a file of this version one of the next.
+_UPGRADES = {
+    1: "ALTER TABLE workspaces ADD COLUMN token_generation INTEGER NOT NULL DEFAULT 0;",
+}
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,18 @@ class Workspace:
     digest: str
     fence: int
     callback_token: str
+    token_generation: int
     payload: dict[str, Any] | None
     status: str
     run: dict[str, Any]
     clone: dict[str, Any] | None
     error: dict[str, Any] | None
     silenced: bool
+
+    @property
+    def key(self) -> Key:
+        """What is told of it is signed with."""
+        return Key.of_workspace(self.id, self.token_generation, self.callback_token)
 
 
 @dataclass(frozen=True)
@@ -154,6 +166,8 @@ class Store:
             raise StartRefused(f"{path} was written by a newer agent (version {version}, this one knows {_VERSION})")
         if version == 0:
             self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        for known in range(version or _VERSION, _VERSION):
+            self._db.executescript(f"BEGIN IMMEDIATE; {_UPGRADES[known]} PRAGMA user_version = {known + 1}; COMMIT;")
 
     def close(self) -> None:
         """Close the file."""
@@ -186,6 +200,20 @@ class Store:
             db.execute("INSERT OR IGNORE INTO meta VALUES ('content_key', ?)", (secrets.token_bytes(32),))
             return bytes(db.execute("SELECT value FROM meta WHERE key = 'content_key'").fetchone()[0])
 
+    # --- the node
+    def remember(self, key: str, value: dict[str, Any]) -> None:
+        """Keep a small fact of the node itself, instead of what was kept as ``key`` before."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                (key, json.dumps(value).encode()),
+            )
+
+    def recall(self, key: str) -> dict[str, Any] | None:
+        """What ``remember`` kept."""
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        return _decoded(rows[0]["value"]) if rows else None
+
     # --- workspaces
     def workspace(self, workspace_id: str) -> Workspace | None:
         """The workspace, deleted ones included; None if it was never created here."""
@@ -211,29 +239,37 @@ class Store:
             if live >= slots:
                 return False
             db.execute(
-                "INSERT INTO workspaces (id, digest, fence, callback_token, payload, status, run)"
-                " VALUES (?, ?, ?, ?, ?, 'creating', ?)",
+                "INSERT INTO workspaces (id, digest, fence, callback_token, token_generation, payload, status, run)"
+                " VALUES (?, ?, ?, ?, ?, ?, 'creating', ?)",
                 (
                     workspace_id,
                     digest,
                     payload["fence"],
                     payload["callback_token"],
+                    payload["callback_generation"],
                     json.dumps({key: value for key, value in payload.items() if key != "callback_token"}),
                     json.dumps(run),
                 ),
             )
             return True
 
-    def touch_workspace(self, workspace_id: str, fence: int, callback_token: str | None = None) -> None:
-        """Remember a higher fence and, when given, the newer callback token; a new token ends a silence."""
+    def touch_workspace(self, workspace_id: str, fence: int) -> None:
+        """Remember a higher fence."""
         with self._transaction() as db:
             db.execute("UPDATE workspaces SET fence = max(fence, ?) WHERE id = ?", (fence, workspace_id))
-            if callback_token is not None:
-                db.execute(
-                    "UPDATE workspaces SET callback_token = ?,"
-                    " silenced = CASE WHEN callback_token = ? THEN silenced ELSE 0 END WHERE id = ?",
-                    (callback_token, callback_token, workspace_id),
-                )
+
+    def renew_token(self, workspace_id: str, token: str, generation: int, *, speak: bool = False) -> None:
+        """Use this callback token from now on, unless it is of an earlier generation than the one there is.
+
+        ``speak``: another token than the one there is ends a silence.
+        """
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE workspaces SET callback_token = ?, token_generation = ?,"
+                " silenced = CASE WHEN ? AND callback_token != ? THEN 0 ELSE silenced END"
+                " WHERE id = ? AND token_generation <= ?",
+                (token, generation, speak, token, workspace_id, generation),
+            )
 
     def end_provisioning(
         self,

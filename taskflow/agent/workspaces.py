@@ -17,10 +17,11 @@ from typing import Any
 
 from taskflow import protocol
 from taskflow.agent import problems
+from taskflow.agent.isolation import Isolation
 from taskflow.agent.jobs import Jobs
-from taskflow.agent.launching import git_env, session_env, task_env
+from taskflow.agent.launching import git_env, task_env, tree_git_env, workspace_env
 from taskflow.agent.outbox import Outbox
-from taskflow.agent.places import Places, private_directory, remove_tree
+from taskflow.agent.places import Places, remove_tree
 from taskflow.agent.processes import kill_processes, processes_with_env
 from taskflow.agent.provision import ProvisionOrder
 from taskflow.agent.sessions import Sessions
@@ -29,7 +30,7 @@ from taskflow.agent.store import Store, Workspace
 log = logging.getLogger(__name__)
 
 #: Not part of the content that a repeated create is compared by.
-_NOT_CONTENT = ("fence", "callback_token", "private_hosts")
+_NOT_CONTENT = ("fence", "callback_token", "callback_generation", "private_hosts", "limits")
 
 
 class Locks:
@@ -58,7 +59,15 @@ class Workspaces:
     """The workspaces of this node."""
 
     def __init__(
-        self, store: Store, places: Places, outbox: Outbox, jobs: Jobs, sessions: Sessions, locks: Locks, slots: int
+        self,
+        store: Store,
+        places: Places,
+        outbox: Outbox,
+        jobs: Jobs,
+        sessions: Sessions,
+        locks: Locks,
+        slots: int,
+        isolation: Isolation,
     ) -> None:
         self._store = store
         self._places = places
@@ -67,6 +76,7 @@ class Workspaces:
         self._sessions = sessions
         self._locks = locks
         self._slots = slots
+        self._isolation = isolation
         self._key = store.content_key()
         self._threads: dict[str, threading.Thread] = {}
 
@@ -94,7 +104,10 @@ class Workspaces:
                     raise problems.fenced(workspace_id, payload["fence"], known.fence)
                 if not hmac.compare_digest(content, known.digest):
                     raise problems.conflict("workspace", workspace_id)
-                self._store.touch_workspace(workspace_id, payload["fence"], payload["callback_token"])
+                self._store.touch_workspace(workspace_id, payload["fence"])
+                self._store.renew_token(
+                    workspace_id, payload["callback_token"], payload["callback_generation"], speak=True
+                )
             state = self.state(workspace_id)
             return state, 202 if state["status"] == "creating" else 200
 
@@ -166,6 +179,8 @@ class Workspaces:
             if thread is not None:
                 thread.join()
             kill_processes(processes_with_env("TASKFLOW_WORKSPACE_ID", workspace_id), grace_s=0.0)
+            self._isolation.end(workspace_id)
+            self._isolation.release(workspace_id)
             remove_tree(self._places.workspace(workspace_id))
             self._store.forget_sessions(workspace_id)
             log.info("workspace %s deleted", workspace_id)
@@ -208,7 +223,8 @@ class Workspaces:
         assert payload is not None
         # What an agent that was killed left running in there; its own jobs end with it, this is for the rest.
         kill_processes(processes_with_env("TASKFLOW_WORKSPACE_ID", workspace.id), grace_s=0.0)
-        private_directory(self._places.workspace(workspace.id))
+        self._isolation.end(workspace.id)
+        confinement = self._isolation.prepare(workspace.id, payload.get("limits"))
         marks = task_env(workspace.run, workspace.id)
         order = ProvisionOrder(
             repo=str(self._places.repo(workspace.id)),
@@ -217,8 +233,11 @@ class Workspaces:
             output_branch=payload["output_branch"],
             setup_command=payload["setup_command"],
             git_env={**git_env(os.environ), **marks},
-            setup_env={**session_env(os.environ), **marks, **payload["env"]},
+            setup_env={**workspace_env(os.environ, confinement), **marks, **payload["env"]},
             timeout_s=payload["provision_timeout_s"],
             private_hosts=payload.get("private_hosts", True),
+            clean=str(self._places.clean(workspace.id)) if confinement.uid is not None else None,
+            tree_env={**tree_git_env(os.environ, confinement), **marks},
+            confinement=confinement,
         )
         return self._jobs.run(workspace.id, order, marks, order.timeout_s)

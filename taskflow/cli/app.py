@@ -26,6 +26,8 @@ COMMANDS = {
     "rerun": ("tasks", "rerun"),
     "nodes": ("nodes", "nodes"),
     "providers": ("providers", "providers"),
+    "usage": ("usage", "usage"),
+    "quota": ("usage", "quota"),
     "token": ("operate", "token"),
     "db": ("operate", "db"),
     "sweeps": ("sweeps", "sweeps"),

@@ -105,9 +105,18 @@ class Api:
         """A task."""
         return self._call("looking for the task", "GET", _task(task_id))
 
-    def tasks(self, *, statuses: tuple[str, ...] = (), limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+    def tasks(
+        self,
+        *,
+        statuses: tuple[str, ...] = (),
+        limit: int = 50,
+        cursor: str | None = None,
+        project: str | None = None,
+    ) -> dict[str, Any]:
         """A page of tasks: ``{"tasks", "next_cursor"}``."""
         query: dict[str, Any] = {"limit": limit}
+        if project is not None:
+            query["project"] = project
         if statuses:
             query["status"] = ",".join(statuses)
         if cursor:
@@ -149,10 +158,21 @@ class Api:
         found: list[dict[str, Any]] = self._call("listing nodes", "GET", "/api/nodes", query=query)["nodes"]
         return found
 
-    def destroy_node(self, node_id: str, reason: str | None = None) -> dict[str, Any]:
+    def add_node(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Order a node. The key makes a repeat answer with the same node."""
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        return self._call("ordering the node", "POST", "/api/nodes", body=spec, headers=headers)
+
+    def drain_node(self, node_id: str, reason: str | None = None) -> dict[str, Any]:
         """Ask a node to drain and go."""
+        path = f"/api/nodes/{quote(node_id, safe='')}/drain"
+        return self._call("draining the node", "POST", path, body={"reason": reason})
+
+    def destroy_node(self, node_id: str, reason: str | None = None, *, force: bool = False) -> dict[str, Any]:
+        """Let a node go; with ``force`` at once."""
         path = f"/api/nodes/{quote(node_id, safe='')}/destroy"
-        return self._call("destroying the node", "POST", path, body={"reason": reason})
+        body = {"reason": reason, **({"force": True} if force else {})}
+        return self._call("destroying the node", "POST", path, body=body)
 
     def node(self, node_id: str) -> dict[str, Any]:
         """One node."""
@@ -162,6 +182,10 @@ class Api:
         """The providers with their offers."""
         found: list[dict[str, Any]] = self._call("listing providers", "GET", "/api/providers")["providers"]
         return found
+
+    def usage(self, month: str | None = None) -> dict[str, Any]:
+        """What was used in a month."""
+        return self._call("reading the usage", "GET", "/api/usage", query={"month": month} if month else None)
 
     # --- how
 

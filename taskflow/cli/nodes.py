@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from taskflow.cli import connection, render
+from taskflow.cli.client import Api
 from taskflow.cli.operate import database_app
 from taskflow.cli.problems import FAILED, OK
 from taskflow.cli.tasks import json_option
+from taskflow.clock import SystemClock
 from taskflow.settings import Settings
+
+#: How often a node that is waited for is looked at.
+_LOOK_S = 2.0
 
 
 @click.group(invoke_without_command=True)
@@ -43,12 +50,60 @@ def show(node_id: str, as_json: bool) -> int:
 
 
 @nodes.command()
+@click.option("--provider", required=True, metavar="NAME", help="Of whom; taskflow providers lists them.")
+@click.option("--size", metavar="S", help="The provider's word for what it is.")
+@click.option("--location", metavar="L", help="The provider's word for where it is.")
+@click.option("--vcpus", type=float, metavar="N", help="Cores it has at least.")
+@click.option("--memory-mb", type=int, metavar="N", help="Memory it has at least.")
+@click.option("--wait", is_flag=True, help="Until it can be used. Ends with 1 when it could not be made.")
+@json_option
+def add(wait: bool, as_json: bool, **wanted: str | float | None) -> int:
+    """Order a node: the first offer that fits. It stays, idle or not, until it is drained or destroyed."""
+    api = connection.connect(Settings.from_env())
+    node = api.add_node({name: value for name, value in wanted.items() if value is not None})
+    if wait:
+        if not as_json:
+            click.echo(f"{node['id']}: ordered")
+        node = _settled(api, node["id"])
+    what = " ".join(part for part in (node["provider"], node["size"], node["location"]) if part)
+    click.echo(render.to_json(node) if as_json else f"{node['id']}: {what}, it is {node['status']}")
+    if node["error"] and not as_json:
+        click.echo(render.clean(node["error"].get("message")), err=True)
+    return OK if not wait or node["status"] in _USABLE else FAILED
+
+
+_USABLE = ("active", "warm")
+_GONE = ("draining", "destroyed", "error")
+
+
+def _settled(api: Api, node_id: str) -> dict[str, Any]:
+    """The node once it can be used, or will never be: its own time limits end the wait."""
+    while True:
+        node = api.node(node_id)
+        if node["status"] in (*_USABLE, *_GONE):
+            return node
+        SystemClock().sleep(_LOOK_S)
+
+
+@nodes.command()
 @click.argument("node_id", metavar="ID")
 @click.option("--reason", metavar="TEXT", help="Why; shown in its history.")
 @json_option
-def destroy(node_id: str, reason: str | None, as_json: bool) -> int:
+def drain(node_id: str, reason: str | None, as_json: bool) -> int:
     """Ask a node to drain and go: it takes nothing new, waits for what is live, then its server is destroyed."""
-    node = connection.connect(Settings.from_env()).destroy_node(node_id, reason)
+    node = connection.connect(Settings.from_env()).drain_node(node_id, reason)
+    click.echo(render.to_json(node) if as_json else f"{node['id']}: drain requested; it is {node['status']}")
+    return OK
+
+
+@nodes.command()
+@click.argument("node_id", metavar="ID")
+@click.option("--reason", metavar="TEXT", help="Why; shown in its history.")
+@click.option("--force", is_flag=True, help="Wait for nothing: the tasks that live on it fail.")
+@json_option
+def destroy(node_id: str, reason: str | None, force: bool, as_json: bool) -> int:
+    """Let a node go: drain it, or with --force destroy its server at once."""
+    node = connection.connect(Settings.from_env()).destroy_node(node_id, reason, force=force)
     click.echo(render.to_json(node) if as_json else f"{node['id']}: destroy requested; it is {node['status']}")
     return OK
 
@@ -56,9 +111,9 @@ def destroy(node_id: str, reason: str | None, as_json: bool) -> int:
 @nodes.command()
 @json_option
 def audit(as_json: bool) -> int:
-    """Compare nodes with the servers that the providers list, and say what each difference costs. Changes nothing.
+    """Compare nodes with the servers, addresses and volumes that the providers list, and say what each difference costs.
 
-    Ends with 1 when there is a difference, or when a provider could not be asked.
+    Changes nothing. Ends with 1 when there is a difference, or when a provider could not be asked.
     """
     with database_app() as app:
         found = app.service.providers.audit()
@@ -68,7 +123,7 @@ def audit(as_json: bool) -> int:
         rows = [
             (
                 one["kind"], one["provider"], one["label"], one["server_id"], render.duration(one["age_s"]),
-                f"{one['price_per_hour']:g}", one["says"],
+                "?" if one["price_per_hour"] is None else f"{one['price_per_hour']:g}", one["says"],
             )
             for one in found["differences"]
         ]  # fmt: skip
@@ -87,10 +142,11 @@ def _list(*, with_destroyed: bool, as_json: bool) -> int:
     rows = [
         (
             node["id"], node["provider"], node["status"], f"{node['live_workspaces']}/{node['slots']}",
-            render.duration(node["heartbeat_age_s"]), node["load1"], (node["error"] or {}).get("message"),
+            render.duration(node["heartbeat_age_s"]), node["load1"], render.money(node.get("cost")),
+            (node["error"] or {}).get("message"),
         )
         for node in found
     ]  # fmt: skip
-    headers = ("ID", "PROVIDER", "STATUS", "WORKSPACES", "HEARTBEAT", "LOAD", "ERROR")
+    headers = ("ID", "PROVIDER", "STATUS", "WORKSPACES", "HEARTBEAT", "LOAD", "COST", "ERROR")
     click.echo(render.table(headers, rows) if rows else "no nodes")
     return OK

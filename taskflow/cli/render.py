@@ -53,6 +53,13 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def money(amount: float | None) -> str:
+    """An amount for people: cents, and more digits where it is less than that."""
+    if amount is None:
+        return "-"
+    return f"{amount:.2f}" if amount == 0 or amount >= 0.01 else f"{amount:.4f}"
+
+
 def seconds_between(start: str | None, end: str | None) -> float | None:
     """Seconds from one ISO 8601 time of the API to another; None when one is missing."""
     if not start or not end:
@@ -218,7 +225,9 @@ def task_details(task: Mapping[str, Any]) -> str:
             ("environment", ", ".join(task.get("env") or {})),
             ("secrets", "yes, not shown" if task.get("has_secrets") else None),
             ("labels", ", ".join(f"{k}={v}" for k, v in (task.get("labels") or {}).items())),
+            ("project", task.get("project")),
             ("node", task.get("node_id")),
+            ("used", _used(task.get("usage") or {})),
             ("created", task.get("created_at")),
             ("started", task.get("started_at")),
             ("ended", task.get("completed_at")),
@@ -227,6 +236,15 @@ def task_details(task: Mapping[str, Any]) -> str:
     )
     block = result_block(task) if ended or result.get("commit") else f"{task['status']}   {task['id']}"
     return f"{block}\n\n{about}"
+
+
+def _used(usage: Mapping[str, Any]) -> str | None:
+    if not usage.get("seconds"):
+        return None
+    return (
+        f"a place for {duration(usage['seconds'])}, {usage['vcpu_seconds'] / 3600:.2f} vCPU hours, "
+        f"cost {money(usage['cost'])}"
+    )
 
 
 def _status(task: Mapping[str, Any]) -> str:

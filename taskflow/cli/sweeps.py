@@ -54,10 +54,9 @@ def _list(*, as_json: bool) -> int:
     if as_json:
         click.echo(render.to_json({"sweeps": rows}))
         return OK
-    shown = [
-        (row["name"], "paused" if row["paused"] else "", row["last_success_at"], row["failures"], row["last_result"])
-        for row in rows
-    ]
-    headers = ("NAME", "", "LAST SUCCESS", "FAILURES", "DID")
-    click.echo(render.table(headers, shown) if shown else "no sweep ran yet")
+    shown = [(row["name"], row["state"], row["last_success_at"], row["failures"], row["last_result"]) for row in rows]
+    click.echo(render.table(("NAME", "STATE", "LAST SUCCESS", "FAILURES", "DID"), shown))
+    for row in rows:
+        for one in row["failing"]:
+            click.echo(f"{row['name']} fails at {one['item']} ({one['failures']} times): {one['error']['message']}")
     return OK

@@ -85,16 +85,17 @@ def rerun(task_id: str, follow: bool, as_json: bool) -> int:
 
 @click.command("list")
 @click.option("--status", "statuses", multiple=True, type=click.Choice(_STATUSES), help="Only these. Repeatable.")
+@click.option("--project", metavar="NAME", help="Only those of this project.")
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many.")
 @click.option("--all", "all_pages", is_flag=True, help="All of them.")
 @json_option
-def list_tasks(statuses: tuple[str, ...], limit: int, all_pages: bool, as_json: bool) -> int:
+def list_tasks(statuses: tuple[str, ...], project: str | None, limit: int, all_pages: bool, as_json: bool) -> int:
     """List tasks, newest first."""
     api = connection.connect(Settings.from_env())
-    page = api.tasks(statuses=statuses, limit=200 if all_pages else limit)
+    page = api.tasks(statuses=statuses, limit=200 if all_pages else limit, project=project)
     tasks, cursor = list(page["tasks"]), page["next_cursor"]
     while all_pages and cursor:
-        page = api.tasks(statuses=statuses, limit=200, cursor=cursor)
+        page = api.tasks(statuses=statuses, limit=200, cursor=cursor, project=project)
         tasks += page["tasks"]
         cursor = page["next_cursor"]
     if as_json:

@@ -84,6 +84,12 @@ def open_promises(tx: Connection, now: float, limit: int) -> Sequence[Row[Any]]:
     return tx.execute(_OPEN, {"now": now, "at_most": limit}).all()
 
 
+def count_resting_promises(tx: Connection, now: float) -> int:
+    """Outbox rows whose consumer failed and that are not due again yet."""
+    resting = OutboxRow.done_at.is_(None), OutboxRow.next_at > now, OutboxRow.attempts > 0
+    return tx.execute(select(func.count()).select_from(OutboxRow).where(*resting)).scalar_one()
+
+
 def settle_promise(tx: Connection, row_id: int, *, now: float, retry_at: float | None = None) -> None:
     """Mark an outbox row done, or due again at ``retry_at``."""
     values: dict[str, Any] = {"attempts": OutboxRow.attempts + 1}

@@ -10,6 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
+from taskflow.db.feed import settle_restored
 from taskflow.errors import InfrastructureError
 
 
@@ -25,6 +26,7 @@ def upgrade(engine: Engine) -> str:
     """Run every migration that is missing; the revision the schema is at now. Safe to repeat."""
     with engine.execution_options(taskflow_writes=True).begin() as connection:
         command.upgrade(config(connection), "head")
+        settle_restored(connection)
         return _current(connection) or ""
 
 

@@ -25,13 +25,31 @@ from sqlalchemy import (
     false,
     text,
 )
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.sql.functions import FunctionElement
 
 from taskflow.db.status import NODE_STATUSES, SESSION_STATUSES, STATUSES, WORKSPACE_STATUSES
 
 _Id = String(64)
 #: SQLite numbers rows by itself only for a plain INTEGER key.
 _Serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+class _TransactionId(FunctionElement[int]):
+    """The number of the transaction that writes the row. SQLite has one writer at a time: 0 does there."""
+
+    inherit_cache = True
+
+
+@compiles(_TransactionId)
+def _no_transaction_id(_element: Any, _compiler: Any, **_kw: Any) -> str:
+    return "0"
+
+
+@compiles(_TransactionId, "postgresql")
+def _transaction_id(_element: Any, _compiler: Any, **_kw: Any) -> str:
+    return "(pg_current_xact_id()::text::bigint)"
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
@@ -213,16 +231,23 @@ class SignalRow(Base):
 
 
 class Event(Base):
-    """Append-only history. ``seq`` numbers the events of one subject without a gap."""
+    """Append-only history. ``seq`` numbers the events of one subject without a gap.
+
+    (``xact``, ``id``) is the order over all subjects: see ``taskflow.db.feed``.
+    """
 
     __tablename__ = "events"
-    __table_args__ = (UniqueConstraint("subject_kind", "subject_id", "seq"),)
+    __table_args__ = (
+        UniqueConstraint("subject_kind", "subject_id", "seq"),
+        Index("ix_events_feed", "owner_id", "xact", "id"),
+    )
     id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
+    xact: Mapped[int] = mapped_column(BigInteger, server_default=_TransactionId())
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
     subject_kind: Mapped[str] = mapped_column(String(32))
     subject_id: Mapped[str] = mapped_column(_Id)
     seq: Mapped[int]
-    run_id: Mapped[str | None] = mapped_column(_Id, index=True)
+    run_id: Mapped[str | None] = mapped_column(_Id)
     kind: Mapped[str] = mapped_column(String(64))
     step: Mapped[str | None] = mapped_column(String(64))
     actor: Mapped[str] = mapped_column(String(200))

@@ -10,10 +10,12 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, literal, select
 
 from taskflow.db.events import append_event
 from taskflow.db.models import Node, Owner, Run, Task, Token, Workspace
-from taskflow.db.runs import insert_run
+from taskflow.db.runs import insert_run, record_signal
+from taskflow.db.tokens import insert_callback_token
 from taskflow.engine.outcomes import Effect, Refused
 from taskflow.engine.store import RunRow
 from taskflow.ids import NodeId, RunId
+from taskflow.protocol import BOOT_STAGES
 
 NODES = Node.__table__
 #: Wakes the node's runner when a workspace came or went; its subject says which and what.
@@ -102,6 +104,22 @@ def get_node(tx: Connection, node_id: str, *, owner_id: str | None = None) -> Ro
     return tx.execute(_NODE_OF_OWNER, {"of_node": node_id, "of_owner": owner_id}).first()
 
 
+def node_by_ending(tx: Connection, owner_id: str, ending: str) -> Row[Any] | None:
+    """The node of this owner whose id ends so; ``ending`` is made of letters and digits."""
+    return tx.execute(select(NODES).where(Node.owner_id == owner_id, Node.id.like(f"node-%{ending}")).limit(1)).first()
+
+
+def destroy_at_once(tx: Connection, node_id: str, run_id: str, error: Mapping[str, Any], now: float) -> list[RunId]:
+    """Note as the node's error that nothing is waited for, wake its run, and name the runs of the tasks on it: to be rung.
+
+    The caller holds the lock of the node's run.
+    """
+    tx.execute(update(Node).where(Node.id == node_id).values(error=dict(error)))
+    record_signal(tx, run_id, WORKSPACE_CHANGED, "destroy_at_once", {}, now=now)
+    on_it = select(Run.id).join(Task, Task.run_id == Run.id).where(Task.node_id == node_id, Run.finished_at.is_(None))
+    return [RunId(row.id) for row in tx.execute(on_it)]
+
+
 def set_node_run(tx: Connection, node_id: str, run_id: str) -> None:
     """Give a node another run."""
     tx.execute(update(Node).where(Node.id == node_id).values(run_id=run_id))
@@ -120,6 +138,7 @@ class NewNode:
     provider: str
     slots: int
     callback_token_hash: str
+    callback_token_expires_at: float | None = None
     size: str = ""
     location: str = ""
     vcpus: float | None = None
@@ -128,6 +147,9 @@ class NewNode:
     #: Of the token that fetches the order from the server itself; None where the provider hands it over.
     bootstrap_token_hash: str | None = None
     wish: Mapping[str, Any] = field(default_factory=dict)
+    #: It was ordered by hand, by whom: then it stays until somebody lets it go.
+    kept: bool = False
+    ordered_by: str | None = None
 
 
 #: Raises ``Refused`` when the owner may not have a further node of this provider. It holds the locks that it counts under.
@@ -146,14 +168,12 @@ def create_node_effect(node: NewNode, guard: Guard, *, now: float) -> Effect:
                 id=node.id, owner_id=run.owner_id, run_id=run.id, name=node.label, provider=node.provider,
                 label=node.label, status="requested", slots=node.slots, created_at=now, placements=literal(0),
                 size=node.size, location=node.location, vcpus=node.vcpus, memory_mb=node.memory_mb,
-                price_per_hour=node.price_per_hour, wish=dict(node.wish),
+                price_per_hour=node.price_per_hour, wish=dict(node.wish), kept=node.kept,
             )
         )  # fmt: skip
-        tx.execute(
-            insert(Token).values(
-                id=f"token-{node.id}", owner_id=run.owner_id, scope="node", subject_id=node.id,
-                name=f"callbacks of {node.id}", token_hash=node.callback_token_hash, created_at=now,
-            )
+        insert_callback_token(
+            tx, owner_id=run.owner_id, scope="node", subject_id=node.id, token_hash=node.callback_token_hash, now=now,
+            expires_at=node.callback_token_expires_at,
         )  # fmt: skip
         if node.bootstrap_token_hash is not None:
             tx.execute(
@@ -162,7 +182,8 @@ def create_node_effect(node: NewNode, guard: Guard, *, now: float) -> Effect:
                     name=f"bootstrap of {node.id}", token_hash=node.bootstrap_token_hash, created_at=now,
                 )
             )  # fmt: skip
-        node_event(tx, run.owner_id, node.id, run.id, "requested", now)
+        by = {} if node.ordered_by is None else {"ordered_by": node.ordered_by}
+        node_event(tx, run.owner_id, node.id, run.id, "requested", now, **by)
         return (run.id,)
 
     return effect
@@ -172,6 +193,17 @@ def claim_order(tx: Connection, node_id: str, claim: str) -> bool:
     """Whether whoever shows this claim may have the node's order: the first one that asks, and it again."""
     tx.execute(update(Node).where(Node.id == node_id, Node.bootstrap_claim.is_(None)).values(bootstrap_claim=claim))
     return bool(tx.execute(select(Node.bootstrap_claim).where(Node.id == node_id)).scalar_one() == claim)
+
+
+def note_boot_stage(tx: Connection, node_id: str, stage: str, now: float) -> bool:
+    """Whether the server's first boot is now further than it was: a stage that comes late or again changes nothing."""
+    earlier = BOOT_STAGES[: BOOT_STAGES.index(stage)]
+    moved = tx.execute(
+        update(Node)
+        .where(Node.id == node_id, Node.boot_stage.is_(None) | Node.boot_stage.in_(earlier))
+        .values(boot_stage=stage, boot_stage_at=now)
+    )
+    return moved.rowcount == 1
 
 
 def revoke_bootstrap(tx: Connection, node_id: str, now: float) -> None:

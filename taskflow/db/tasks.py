@@ -181,6 +181,7 @@ def list_tasks(
     limit: int,
     before: tuple[float, str] | None = None,
     statuses: Sequence[str] = (),
+    project: str | None = None,
 ) -> Sequence[Row[Any]]:
     """Tasks newest first, with the step of their run; ``before`` is the (created_at, id) of the last row seen."""
     statement = (
@@ -192,6 +193,8 @@ def list_tasks(
     )
     if statuses:
         statement = statement.where(Task.status.in_(statuses))
+    if project is not None:
+        statement = statement.where(Task.project == project)
     if before is not None:
         at, task_id = before
         statement = statement.where(or_(Task.created_at < at, and_(Task.created_at == at, Task.id < task_id)))

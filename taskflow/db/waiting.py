@@ -17,17 +17,24 @@ from taskflow.db.runs import record_signal
 from taskflow.ids import RunId
 
 
-def first_waiting(tx: Connection, owner_id: str, limit: int, *, ageing_s: float) -> Sequence[Row[Any]]:
+def first_waiting(
+    tx: Connection, owner_id: str, limit: int, *, ageing_s: float, only: str | None = None, but: Sequence[str] = ()
+) -> Sequence[Row[Any]]:
     """Tasks of this owner that wait for capacity and were not given a place, best rank first; with each its ``rank``.
+
+    ``only``: those of one project; ``but``: those of these projects are left out.
 
     A task that somebody is changing at this moment (it is being cancelled) is left out: to wait for it here, with the
     owner's row locked, could be a deadlock.
     """
     rank = _rank(ageing_s)
+    projects = [] if only is None else [Task.project == only]
+    if but:
+        projects.append(Task.project.not_in(but))
     return tx.execute(
         select(Task.__table__, rank.label("rank"))
         .join(Run, and_(Task.run_id == Run.id))
-        .where(*_waits(owner_id), Task.node_id.is_(None), Run.cancel_requested_at.is_(None))
+        .where(*_waits(owner_id), Task.node_id.is_(None), Run.cancel_requested_at.is_(None), *projects)
         .order_by(rank, Run.id)
         .limit(limit)
         .with_for_update(of=Task, skip_locked=True)
@@ -43,14 +50,22 @@ def count_waiting(tx: Connection, owner_id: str) -> int:
 
 def best_ranks(tx: Connection, provider: str, *, ageing_s: float) -> dict[str, float]:
     """Owner -> the best rank of their tasks that wait and could run at this provider."""
+    found: dict[str, float] = {}
+    for (owner_id, _), rank in ranks_by_project(tx, provider, ageing_s=ageing_s).items():
+        found[owner_id] = min(rank, found.get(owner_id, rank))
+    return found
+
+
+def ranks_by_project(tx: Connection, provider: str, *, ageing_s: float) -> dict[tuple[str, str], float]:
+    """The same for each (owner, project)."""
     named = Task.resources["provider"].as_string()
     rows = tx.execute(
-        select(Task.owner_id, func.min(_rank(ageing_s)).label("rank"))
+        select(Task.owner_id, Task.project, func.min(_rank(ageing_s)).label("rank"))
         .join(Run, and_(Task.run_id == Run.id))
         .where(*_waits(None), Task.node_id.is_(None), or_(named.is_(None), named == provider))
-        .group_by(Task.owner_id)
+        .group_by(Task.owner_id, Task.project)
     )
-    return {row.owner_id: row.rank for row in rows}
+    return {(row.owner_id, row.project): row.rank for row in rows}
 
 
 def give_place(tx: Connection, task: Row[Any], node_id: str | None, placement: Mapping[str, Any], now: float) -> RunId:

@@ -11,10 +11,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, literal, select, update
 
-from taskflow.db.models import AgentSession, Node, Run, Task, Token, Workspace
+from taskflow.db.models import AgentSession, Node, Run, Task, Workspace
 from taskflow.db.nodes import WORKSPACE_CHANGED, live_count
 from taskflow.db.runs import consume_signal, get_run, record_answer, record_signal, to_row
 from taskflow.db.status import NODE_USABLE
+from taskflow.db.tokens import insert_callback_token
 from taskflow.engine.outcomes import Effect, Refused
 from taskflow.engine.store import RunRow, SignalArrived
 from taskflow.ids import RunId, SessionId, TaskId, WorkspaceId
@@ -63,7 +64,7 @@ def get_session(tx: Connection, session_id: str) -> Row[Any] | None:
 
 def reserve_workspace_effect(
     *, workspace_id: WorkspaceId, task_id: TaskId, run: RunRow, node_id: str, callback_token_hash: str, now: float,
-    vcpus: float = 0.0, memory_mb: int = 0,
+    callback_token_expires_at: float | None = None, vcpus: float = 0.0, memory_mb: int = 0,
 ) -> Effect:  # fmt: skip
     """Take a slot (or a warm node) for a run, and reserve a part of it. Refused when the node is not usable or full."""
 
@@ -91,11 +92,9 @@ def reserve_workspace_effect(
                 status="reserved", reserved_at=now, vcpus=vcpus, memory_mb=memory_mb,
             )
         )  # fmt: skip
-        tx.execute(
-            insert(Token).values(
-                id=f"token-{workspace_id}", owner_id=run.owner_id, scope="workspace", subject_id=workspace_id,
-                name=f"callbacks of {workspace_id}", token_hash=callback_token_hash, created_at=now,
-            )
+        insert_callback_token(
+            tx, owner_id=run.owner_id, scope="workspace", subject_id=workspace_id, token_hash=callback_token_hash,
+            now=now, expires_at=callback_token_expires_at,
         )  # fmt: skip
         return _tell_node(tx, taken.run_id, f"{workspace_id}:reserved", now)
 

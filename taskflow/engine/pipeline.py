@@ -66,7 +66,7 @@ class Step:
     name: str
     perform: StepFunction
     timeout_s: float = 60.0
-    limit_s: float | Callable[[RunRow], float] | None = None
+    limit_s: float | Callable[[RunRow], float | None] | None = None
     expired: StepFunction | None = None
     guarded: bool = False
     max_attempts: int | None = None

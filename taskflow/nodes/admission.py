@@ -15,11 +15,12 @@ from sqlalchemy import Connection, Row
 
 from taskflow.db.nodes import candidates, lock_owner
 from taskflow.db.providers import accounts, server_counts
-from taskflow.db.waiting import best_ranks, first_waiting, give_place
+from taskflow.db.waiting import first_waiting, give_place
 from taskflow.engine.outcomes import Effect
 from taskflow.ids import RunId
 from taskflow.nodes.catalogue import Offer
 from taskflow.nodes.context import StepTools
+from taskflow.nodes.limits import NO_LIMITS, Standing, claims, standing
 from taskflow.nodes.purchase import Market, market
 from taskflow.nodes.selector import Candidate, Choice, Limits, Wish, select
 from taskflow.protocol import PROTOCOL_VERSION
@@ -38,21 +39,44 @@ class Situation:
     limits: Limits
     #: Everything that could ever be bought.
     catalogue: tuple[Offer, ...] = ()
+    #: The limits that were set for the owner, and what is used of them.
+    standing: Standing = NO_LIMITS
 
     def choose(self, wish: Wish, *, own_node_id: str | None = None) -> Choice:
         """The choice for one task. ``own_node_id``: where its place is kept; to itself that place is free."""
         nodes = [
-            replace(node, expected=max(0, node.expected - 1)) if node.node_id == own_node_id else node
+            replace(
+                node, closed=self.standing.no_room(wish.project, node.node_id),
+                expected=max(0, node.expected - 1) if node.node_id == own_node_id else node.expected,
+            )
             for node in self.nodes
-        ]
-        return select(
-            wish, nodes, offers=self.market.offers, closed=self.market.closed, catalogue=self.catalogue,
-            limits=self.limits,
+        ]  # fmt: skip
+        refused = {offer: self.standing.no_purchase(wish.project, offer.price_per_hour) for offer in self.market.offers}
+        held_back = {offer: why for offer, why in refused.items() if why is not None}
+        choice = select(
+            wish, nodes, offers=[offer for offer in self.market.offers if offer not in held_back],
+            closed={**self.market.closed, **{offer.provider: why for offer, why in held_back.items()}},
+            catalogue=self.catalogue, limits=self.limits,
         )  # fmt: skip
+        return self._within_limits(choice, wish, [why for offer, why in held_back.items() if wish.fits(offer) is None])
+
+    def _within_limits(self, choice: Choice, wish: Wish, held_back: Sequence[str]) -> Choice:
+        """The choice, or to wait for a limit that was set. ``held_back``: why what fits is not bought."""
+        if choice.action == "impossible":
+            return choice
+        why = self.standing.no_place(wish.project)
+        if why is not None:
+            return Choice("wait", None, why, choice.rejected)
+        if choice.action == "wait" and choice.node_id is None and held_back:
+            return replace(choice, reason=f"every node is full, and no further one is made: {held_back[0]}")
+        return choice
 
 
-def situation(tx: Connection, tools: StepTools, owner_id: str, now: float) -> Situation:
-    """How things are now, as this transaction sees them."""
+def situation(
+    tx: Connection, tools: StepTools, owner_id: str, now: float, *, but: str = "", limits: Standing | None = None
+) -> Situation:
+    """How things are now, as this transaction sees them. ``but``: a task whose own place counts against no limit;
+    ``limits``: what was counted against them in this transaction already."""
     settings = tools.settings
     return Situation(
         nodes=tuple(_candidate(node, now) for node in candidates(tx, owner_id)),
@@ -62,10 +86,11 @@ def situation(tx: Connection, tools: StepTools, owner_id: str, now: float) -> Si
             server_counts(tx),
             owner_id,
             now,
-            waiting=lambda provider: best_ranks(tx, provider, ageing_s=settings.priority_ageing_s),
+            waiting=lambda provider: claims(tx, provider, now, ageing_s=settings.priority_ageing_s),
         ),
         catalogue=tuple(offer for spec in tools.catalogue.providers for offer in spec.offers),
         limits=Limits(settings.heartbeat_stale_s, settings.node_load_max),
+        standing=standing(tx, owner_id, now, but=but) if limits is None else limits,
     )
 
 
@@ -75,6 +100,7 @@ def wish_of(task: Row[Any]) -> Wish:
     return Wish(
         node_id=task.requested_node_id, allow_fallback=task.allow_node_fallback, provider=wanted.get("provider"),
         location=wanted.get("location"), vcpus=wanted.get("vcpus") or 0.0, memory_mb=wanted.get("memory_mb") or 0,
+        project=task.project,
     )  # fmt: skip
 
 
@@ -85,10 +111,11 @@ def assign(wishes: Sequence[Wish], found: Situation) -> list[Choice]:
     slot but not enough cores or memory for somebody is kept from those after them, who would otherwise fill it for ever.
     """
     choices: list[Choice] = []
-    nodes, selling = found.nodes, found.market
+    nodes, selling, limits = found.nodes, found.market, found.standing
     for wish in wishes:
-        choice = replace(found, nodes=nodes, market=selling).choose(wish)
-        if choice.action in _PLACES:
+        choice = replace(found, nodes=nodes, market=selling, standing=limits).choose(wish)
+        if choice.action in _PLACES and choice.node_id is not None:
+            limits = limits.taken(wish.project, choice.node_id)
             nodes = tuple(
                 replace(
                     node, expected=node.expected + 1, reserved_vcpus=node.reserved_vcpus + wish.vcpus,
@@ -99,7 +126,8 @@ def assign(wishes: Sequence[Wish], found: Situation) -> list[Choice]:
             )  # fmt: skip
         elif choice.action == "provision":
             selling = Market((), selling.closed)
-        elif choice.action == "wait":
+            limits = limits.taken(wish.project, "")  # its place, on a node that has no name yet
+        elif choice.action == "wait" and limits.no_place(wish.project) is None:
             nodes = tuple(replace(node, slots=0) if _lacks_only_size(node, wish) else node for node in nodes)
         choices.append(choice)
     return choices
@@ -110,10 +138,11 @@ def allocate_effect(tools: StepTools, owner_id: str, now: float) -> Effect:
 
     def effect(tx: Connection) -> list[RunId]:
         lock_owner(tx, owner_id)
-        waiting = first_waiting(tx, owner_id, _PAGE, ageing_s=tools.settings.priority_ageing_s)
+        limits = standing(tx, owner_id, now)
+        waiting = _first_in_line(tx, owner_id, limits, ageing_s=tools.settings.priority_ageing_s)
         if not waiting:
             return []
-        choices = assign([wish_of(task) for task in waiting], situation(tx, tools, owner_id, now))
+        choices = assign([wish_of(task) for task in waiting], situation(tx, tools, owner_id, now, limits=limits))
         return [
             give_place(tx, task, choice.node_id if choice.action in _PLACES else None, choice.as_dict(), now)
             for task, choice in zip(waiting, choices, strict=True)
@@ -121,6 +150,18 @@ def allocate_effect(tools: StepTools, owner_id: str, now: float) -> Effect:
         ]
 
     return effect
+
+
+def _first_in_line(tx: Connection, owner_id: str, limits: Standing, *, ageing_s: float) -> Sequence[Row[Any]]:
+    """Those of the owner who wait, best rank first. A project with limits has a page of its own: however many of its tasks
+    wait for their limit, those of other projects are looked at."""
+    if limits.no_place("") is not None:
+        return []
+    found = list(first_waiting(tx, owner_id, _PAGE, ageing_s=ageing_s, but=limits.projects))
+    for project in limits.projects:
+        if limits.no_place(project) is None:
+            found += first_waiting(tx, owner_id, _PAGE, ageing_s=ageing_s, only=project)
+    return sorted(found, key=lambda task: (task.rank, task.run_id))
 
 
 def _lacks_only_size(node: Candidate, wish: Wish) -> bool:

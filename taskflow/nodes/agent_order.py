@@ -40,5 +40,6 @@ def _of_another_machine(
         "tls": {"certificate": tls.certificate, "private_key": tls.private_key},
         "dead_man_s": settings.dead_man_s,
         "power_off": spec.needs_user_data,
-        "isolate": True,
+        "isolate": spec.options.get("isolate", True),
+        "container_image": spec.options.get("container_image"),
     }

@@ -1,4 +1,4 @@
-"""Rows against servers: what each side has that the other does not, and what it costs."""
+"""Rows against servers: what each side has that the other does not, what else is paid for, and what it costs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from typing import Any
 from taskflow.db.nodes import nodes_by_label
 from taskflow.errors import TaskflowError
 from taskflow.nodes.context import StepTools
-from taskflow.nodes.providers.base import Server
+from taskflow.nodes.providers.base import Leftover, Server
 
 
 @dataclass(frozen=True)
 class Difference:
     """``kind``: orphan (a server of ours that no node needs), missing (a node whose server the provider does not list),
-    stopped (a node in use whose server is off)."""
+    stopped (a node in use whose server is off), address and volume (of ours, and no server has it).
+
+    ``server_id`` is the provider's id of what it is about. ``mark``: what says that it is ours. A price that nobody says is
+    None.
+    """
 
     kind: str
     provider: str
@@ -23,8 +27,9 @@ class Difference:
     server_id: str | None
     node_id: str | None
     age_s: float | None
-    price_per_hour: float
+    price_per_hour: float | None
     says: str
+    mark: str = ""
 
 
 def differences(
@@ -44,11 +49,13 @@ def differences(
         price = prices.get(server.size, 0.0)
         of_it = (provider, server.label, server.server_id, None if node is None else node.id, age_s, price)
         if node is None:
-            found.append(Difference("orphan", *of_it, "a server of this installation that no node ever had"))
+            says = "a server of this installation that no node ever had"
+            found.append(Difference("orphan", *of_it, says, server.mark))
         elif node.destroyed_at is not None:
-            found.append(Difference("orphan", *of_it, f"its node {node.id} was destroyed"))
+            found.append(Difference("orphan", *of_it, f"its node {node.id} was destroyed", server.mark))
         elif node.server_id is not None and node.server_id != server.server_id:
-            found.append(Difference("orphan", *of_it, f"a second server of node {node.id}, which has {node.server_id}"))
+            says = f"a second server of node {node.id}, which has {node.server_id}"
+            found.append(Difference("orphan", *of_it, says, server.mark))
         elif server.state == "stopped" and node.status in ("active", "warm"):
             found.append(Difference("stopped", *of_it, f"node {node.id} is {node.status}, its server is off"))
     for label, node in nodes.items():
@@ -64,6 +71,21 @@ def differences(
     return found
 
 
+def unattached(
+    provider: str, leftovers: Iterable[Leftover], nodes: Mapping[str, Any], *, now: float
+) -> list[Difference]:
+    """Addresses and volumes that no server has. One that is named like a node that stands may be that node's."""
+    return [
+        Difference(
+            one.kind, provider, one.label, one.id, None, None if one.created_at is None else now - one.created_at,
+            one.price_per_hour, f"{'an' if one.kind == 'address' else 'a'} {one.kind} of this installation that no "
+            "server has", one.mark,
+        )
+        for one in leftovers
+        if one.attached_to is None and not (one.label in nodes and nodes[one.label].destroyed_at is None)
+    ]  # fmt: skip
+
+
 def audit(tools: StepTools, now: float) -> tuple[list[Difference], dict[str, str]]:
     """The differences of every provider that sells servers, and why one could not be asked (its name -> the reason).
 
@@ -76,13 +98,16 @@ def audit(tools: StepTools, now: float) -> tuple[list[Difference], dict[str, str
         if not spec.remote:
             continue
         try:
-            servers = list(tools.providers[spec.name].inventory())
+            provider = tools.providers[spec.name]
+            servers, leftovers = list(provider.inventory()), list(provider.leftovers())
         except TaskflowError as error:
             failed[spec.name] = error.message
             continue
+        labels = [one.label for one in servers] + [one.label for one in leftovers]
         with tools.database.read() as tx:
-            nodes = nodes_by_label(tx, spec.name, [server.label for server in servers])
+            nodes = nodes_by_label(tx, spec.name, labels)
         prices = {offer.size: offer.price_per_hour for offer in spec.offers}
         settle_s = tools.settings.provider_settle_s
         found += differences(spec.name, servers, nodes, prices, now=now, settle_s=settle_s)
+        found += unattached(spec.name, leftovers, nodes, now=now)
     return found, failed

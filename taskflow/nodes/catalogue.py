@@ -193,6 +193,9 @@ class _HostSchema(Schema):
     price_per_hour = fields.Float(load_default=0.0, validate=validate.Range(min=0.0, max=1e6))
 
 
+_OF_MACHINES = ("isolate", "container_image")  # how the agent of a node on another machine holds its workspaces
+
+
 class _ProviderSchema(Schema):
     name = fields.String(required=True, validate=_NAME)
     kind = fields.String(required=True, validate=validate.OneOf(KINDS))
@@ -219,6 +222,8 @@ class _ProviderSchema(Schema):
     python = fields.String(
         validate=validate.Regexp(r"^[A-Za-z0-9._/+][A-Za-z0-9._/+-]*\Z", error="no name of a program")
     )
+    isolate = fields.Boolean(truthy={True}, falsy={False})
+    container_image = fields.String(validate=validate.Regexp(r"^[a-z0-9][A-Za-z0-9._/:@-]*\Z"))
 
     @validates_schema
     def _complete(self, data: dict[str, Any], **_: Any) -> None:
@@ -231,6 +236,10 @@ class _ProviderSchema(Schema):
                 missing["offer"] = ["at least one is needed"]
         if kind == "libcloud" and "driver" not in data:
             missing["driver"] = ["is needed: the cloud's name in Apache Libcloud"]
+        if kind == LOCAL_PROVIDER:
+            missing |= {name: ["is for nodes on other machines"] for name in _OF_MACHINES if name in data}
+        if "container_image" in data and data.get("isolate") is False:
+            missing["container_image"] = ["needs isolate: a container runs as its workspace's user"]
         if kind == LOCAL_PROVIDER and data.get("name") != LOCAL_PROVIDER:
             missing["name"] = ["the local provider is called local"]
         if kind == "ssh":

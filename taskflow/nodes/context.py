@@ -11,7 +11,7 @@ from sqlalchemy import Row
 from taskflow.certificates import AgentAuthority
 from taskflow.db.session import Database
 from taskflow.errors import StepError, TransientError
-from taskflow.nodes.agent_client import AgentClient
+from taskflow.nodes.agent_client import AgentClient, AgentTrust
 from taskflow.nodes.agent_order import agent_order
 from taskflow.nodes.catalogue import Catalogue
 from taskflow.nodes.liveness import Liveness, node_liveness
@@ -37,12 +37,19 @@ class StepTools:
     installation: Callable[[], str]
     authority: AgentAuthority
 
-    def agent(self, node: Row[Any]) -> AgentClient:
-        """The client of a node's agent. Raises ``TransientError`` while its address is not known."""
+    def agent(self, node: Row[Any], now: float) -> AgentClient:
+        """The client of a node's agent. Raises ``TransientError`` while its address is not known.
+
+        ``now`` is the step's time, and its requests are signed for it: a worker that was paused for longer than a
+        signature is good can't make an agent do anything any more.
+        """
         if node.address is None:
             raise TransientError(f"node {node.id} has not said its address yet", code="agent_unreachable")
+        trust = None
+        if node.address.startswith("https:"):
+            trust = AgentTrust(self.authority.context(), self.authority.name_of(node.id))
         token = self.vault.derive_token("agent", node.id)
-        return AgentClient(node.address, token, self.settings.agent_request_timeout_s)
+        return AgentClient(node.address, token, self.settings.agent_request_timeout_s, now=now, trust=trust)
 
     def agent_order(self, node: Row[Any]) -> dict[str, Any]:
         """What the node's agent has to know of itself."""
@@ -60,15 +67,15 @@ class StepTools:
         age_s = None if node.last_heartbeat_at is None else now - node.last_heartbeat_at
         if age_s is not None and age_s <= stale_s:
             return Liveness.LIVE
-        answers, state = self.signs(node)
+        answers, state = self.signs(node, now)
         if state == UNKNOWN:
             return Liveness.LIVE if answers else Liveness.INCONCLUSIVE  # unknown is not dead
         return node_liveness(heartbeat_age_s=age_s, stale_s=stale_s, agent_answers=answers, server_state=state)
 
-    def signs(self, node: Row[Any]) -> tuple[bool | None, str | None]:
+    def signs(self, node: Row[Any], now: float) -> tuple[bool | None, str | None]:
         """Whether its agent answers (None: nobody to ask), and its server's state as the provider says it (None: it has
         no such server; ``UNKNOWN``: it can't be asked)."""
-        answers = self.agent(node).is_alive() if node.address else None
+        answers = self.agent(node, now).is_alive() if node.address else None
         try:
             server = self.providers[node.provider].get(node.server_id) if node.server_id else None
         except (StepError, KeyError):

@@ -23,13 +23,16 @@ from taskflow.engine.store import RunRow
 from taskflow.errors import PermanentError, StepError, TransientError
 from taskflow.ids import NodeId, OwnerId, RunId
 from taskflow.nodes.admission import allocate_effect
+from taskflow.nodes.boot import agent_late
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.liveness import Liveness
 from taskflow.nodes.providers.base import AccessRefused, NoCapacity, NodeOrder, Provider, QuotaReached
 from taskflow.nodes.selector import Wish
-from taskflow.nodes.user_data import user_data
+from taskflow.nodes.user_data import ca_certificates, user_data
 
 NODE_PIPELINE = "node"
+#: The code of a node's error when somebody lets it be destroyed at once, and of the failure of the tasks on it.
+NODE_DESTROYED = "node_destroyed"
 _VERSION = 1
 _DESTROY_POLL_S = 0.5
 #: A heartbeat that is due in a moment is not looked for sooner than this.
@@ -37,11 +40,11 @@ _LOOK_S = 1.0
 _DRAIN_POLL_S = 30.0
 
 
-def new_node_run(run_id: RunId, node_id: NodeId, owner_id: OwnerId | str, now: float) -> RunRow:
-    """The run of a new node, not yet written."""
+def new_node_run(run_id: RunId, node_id: NodeId, owner_id: OwnerId | str, now: float, *, kept: bool = False) -> RunRow:
+    """The run of a new node, not yet written. ``kept``: it stays idle without an end."""
     return RunRow(
         id=run_id, pipeline=NODE_PIPELINE, version=_VERSION, subject_kind="node", subject_id=node_id, number=1,
-        owner_id=owner_id, step="order_server", rev=0, step_entered_at=now,
+        owner_id=owner_id, step="order_server", rev=0, step_entered_at=now, results={"kept": True} if kept else {},
     )  # fmt: skip
 
 
@@ -80,9 +83,11 @@ class NodeMachine:
                     "create_server", self.create_server, guarded=True,
                     limit_s=settings.provision_timeout_s, max_attempts=0,
                 ),
-                Step("await_agent", self.await_agent, limit_s=settings.agent_ready_timeout_s),
+                Step(
+                    "await_agent", self.await_agent, limit_s=settings.agent_ready_timeout_s, expired=self.agent_late
+                ),
                 Step("active", self.active),
-                Step("warm", self.warm, limit_s=settings.node_warm_s, expired=self.warm_expired),
+                Step("warm", self.warm, limit_s=self._warm_limit, expired=self.warm_expired),
                 Step("drain", self.drain, max_attempts=0),
                 Step("destroy_server", self.destroy_server, max_attempts=0),
             ),
@@ -157,11 +162,18 @@ class NodeMachine:
     def await_agent(self, ctx: StepContext) -> Outcome:
         """Until the agent says that it is ready; each heartbeat repeats it. Not for a server that is gone already."""
         node = self._node(ctx)
-        if ctx.take("agent_ready") is not None or node.agent_ready_at is not None:
+        if self._is_ready(ctx, node):
             return Advance(ctx.next_step, effects=(self._to(ctx, "active"), self._allocate(ctx)))
         if self._destroyed(node):
             raise PermanentError(f"server {node.server_id} went away before its agent came up", code="server_gone")
         return AwaitSignal("agent_ready", poll_s=self._tools.settings.heartbeat_interval_s)
+
+    def agent_late(self, ctx: StepContext) -> Outcome:
+        """No agent in time: say how far the server's boot was seen, unless the report came at the last moment."""
+        node = self._node(ctx)
+        if self._is_ready(ctx, node):
+            return Advance(ctx.next_step, effects=(self._to(ctx, "active"), self._allocate(ctx)))
+        raise agent_late(node, self._tools.catalogue.spec(node.provider), ctx)
 
     # --- in use and idle
 
@@ -171,7 +183,7 @@ class NodeMachine:
         self._take_changes(ctx)
         self._must_live(node, ctx.now)
         if node.live_workspaces == 0:
-            warm_until = ctx.now + self._tools.settings.node_warm_s
+            warm_until = None if node.kept else ctx.now + self._tools.settings.node_warm_s
             return Advance(
                 "warm",
                 effects=(self._to(ctx, "warm", idle=True, warm_until=warm_until),),
@@ -188,6 +200,9 @@ class NodeMachine:
             return Advance("active")
         self._must_live(node, ctx.now)
         return self._look_again(ctx, node)
+
+    def _warm_limit(self, run: RunRow) -> float | None:
+        return None if run.results.get("kept") else self._tools.settings.node_warm_s
 
     def warm_expired(self, ctx: StepContext) -> Outcome:
         """Nobody claimed it in time: drain, unless a claim comes first (then it is refused and the node goes on)."""
@@ -206,6 +221,8 @@ class NodeMachine:
         self._take_changes(ctx)
         if node.live_workspaces == 0:
             return Advance(ctx.next_step)
+        if _at_once(node):
+            return Advance(ctx.next_step, reason=node.error["message"])
         if self._tools.liveness(node, ctx.now) is Liveness.DEAD:
             return Advance(ctx.next_step, reason="the node is gone")
         return AwaitSignal(WORKSPACE_CHANGED, poll_s=_DRAIN_POLL_S)
@@ -262,6 +279,9 @@ class NodeMachine:
     def _to(self, ctx: StepContext, status: str, *, idle: bool = False, **fields: Any) -> Any:
         return node_effect(ctx.run.subject_id, status, run=ctx.run, now=ctx.now, idle=idle, **fields)
 
+    def _is_ready(self, ctx: StepContext, node: Row[Any]) -> bool:
+        return ctx.take("agent_ready") is not None or node.agent_ready_at is not None
+
     def _node(self, ctx: StepContext) -> Row[Any]:
         with self._tools.database.read() as tx:
             node = get_node(tx, ctx.run.subject_id)
@@ -293,6 +313,7 @@ class NodeMachine:
             user_data=user_data(
                 node_id=node.id, control_plane_url=self._tools.settings.public_url,
                 bootstrap_token=vault.derive_token("bootstrap", node.id),
+                ca_certificates=ca_certificates(self._tools.settings),
             ) if bought else "",
         )  # fmt: skip
 
@@ -317,7 +338,7 @@ class NodeMachine:
         else:
             poll_s = settings.heartbeat_stale_s / 2
             if node.unreachable_since is None:
-                answers, state = self._tools.signs(node)
+                answers, state = self._tools.signs(node, ctx.now)
                 effects = (
                     reach_effect(
                         node.id, ctx.now - age_s, run=ctx.run, now=ctx.now, agent_answers=answers, server_state=state
@@ -328,3 +349,8 @@ class NodeMachine:
     def _take_changes(self, ctx: StepContext) -> None:
         while ctx.take(WORKSPACE_CHANGED) is not None:
             pass
+
+
+def _at_once(node: Row[Any]) -> bool:
+    """Whether somebody lets it be destroyed with what lives on it."""
+    return bool((node.error or {}).get("code") == NODE_DESTROYED)

@@ -41,7 +41,7 @@ def market(
     closed: dict[str, str] = {}
     for spec in catalogue.providers:
         account = accounts.get(spec.name)
-        why = _rests(account, now) or _full(spec, counts, owner_id)
+        why = _rests(account, now) or full(spec, counts, owner_id)
         if why is None and spec.nodes_max and not _has_turn(spec, counts, owner_id, waiting(spec.name)):
             why = "what is left of it is for owners who have fewer nodes and wait"
         if why is not None:
@@ -55,16 +55,18 @@ def market(
     return Market(tuple(offers), closed)
 
 
-def guard(spec: ProviderSpec, owner_id: str) -> Guard:
-    """Counts again, under the locks that make the count hold until the transaction ends."""
+def guard(spec: ProviderSpec, owner_id: str, limits: Guard) -> Guard:
+    """Counts again, under the locks that make the count hold until the transaction ends. ``limits``: those that were set
+    for the owner (``taskflow.nodes.limits.purchase_guard``)."""
 
     def check(tx: Connection) -> None:
         lock_owner(tx, owner_id)
         if spec.nodes_max:
             lock_account(tx, spec.name)
-        why = _full(spec, server_counts(tx, spec.name), owner_id)
+        why = full(spec, server_counts(tx, spec.name), owner_id)
         if why is not None:
             raise Refused(why)
+        limits(tx)
 
     return check
 
@@ -94,7 +96,8 @@ def _everybody(spec: ProviderSpec, counts: Counts) -> int:
     return sum(all_ for (name, _), (all_, _) in counts.items() if name == spec.name)
 
 
-def _full(spec: ProviderSpec, counts: Counts, owner_id: str) -> str | None:
+def full(spec: ProviderSpec, counts: Counts, owner_id: str) -> str | None:
+    """Which limit of the catalogue allows this owner no further node of the provider."""
     mine, making = counts.get((spec.name, owner_id), (0, 0))
     everybody = _everybody(spec, counts)
     if spec.nodes_max and everybody >= spec.nodes_max:

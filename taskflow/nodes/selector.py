@@ -36,6 +36,8 @@ class Candidate:
     reserved_memory_mb: int = 0
     agent_fits: bool = True
     unreachable: bool = False
+    #: Why a limit leaves nothing of it for the task that a node is chosen for.
+    closed: str | None = None
 
     @property
     def taken(self) -> int:
@@ -45,7 +47,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Wish:
-    """What the task asks for. ``vcpus`` and ``memory_mb`` are reserved on its node while its workspace lives."""
+    """What is asked for. ``vcpus`` and ``memory_mb`` are reserved on a task's node while its workspace lives.
+
+    ``size``: only who orders a node by hand names one. ``project``: whose limits count, beside the owner's.
+    """
 
     node_id: str | None = None
     allow_fallback: bool = False
@@ -53,6 +58,8 @@ class Wish:
     location: str | None = None
     vcpus: float = 0.0
     memory_mb: int = 0
+    size: str | None = None
+    project: str = ""
 
     def fits(self, offer: Offer) -> str | None:
         """Why this offer is none for it, None when it is one."""
@@ -60,13 +67,16 @@ class Wish:
             return f"it is of provider {offer.provider}, {self.provider} was asked for"
         if self.location is not None and offer.location != self.location:
             return f"it is at {offer.location or 'no place'}, {self.location} was asked for"
+        if self.size is not None and offer.size != self.size:
+            return f"it is of size {offer.size}, {self.size} was asked for"
         return _too_small(self, offer.vcpus, offer.memory_mb, "has")
 
     def as_dict(self) -> dict[str, Any]:
         """What has to hold for another offer in this one's place."""
-        return {
+        found = {
             "provider": self.provider, "location": self.location, "vcpus": self.vcpus, "memory_mb": self.memory_mb,
         }  # fmt: skip
+        return found if self.size is None else {**found, "size": self.size}
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,8 @@ def _unfit(node: Candidate, wish: Wish, limits: Limits) -> str | None:
     never = _never(node, wish)
     if never is not None:
         return never
+    if node.closed is not None:
+        return node.closed
     if node.taken >= node.slots:
         on_the_way = f", {node.expected} of them by tasks on their way" if node.expected else ""
         return f"{node.taken} of {node.slots} slots are taken{on_the_way}"

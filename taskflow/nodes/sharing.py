@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Held:
-    """A node that counts against the limit. ``leaving``: it takes no new work any more."""
+    """A node that counts against the limit. ``leaving``: it takes no new work any more; ``kept``: somebody ordered it to
+    stay, so it is never handed over."""
 
     node_id: str
     run_id: str
     owner_id: str
     live_workspaces: int
     leaving: bool
+    kept: bool = False
 
 
 def to_hand_over(nodes: Sequence[Held], best_rank: Mapping[str, float]) -> Held | None:
@@ -35,14 +37,15 @@ def to_hand_over(nodes: Sequence[Held], best_rank: Mapping[str, float]) -> Held 
     first = min(best_rank, key=lambda owner: (counts.get(owner, 0), best_rank[owner], owner))
     mine = counts.get(first, 0)
     claim = best_rank[first]
+    movable = {node.owner_id for node in nodes if not node.kept}
     others = [
         owner for owner, count in counts.items()
-        if count > mine + 1 or (count == mine + 1 and claim < best_rank.get(owner, _LAST))
+        if (count > mine + 1 or (count == mine + 1 and claim < best_rank.get(owner, _LAST))) and owner in movable
     ]  # fmt: skip
     if not others:
         return None
     richest = max(others, key=lambda owner: (counts[owner], owner))
-    theirs = [node for node in nodes if node.owner_id == richest]
+    theirs = [node for node in nodes if node.owner_id == richest and not node.kept]
     return min(theirs, key=lambda node: (node.live_workspaces, node.node_id))
 
 

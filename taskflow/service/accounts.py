@@ -18,6 +18,8 @@ DEFAULT_OWNER = "default"
 
 _TOKEN = select(Token.__table__).where(Token.token_hash == bindparam("hashed"))
 
+_LIVE = select(Token.revoked_at, Token.expires_at).where(Token.id == bindparam("of_token"))
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -28,6 +30,8 @@ class Caller:
     subject_id: str | None
     token_id: str
     name: str
+    #: Of a token that is renewed: how often it was.
+    generation: int = 0
 
     @property
     def actor(self) -> str:
@@ -59,7 +63,15 @@ class Accounts:
             raise Unauthorized("the token has expired", advice="make a new one: taskflow token create")
         if row.scope != scope:
             raise Forbidden(f"this is a {row.scope} token; a {scope} token is needed")
-        return Caller(row.owner_id, row.scope, row.subject_id, row.id, row.name)
+        return Caller(row.owner_id, row.scope, row.subject_id, row.id, row.name, row.generation)
+
+    def is_live(self, caller: Caller) -> bool:
+        """Whether the token of ``caller`` is still good: neither revoked nor expired since it was checked."""
+        with self._database.read() as tx:
+            row = tx.execute(_LIVE, {"of_token": caller.token_id}).first()
+        if row is None or row.revoked_at is not None:
+            return False
+        return row.expires_at is None or bool(row.expires_at > self._clock.now())
 
     def create_token(self, *, owner: str = DEFAULT_OWNER, name: str, expires_s: float | None = None) -> dict[str, Any]:
         """A new API token of the owner called ``owner``, who is made when new. The token itself is shown only here."""

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from taskflow.addresses import AddressRefused, check_host, is_loopback
 from taskflow.db.events import append_event
 from taskflow.db.models import AgentSession, LogChunk, Node, Task, Workspace
-from taskflow.db.nodes import claim_order, get_node, revoke_bootstrap
+from taskflow.db.nodes import claim_order, get_node, note_boot_stage, revoke_bootstrap
 from taskflow.db.runs import get_run, payload_hash, record_answer, record_signal
 from taskflow.db.session import Database
 from taskflow.db.status import LOCAL_PROVIDER, TERMINAL
@@ -35,8 +35,9 @@ from taskflow.engine.store import RunRow
 from taskflow.errors import Conflict, Forbidden, Gone, NotFound, UsageError
 from taskflow.ids import RunId
 from taskflow.nodes.context import StepTools
-from taskflow.protocol import LOG_CHUNK_BYTES_MAX
+from taskflow.protocol import BOOT_STAGES, LOG_CHUNK_BYTES_MAX
 from taskflow.service.accounts import Caller
+from taskflow.service.renewal import renewed_tokens
 
 log = structlog.get_logger(__name__)
 
@@ -73,11 +74,33 @@ class Callbacks:
 
         return self._tools.agent_order(self._database.write(work))
 
+    def node_boot_stage(self, caller: Caller, node_id: str, stage: str) -> dict[str, Any]:
+        """Record how far a new server's first boot is. Answers the stage that counts: it never goes back."""
+        caller.must_be("bootstrap", node_id)
+        if stage not in BOOT_STAGES:
+            raise NotFound("no such stage of a boot", fields={"stage": f"must be one of {', '.join(BOOT_STAGES)}"})
+
+        def work(tx: Connection) -> str:
+            now = self._now()
+            node, run = self._living(tx, node_id)
+            if not note_boot_stage(tx, node_id, stage, now):
+                return str(node.boot_stage)
+            append_event(
+                tx, owner_id=run.owner_id, subject_kind="node", subject_id=node_id, run_id=run.id, kind="boot_stage",
+                actor="server", at=now, data={"stage": stage},
+            )  # fmt: skip
+            return stage
+
+        return {"stage": self._database.write(work)}
+
     def node_heartbeat(self, caller: Caller, node_id: str, beat: Mapping[str, Any]) -> dict[str, Any]:
-        """Record a heartbeat, and readiness when it says so. Raises ``Gone`` when the node is destroyed."""
+        """Record a heartbeat, and readiness when it says so; the answer (``HeartbeatAnswerSchema``) renews tokens.
+
+        Raises ``Gone`` when the node is destroyed.
+        """
         caller.must_be("node", node_id)
 
-        def work(tx: Connection) -> tuple[str, RunId | None]:
+        def work(tx: Connection) -> tuple[dict[str, Any], RunId | None]:
             now = self._now()
             node, run = self._living(tx, node_id)
             _check_address(beat["address"], local=node.provider == LOCAL_PROVIDER)
@@ -94,16 +117,20 @@ class Callbacks:
             if first_ready:
                 revoke_bootstrap(tx, node_id, now)
             self._note_progress(tx, node_id, beat, now)
+            tokens = renewed_tokens(
+                tx, self._vault, node_id, seen=caller.generation, now=now, life_s=self._settings.callback_token_s
+            )
+            answer = {"status": node.status, "time": now, **tokens}
             if not beat["ready"] or run.step != "await_agent":
                 # Heard of again: its runner is to know it now, not at its next look.
-                return node.status, run.id if node.unreachable_since is not None else None
+                return answer, run.id if node.unreachable_since is not None else None
             record_signal(tx, run.id, AGENT_READY, node_id, {"boot_id": beat["boot_id"]}, now=now)
-            return node.status, run.id
+            return answer, run.id
 
-        status, ring = self._database.write(work)
+        answer, ring = self._database.write(work)
         if ring is not None:
             self._ringer.ring([ring])
-        return {"status": status}
+        return answer
 
     def _living(self, tx: Connection, node_id: str) -> tuple[Row[Any], RunRow]:
         node = get_node(tx, node_id)

@@ -18,6 +18,8 @@ from taskflow.db.status import TERMINAL
 from taskflow.engine.control import Control
 from taskflow.engine.pipeline import Pipeline
 from taskflow.engine.store import RunRow
+from taskflow.nodes.boot import boot_said
+from taskflow.nodes.catalogue import Catalogue
 from taskflow.service.accounts import Caller
 from taskflow.settings import Settings
 
@@ -46,12 +48,14 @@ class Explain:
         pipelines: Mapping[str, Pipeline],
         settings: Settings,
         now: Callable[[], float],
+        catalogue: Catalogue,
     ) -> None:
         self._database = database
         self._control = control
         self._pipelines = pipelines
         self._settings = settings
         self._now = now
+        self._catalogue = catalogue
 
     def why(self, caller: Caller, task_id: str) -> dict[str, Any]:
         """What the task waits for. Keys: summary (a sentence), status, step, awaiting, since, until, then,
@@ -71,7 +75,7 @@ class Explain:
         found = self._control_state(run, now)
         waited_s = max(0.0, now - run.step_entered_at)
         return {
-            "summary": self._summary(task, run, found, waited_s) + _unheard(node, now),
+            "summary": self._summary(task, run, found, waited_s) + self._boot(node) + _unheard(node, now),
             "status": task.status,
             "step": run.step,
             "awaiting": run.awaiting,
@@ -88,6 +92,7 @@ class Explain:
                 "id": node.id,
                 "status": node.status,
                 "address": node.address,
+                "boot_stage": node.boot_stage,
                 "unreachable_since": isoformat(node.unreachable_since),
             },
             "placement": task.placement,
@@ -110,6 +115,8 @@ class Explain:
         if pipeline is None or run.version > pipeline.version:
             return f"its state was written by a newer release (version {run.version}); a newer worker will take it up"
         said = _DOING.get(run.step, f"it is at {run.step}")
+        if run.step == "waiting_for_capacity" and (task.placement or {}).get("reason"):
+            said += f": {task.placement['reason']}"
         if run.cancel_requested_at is not None and run.step not in pipeline.closing:
             said = "a cancel was requested; the runner acts on it at its next look"
         elif task.status in TERMINAL:
@@ -120,6 +127,13 @@ class Explain:
         }
         return f"{said}, since {waited_s:.0f} s{runner.get(found['runner'], '')}"
 
+    def _boot(self, node: Row[Any] | None) -> str:
+        """How far the boot of the server is, while its agent is waited for and the server says it."""
+        spec = None if node is None else self._catalogue.spec(node.provider)
+        if node is None or node.status != "awaiting_agent" or spec is None or not spec.needs_user_data:
+            return ""
+        return f"; {boot_said(node)}" if node.boot_stage else "; its server has not said yet that it booted"
+
     def _then(self, run: RunRow) -> str:
         pipeline = self._pipelines.get(run.pipeline)
         step = pipeline.step(run.step) if pipeline else None
@@ -127,7 +141,9 @@ class Explain:
             return "it goes on when this is done"
         if pipeline is not None and run.step in pipeline.closing:
             return "then it gives up: the run ends, and the workspace may still be on the node"
-        if step.expired is not None:
+        if run.step == "waiting_for_capacity":
+            return "then it fails with the reason why it waits"
+        if step.expired is not None and run.step != "node_agent_ready":
             return "then the node is asked once; if that does not help, the step fails, and cleanup begins"
         return "then the step fails, and cleanup begins"
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import redis
-from sqlalchemy import select, text
+from sqlalchemy import text
 
 from taskflow.clock import isoformat
 from taskflow.db.migrate import check_current
-from taskflow.db.models import Sweep
 from taskflow.db.probe import check_writable
 from taskflow.db.session import Database
 from taskflow.engine.control import Control
 from taskflow.errors import InfrastructureError, NotFound
 from taskflow.service.providers import Providers
 from taskflow.settings import Settings
+from taskflow.sweeps.items import failing_items
+from taskflow.sweeps.lateness import WATCHER, Standing, standings
 
 #: Writing is tried this often at most, however often readiness is asked for.
 _WRITES_EVERY_S = 5.0
+_NO_BEAT = "never succeeded: is beat running?"
 
 
 class Health:
@@ -87,16 +89,19 @@ class Health:
         return f"{self._control.prefix}:paused:{name}"
 
     def sweeps(self) -> list[dict[str, Any]]:
-        """Each scheduled job with its last success and result."""
-        with self._database.read() as tx:
-            rows = tx.execute(select(Sweep.__table__).order_by(Sweep.name)).all()
+        """Each scheduled job: how it stands, its last success and result, and the items that it fails at.
+
+        ``state``: ok, late (no success for three intervals), degraded (items fail), paused, or new (it had no turn yet).
+        """
+        failing, paused = failing_items(self._database), self.paused_sweeps()
         return [
             {
-                "name": row.name, "last_started_at": isoformat(row.last_started_at),
-                "last_success_at": isoformat(row.last_success_at), "failures": row.failures,
-                "last_result": row.last_result,
+                "name": one.name, "state": _state(one, paused), "interval_s": one.interval_s,
+                "last_started_at": isoformat(one.row.last_started_at if one.row else None),
+                "last_success_at": isoformat(one.row.last_success_at if one.row else None), "failures": one.failures,
+                "last_result": one.row.last_result if one.row else None, "failing": failing.get(one.name, []),
             }
-            for row in rows
+            for one in standings(self._database, self._settings.sweep_intervals(), self._now())
         ]  # fmt: skip
 
     def doctor(self) -> list[dict[str, str]]:
@@ -133,27 +138,24 @@ class Health:
         ]  # fmt: skip
 
     def _sweep_ages(self) -> list[dict[str, str]]:
-        now = self._now()
-        with self._database.read() as tx:
-            rows = {row.name: row for row in tx.execute(select(Sweep.__table__)).all()}
-        paused = self.paused_sweeps()
+        failing, paused = failing_items(self._database), self.paused_sweeps()
         found = []
-        for name, interval_s in self._settings.sweep_intervals().items():
-            if name in paused:
-                says = f"paused by somebody: taskflow sweeps resume {name}"
-                found.append({"check": f"sweep {name}", "state": "warning", "says": says})
-                continue
-            row = rows.get(name)
-            age_s = None if row is None or row.last_success_at is None else now - row.last_success_at
-            late = age_s is None or age_s > max(3 * interval_s, 30)
-            if age_s is not None:
-                says = f"last success {age_s:.0f} s ago"
-            elif "rescue" in rows and name != "rescue":
-                # Beat lives: the more frequent sweep ran. This one's first turn comes an interval after the start.
-                late, says = False, f"not yet; beat runs it every {interval_s:g} s"
-            else:
-                says = "never succeeded: is beat running?"
-            found.append({"check": f"sweep {name}", "state": "warning" if late else "ok", "says": says})
+        for one in standings(self._database, self._settings.sweep_intervals(), self._now()):
+            state = _state(one, paused)
+            says = "not yet" if one.age_s is None else f"last success {one.age_s:.0f} s ago"
+            if one.row is None:
+                # Beat runs a sweep an interval after its own start; the watcher is so frequent that it had its turn.
+                says = f"not yet; beat runs it every {one.interval_s:g} s" if one.name != WATCHER else _NO_BEAT
+                state = "late" if one.name == WATCHER else state
+            if state == "paused":
+                says = f"paused by somebody: taskflow sweeps resume {one.name}"
+            elif one.failures:
+                says += f"; failed {one.failures} times since"
+            items = failing.get(one.name, [])
+            if items:
+                says += f"; fails at {items[0]['item']} ({items[0]['failures']} times): {items[0]['error']['message']}"
+            warns = state in ("late", "degraded", "paused")
+            found.append({"check": f"sweep {one.name}", "state": "warning" if warns else "ok", "says": says})
         return found
 
     def _providers_answer(self) -> list[dict[str, str]]:
@@ -179,3 +181,13 @@ class Health:
         except Exception as error:  # a driver's own error is news too
             return repr(error)
         return "ok"
+
+
+def _state(one: Standing, paused: Collection[str]) -> str:
+    if one.name in paused:
+        return "paused"
+    if one.late:
+        return "late"
+    if one.degraded:
+        return "degraded"
+    return "ok" if one.age_s is not None else "new"

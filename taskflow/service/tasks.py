@@ -1,4 +1,4 @@
-"""The verbs on tasks: submit, run, cancel, rerun, list, show, events, logs."""
+"""The verbs on tasks: submit, run, cancel, rerun, list, show, logs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from sqlalchemy.exc import IntegrityError
 
 from taskflow.addresses import AddressRefused, check_host, repository_host
 from taskflow.db import tasks as task_rows
-from taskflow.db.events import append_event, events_after
+from taskflow.db.events import append_event
 from taskflow.db.models import AgentSession, LogChunk
 from taskflow.db.runs import get_run, insert_run, request_cancel
 from taskflow.db.session import Database
 from taskflow.db.status import STATUSES, TERMINAL
 from taskflow.db.submission import submit_at_once
 from taskflow.db.tasks import transition
+from taskflow.db.usage import use_of_task
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Control
 from taskflow.engine.pipeline import Pipeline
@@ -30,7 +31,7 @@ from taskflow.errors import Conflict, UsageError
 from taskflow.ids import new_run_id, new_task_id
 from taskflow.service.accounts import Caller
 from taskflow.service.admission import Admission
-from taskflow.service.views import event_view, task_summary, task_view
+from taskflow.service.views import task_summary, task_view
 from taskflow.settings import Settings
 from taskflow.vault import Vault
 
@@ -91,9 +92,11 @@ class Tasks:
                 raise
             # A twin with the same key committed first: answer with its task.
             task, run, made = self._database.write(lambda tx: self._submit(tx, caller, spec, key))
-        if made and run is not None:
+        if not made:
+            return self._shown(task, run), False
+        if run is not None:
             self._start(run)
-        return task_view(task, run), made
+        return task_view(task, run), True
 
     def _submit(self, tx: Connection, caller: Caller, spec: Mapping[str, Any], key: _Key | None) -> _Submitted:
         now = self._now()
@@ -144,6 +147,7 @@ class Tasks:
             "title": spec.get("title") or " ".join(spec["command"])[:200],
             "status": "draft" if run is None else "queued",
             "priority": spec.get("priority", 0),
+            "project": spec.get("project") or "",
             "labels": dict(spec.get("labels") or {}),
             "repository": spec["repository"],
             "branch": spec.get("branch"),
@@ -200,7 +204,7 @@ class Tasks:
 
         task, run = self._database.write(work)
         self._start(run)
-        return task_view(task, run)
+        return self._shown(task, run)
 
     def rerun(self, caller: Caller, task_id: str) -> dict[str, Any]:
         """Start run number n+1 of a failed or cancelled task. ``Conflict`` while the last run still cleans up.
@@ -220,7 +224,7 @@ class Tasks:
 
         task, run = self._database.write(work)
         self._start(run)
-        return task_view(task, run)
+        return self._shown(task, run)
 
     def _queue(
         self, tx: Connection, caller: Caller, task: Row[Any], now: float, *, from_statuses: Sequence[str]
@@ -277,7 +281,7 @@ class Tasks:
         task, run = self._database.write(work)
         if run is not None and run.finished_at is None:
             self._ringer.ring([run.id])
-        return task_view(task, run)
+        return self._shown(task, run)
 
     # --- looking
 
@@ -285,12 +289,24 @@ class Tasks:
         """One task. Raises ``NotFound``."""
         with self._database.read() as tx:
             task = task_rows.get_task(tx, caller.owner_id, task_id)
-            return task_view(task, get_run(tx, task.run_id) if task.run_id else None)
+            run = get_run(tx, task.run_id) if task.run_id else None
+            return task_view(task, run, use_of_task(tx, task.id, self._now()))
+
+    def _shown(self, task: Row[Any], run: RunRow | None) -> dict[str, Any]:
+        with self._database.read() as tx:
+            return task_view(task, run, use_of_task(tx, task.id, self._now()))
 
     def list(
-        self, caller: Caller, *, limit: int = 50, cursor: str | None = None, statuses: Sequence[str] = ()
+        self,
+        caller: Caller,
+        *,
+        limit: int = 50,
+        cursor: str | None = None,
+        statuses: Sequence[str] = (),
+        project: str | None = None,
     ) -> tuple[Sequence[dict[str, Any]], str | None]:
-        """A page of tasks, newest first, and the cursor of the next page (None after the last)."""
+        """A page of tasks (of one ``project``, if it is named), newest first, and the cursor of the next page (None after
+        the last)."""
         unknown = [status for status in statuses if status not in STATUSES]
         if unknown:
             raise UsageError(
@@ -299,17 +315,12 @@ class Tasks:
         limit = max(1, min(limit, PAGE_MAX))
         before = _decode_cursor(cursor) if cursor else None
         with self._database.read() as tx:
-            rows = task_rows.list_tasks(tx, caller.owner_id, limit=limit + 1, before=before, statuses=statuses)
+            rows = task_rows.list_tasks(
+                tx, caller.owner_id, limit=limit + 1, before=before, statuses=statuses, project=project
+            )
         page = rows[:limit]
         more = len(rows) > limit
         return [task_summary(row) for row in page], _encode_cursor(page[-1]) if more else None
-
-    def events(self, caller: Caller, task_id: str, *, after: int = 0, limit: int = 200) -> Sequence[dict[str, Any]]:
-        """Events of a task with ``seq`` greater than ``after``, in order."""
-        with self._database.read() as tx:
-            task_rows.get_task(tx, caller.owner_id, task_id)
-            rows = events_after(tx, caller.owner_id, "task", task_id, after, max(1, min(limit, 1000)))
-            return [event_view(row) for row in rows]
 
     def logs(
         self, caller: Caller, task_id: str, *, after: int = 0, limit: int = 100, run_id: str | None = None

@@ -8,11 +8,18 @@ from sqlalchemy import Row
 
 from taskflow.clock import isoformat
 from taskflow.db.status import TERMINAL
+from taskflow.db.usage import NOTHING, Use, node_use
 from taskflow.engine.store import RunRow
 
 
-def task_view(row: Row[Any], run: RunRow | None) -> dict[str, Any]:
-    """A task with the step of its run. ``finished``: nothing of it goes on any more, cleanup included."""
+def money(amount: float) -> float:
+    """An amount as it is shown."""
+    return round(float(amount), 6)
+
+
+def task_view(row: Row[Any], run: RunRow | None, use: Use = NOTHING) -> dict[str, Any]:
+    """A task with the step of its run, and its ``use`` so far. ``finished``: nothing of it goes on any more, cleanup
+    included."""
     open_run = run is not None and run.finished_at is None
     return {
         "id": row.id,
@@ -32,6 +39,7 @@ def task_view(row: Row[Any], run: RunRow | None) -> dict[str, Any]:
         "push": row.push,
         "time_limit_s": row.time_limit_s,
         "priority": row.priority,
+        "project": row.project,
         "labels": row.labels,
         "resources": row.resources,
         "node_id": row.node_id,
@@ -42,6 +50,11 @@ def task_view(row: Row[Any], run: RunRow | None) -> dict[str, Any]:
             "pushed": row.pushed,
             "changed_files": row.changed_files,
             "exit_code": row.exit_code,
+        },
+        "usage": {
+            "seconds": round(use.seconds, 1),
+            "vcpu_seconds": round(use.vcpu_seconds, 1),
+            "cost": money(use.cost),
         },
         "error": row.error,
         "late_result": row.late_result,
@@ -58,6 +71,7 @@ def task_summary(row: Row[Any]) -> dict[str, Any]:
         "id": row.id,
         "title": row.title,
         "status": row.status,
+        "project": row.project,
         "step": None if row.run_finished_at is not None else row.step,
         "run_number": row.run_number,
         "node_id": row.node_id,
@@ -70,6 +84,8 @@ def task_summary(row: Row[Any]) -> dict[str, Any]:
 def event_view(row: Row[Any]) -> dict[str, Any]:
     """One event of a history."""
     return {
+        "subject_kind": row.subject_kind,
+        "subject_id": row.subject_id,
         "seq": row.seq,
         "kind": row.kind,
         "step": row.step,
@@ -80,18 +96,9 @@ def event_view(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-def node_cost(row: Row[Any], now: float) -> float:
-    """What the node's server cost so far, in the currency of its price: from the purchase to the end, by the second."""
-    if row.bought_at is None:
-        return 0.0
-    until = now if row.destroyed_at is None else row.destroyed_at
-    seconds: float = max(0.0, until - row.bought_at)
-    return round(float(row.price_per_hour) * seconds / 3600.0, 6)
-
-
 def node_view(row: Row[Any], now: float) -> dict[str, Any]:
     """A node with its load and the age of its heartbeat."""
-    beat = row.heartbeat or {}
+    beat, use = row.heartbeat or {}, node_use(row, now)
     return {
         "id": row.id,
         "name": row.name,
@@ -104,7 +111,11 @@ def node_view(row: Row[Any], now: float) -> dict[str, Any]:
         "slots": row.slots,
         "live_workspaces": row.live_workspaces,
         "price_per_hour": row.price_per_hour,
-        "cost": node_cost(row, now),
+        "seconds": round(use.seconds, 1),
+        "cost": money(use.cost),
+        "kept": row.kept,
+        "boot_stage": row.boot_stage,
+        "boot_stage_at": isoformat(row.boot_stage_at),
         "unreachable_since": isoformat(row.unreachable_since),
         "address": row.address,
         "agent_version": row.agent_version,

@@ -9,9 +9,10 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Row
 
-from taskflow.db.events import open_promises, settle_promise
+from taskflow.db.events import count_resting_promises, open_promises, settle_promise
 from taskflow.db.providers import PROVIDER_CHANGED
 from taskflow.db.session import Database
+from taskflow.db.usage import LIMITS_CHANGED
 from taskflow.db.waiting import best_ranks
 from taskflow.engine.alarms import Ringer
 from taskflow.ids import RunId
@@ -33,13 +34,21 @@ def sell_again(tools: StepTools, ringer: Ringer, now: Callable[[], float], paylo
         ringer.ring(tools.database.write(partial(_allocated, tools, owner_id, now())))
 
 
+def look_again(tools: StepTools, ringer: Ringer, now: Callable[[], float], payload: Mapping[str, Any]) -> None:
+    """The limits of an owner were changed: perhaps there is room for those of theirs who wait."""
+    ringer.ring(tools.database.write(partial(_allocated, tools, payload["owner_id"], now())))
+
+
 def _allocated(tools: StepTools, owner_id: str, now: float, tx: Connection) -> list[RunId]:
     return list(allocate_effect(tools, owner_id, now)(tx) or ())
 
 
 def consumers(tools: StepTools, ringer: Ringer, now: Callable[[], float]) -> dict[str, Consumer]:
     """Who consumes which kind."""
-    return {PROVIDER_CHANGED: partial(sell_again, tools, ringer, now)}
+    return {
+        PROVIDER_CHANGED: partial(sell_again, tools, ringer, now),
+        LIMITS_CHANGED: partial(look_again, tools, ringer, now),
+    }
 
 
 def drain_outbox(
@@ -48,8 +57,10 @@ def drain_outbox(
     """Handle what is due, at most ``limit`` rows. A row is done only when its consumer returned: at least once."""
     with database.read() as tx:
         rows = open_promises(tx, now(), limit)
-    errors = sum(0 if _handle(database, handlers, row, now) else 1 for row in rows)
-    return {"handled": len(rows) - errors, "errors": errors}
+    failed = sum(0 if _handle(database, handlers, row, now) else 1 for row in rows)
+    with database.read() as tx:
+        resting = count_resting_promises(tx, now())
+    return {"done": len(rows) - failed, "failed": failed, "skipped": resting - failed}
 
 
 def _handle(database: Database, handlers: Mapping[str, Consumer], row: Row[Any], now: Callable[[], float]) -> bool:

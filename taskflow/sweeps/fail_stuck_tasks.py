@@ -14,7 +14,6 @@ from enum import Enum
 from typing import Any
 
 import redis
-import structlog
 from sqlalchemy import Row, select
 
 from taskflow.db.apply import apply_change
@@ -32,9 +31,8 @@ from taskflow.errors import PermanentError, StepError
 from taskflow.ids import RunId
 from taskflow.nodes.liveness import Liveness
 from taskflow.settings import Settings
+from taskflow.sweeps.items import Items
 from taskflow.sweeps.ledger import Memory
-
-log = structlog.get_logger(__name__)
 
 
 class Decision(Enum):
@@ -104,36 +102,26 @@ class StuckTasks:
     def __call__(self, memory: Memory) -> dict[str, Any]:
         """One page of active tasks, by cursor with wrap-around."""
         now = self.now()
-        rows = self._page(memory.cursor)
-        memory.cursor = rows[-1].task_id if len(rows) == self.settings.sweep_page else ""
+        items = Items(self.database, memory, self.now, self.settings.sweep_page)
+        rows = items.page(
+            select(
+                Run.__table__, Task.id.label("task_id"), Task.status, Task.started_at, Task.node_id, Task.time_limit_s
+            )
+            .join(Run, Run.id == Task.run_id)
+            .where(Task.status.in_(ACTIVE), Run.finished_at.is_(None)),
+            Task.id, column="task_id",
+        )  # fmt: skip
         repaired: dict[str, int] = dict(memory.state.get("repaired", {}))
         counts: dict[str, int] = {}
-        errors = 0
-        for row in rows:
-            try:
-                decision = self._treat(row, repaired, now)
-            except Exception as error:  # per-row isolation: one bad row must not hide the rest (L-43)
-                log.error("stuck_task_not_treated", task_id=row.task_id, error=repr(error))
-                errors += 1
-                continue
-            counts[decision.value] = counts.get(decision.value, 0) + 1
-        memory.state["repaired"] = repaired if memory.cursor else self._still_open(repaired)
-        return {"looked_at": len(rows), **counts, "errors": errors}
 
-    def _page(self, cursor: str) -> list[Row[Any]]:
-        with self.database.read() as tx:
-            return list(
-                tx.execute(
-                    select(
-                        Run.__table__, Task.id.label("task_id"), Task.status, Task.started_at, Task.node_id,
-                        Task.time_limit_s,
-                    )
-                    .join(Run, Run.id == Task.run_id)
-                    .where(Task.status.in_(ACTIVE), Run.finished_at.is_(None), Task.id > cursor)
-                    .order_by(Task.id)
-                    .limit(self.settings.sweep_page)
-                ).all()
-            )  # fmt: skip
+        def treat(row: Row[Any]) -> bool:
+            decision = self._treat(row, repaired, now)
+            counts[decision.value] = counts.get(decision.value, 0) + 1
+            return True
+
+        tally = items.each(((row.task_id, row) for row in rows), treat)
+        memory.state["repaired"] = repaired if memory.cursor else self._still_open(repaired)
+        return {"looked_at": len(rows), **counts, **tally}
 
     def _still_open(self, repaired: Mapping[str, int]) -> dict[str, int]:
         """Repairs of runs that are over are forgotten, at the end of each round; those of every other page are kept."""

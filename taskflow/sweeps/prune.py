@@ -1,7 +1,8 @@
 """Delete what ended long ago, in two stages, each found by an index however much there is.
 
 First logs, signals, errors, keys and callback tokens of ended runs, and done outbox rows. Much later the history: ended
-tasks with their runs and events, and destroyed nodes that no task is left of.
+tasks with their runs and events, and destroyed nodes that no task is left of. Besides, after a day, what sweeps remember of
+items that failed and were not met again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from taskflow.db.models import (
     OutboxRow,
     Run,
     SignalRow,
+    SweepBackoff,
     Task,
     Token,
     Workspace,
@@ -31,6 +33,8 @@ from taskflow.settings import Settings
 
 #: Pages of one sweep: more than a busy installation ends between two sweeps, and still over within a minute.
 _PAGES = 100
+#: An item that still fails is tried within an hour or a few of its sweep's intervals; one that was not is gone.
+_BACKOFF_KEPT_S = 86_400.0
 
 
 def prune_all(database: Database, settings: Settings, now: float) -> dict[str, Any]:
@@ -48,7 +52,11 @@ def prune_all(database: Database, settings: Settings, now: float) -> dict[str, A
             done.update(found)
             if all(found[name] < settings.sweep_page for name in paged):
                 break
-    return dict(done)
+    return {**done, "backoffs": database.write(lambda tx: _forget_backoffs(tx, now - _BACKOFF_KEPT_S))}
+
+
+def _forget_backoffs(tx: Connection, before: float) -> int:
+    return tx.execute(delete(SweepBackoff).where(SweepBackoff.next_at < before)).rowcount
 
 
 def prune(database: Database, *, now: float, keep_s: float, limit: int) -> dict[str, Any]:

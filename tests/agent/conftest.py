@@ -9,6 +9,7 @@ import pytest
 
 from tests.agent.control_plane import FakeControlPlane
 from tests.agent.rig import AgentRig
+from tests.support.passage import open_directory
 
 
 @pytest.fixture
@@ -20,9 +21,25 @@ def control_plane() -> Iterator[FakeControlPlane]:
 
 
 @pytest.fixture
-def rig(tmp_path: Path, control_plane: FakeControlPlane) -> Iterator[AgentRig]:
+def isolate() -> bool:
+    """Whether the node isolates its workspaces. Modules whose guarantees hold either way make a parameter of it."""
+    return False
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path, isolate: bool) -> Iterator[Path]:
+    """pytest's own, except where other users have to reach what is in it."""
+    if not isolate:
+        yield tmp_path
+        return
+    with open_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def rig(tmp_path: Path, control_plane: FakeControlPlane, isolate: bool) -> Iterator[AgentRig]:
     """An agent's directory; the agent is not started yet."""
-    made = AgentRig(tmp_path, control_plane)
+    made = AgentRig(tmp_path, control_plane, isolate=isolate)
     yield made
     made.close()
 

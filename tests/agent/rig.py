@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
 import requests
 
-from taskflow import protocol
+from taskflow import protocol, signing
 from taskflow.agent.processes import kill_tree
 from tests.agent.control_plane import FakeControlPlane
 from tests.support.waiting import wait_until
@@ -24,6 +25,12 @@ NODE_ID = "node-1"
 # Leftovers are found by these ids: two test processes at once must not share them.
 WS = f"ws-{os.getpid()}-1"
 SESSION = f"session-{os.getpid()}-1"
+
+#: Parameters for a fixture ``isolate``.
+BOTH_WAYS = [
+    pytest.param(False, id="shared"),
+    pytest.param(True, id="isolated", marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can isolate")),
+]
 
 
 def git(repo: Path, *arguments: str) -> str:
@@ -47,7 +54,15 @@ def make_origin(path: Path) -> Path:
 class AgentRig:
     """One agent root; the agent can be started, killed and started again."""
 
-    def __init__(self, tmp_path: Path, control_plane: FakeControlPlane, *, slots: int = 2) -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        control_plane: FakeControlPlane,
+        *,
+        slots: int = 2,
+        isolate: bool = False,
+        image: str | None = None,
+    ) -> None:
         self.root = tmp_path / "agent"
         self.root.mkdir()
         self.origin = make_origin(tmp_path / "origin")
@@ -59,12 +74,19 @@ class AgentRig:
         self._lifeline: IO[str] | None = None
         self.home = tmp_path / "home"
         self.home.mkdir()
+        self.host_env: dict[str, str] = {}
+        control_plane.tokens |= {NODE_TOKEN, WORKSPACE_TOKEN}
+        self.order(slots=slots, isolate=isolate, container_image=image)
+
+    def order(self, **changes: Any) -> None:
+        """Write the node's order."""
         order = {
             "node_id": NODE_ID,
             "callback_token": NODE_TOKEN,
             "agent_token": AGENT_TOKEN,
-            "slots": slots,
+            "slots": 2,
             "heartbeat_interval_s": 0.5,
+            **changes,
         }
         (self.root / "order.json").write_text(json.dumps(order))
 
@@ -76,6 +98,7 @@ class AgentRig:
             "HOME": str(self.home),
             "TASKFLOW_DATA_DIR": self.data_dir,
             "TASKFLOW_SECRET_KEY": "stack-secret-key",
+            **self.host_env,
         }
 
     def argv(self, *more: str) -> list[str]:
@@ -146,10 +169,16 @@ class AgentRig:
 
     # --- requests
     def call(self, method: str, path: str, body: dict[str, Any] | None = None, **kwargs: Any) -> requests.Response:
-        """One request with the agent's token."""
-        headers = kwargs.pop("headers", {"Authorization": f"Bearer {AGENT_TOKEN}"})
+        """One request, signed with the agent's token, or with ``headers`` instead."""
+        data = b"" if body is None else json.dumps(body).encode()
+        signed = {"Authorization": self.sign(method, path, data), "Content-Type": "application/json"}
+        headers = kwargs.pop("headers", signed)
         url = self.address_file()["address"] + path
-        return requests.request(method, url, json=body, headers=headers, timeout=30, **kwargs)
+        return requests.request(method, url, data=data, headers=headers, timeout=30, **kwargs)
+
+    def sign(self, method: str, path: str, body: bytes, *, token: str = AGENT_TOKEN, key_id: str = "agent") -> str:
+        """What the control plane sends as ``Authorization``."""
+        return signing.sign(token, key_id, method=method, target=path, body=body, now=self.control_plane.now())
 
     def workspace_path(self, workspace_id: str) -> str:
         """The workspace's route."""
@@ -230,7 +259,7 @@ class AgentRig:
 
     def delete(self, workspace_id: str = WS, fence: int = 1) -> requests.Response:
         """DELETE the workspace."""
-        return self.call("DELETE", self.workspace_path(workspace_id), params={"fence": fence})
+        return self.call("DELETE", f"{self.workspace_path(workspace_id)}?fence={fence}")
 
     def outcome(self, session_id: str = SESSION, *, timeout_s: float = 30.0) -> dict[str, Any]:
         """Wait for the session's outcome callback."""

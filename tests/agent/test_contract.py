@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.agent.rig import SESSION, WS, AgentRig
+from tests.agent.rig import AGENT_TOKEN, SESSION, WS, AgentRig
 from tests.support.waiting import wait_until
 
 
 def test_creating_a_workspace_twice_answers_the_same(agent: AgentRig) -> None:
     """The same content again, with a newer fence and token, is the same workspace and is provisioned once."""
+    agent.control_plane.tokens.add("newer")
     first = agent.ready()
     again = agent.create(fence=5, callback_token="newer")
     assert again.status_code == 200
@@ -102,8 +103,8 @@ def test_one_session_at_a_time_in_a_workspace(agent: AgentRig) -> None:
     assert agent.run("true", session_id="session-2")["outcome"] == "exited"
 
 
-def test_every_route_but_health_needs_the_agent_token(agent: AgentRig) -> None:
-    """Without the token, or with another, nothing is told and nothing is done."""
+def test_every_route_but_health_needs_the_signature_of_the_agent_token(agent: AgentRig) -> None:
+    """Without one, or with the bare token, nothing is told and nothing is done."""
     agent.ready()
     workspace, session = agent.workspace_path(WS), agent.session_path(WS, "s")
     routes = [
@@ -118,6 +119,7 @@ def test_every_route_but_health_needs_the_agent_token(agent: AgentRig) -> None:
     wrong: list[dict[str, str]] = [
         {},
         {"Authorization": "Bearer no"},
+        {"Authorization": f"Bearer {AGENT_TOKEN}"},
         {"Authorization": "Bearer wörong".encode().decode("latin-1")},
     ]
     for headers in wrong:

@@ -10,8 +10,14 @@ from typing import Any
 import pytest
 
 from taskflow.agent.store import Store
-from tests.agent.rig import SESSION, WS, AgentRig, git
+from tests.agent.rig import BOTH_WAYS, SESSION, WS, AgentRig, git
 from tests.support.waiting import wait_until
+
+
+@pytest.fixture(params=BOTH_WAYS)
+def isolate(request: pytest.FixtureRequest) -> bool:
+    """Each of these holds on nodes that isolate and on those that don't."""
+    return bool(request.param)
 
 
 def test_a_failed_clone_carries_gits_own_message(agent: AgentRig) -> None:

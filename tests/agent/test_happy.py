@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from taskflow import protocol
 from tests.agent.control_plane import FakeControlPlane
-from tests.agent.rig import NODE_TOKEN, SESSION, WORKSPACE_TOKEN, WS, AgentRig, git
+from tests.agent.rig import BOTH_WAYS, NODE_TOKEN, SESSION, WORKSPACE_TOKEN, WS, AgentRig, git
 from tests.support.waiting import wait_until
+
+
+@pytest.fixture(params=BOTH_WAYS)
+def isolate(request: pytest.FixtureRequest) -> bool:
+    """Each of these holds on nodes that isolate and on those that don't."""
+    return bool(request.param)
 
 
 def test_a_change_is_committed_and_pushed_to_the_output_branch(agent: AgentRig) -> None:

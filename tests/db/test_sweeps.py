@@ -101,7 +101,7 @@ def test_stuck_tasks_of_every_page_are_repaired_then_failed(
     for _ in range(2):
         for _ in range(3):
             done = sweep(memory)
-            assert done["errors"] == 0
+            assert done["failed"] == 0
             decided += [kind.value for kind in Decision for _ in range(done.get(kind.value, 0))]
         fake_redis.flushall()
     assert decided == ["repair"] * 5 + ["fail"] * 5
@@ -142,8 +142,8 @@ def test_a_bad_outbox_row_strands_no_other(world: World) -> None:
     for kind in ("unknown", "good"):
         world.write(partial(promise, kind=kind, payload={"n": kind}, at=100.0))
     handlers = {"good": consumer}
-    assert drain_outbox(world.database, handlers, lambda: now[0], 10) == {"handled": 1, "errors": 1}
-    assert drain_outbox(world.database, handlers, lambda: now[0], 10) == {"handled": 0, "errors": 0}
+    assert drain_outbox(world.database, handlers, lambda: now[0], 10) == {"done": 1, "failed": 1, "skipped": 0}
+    assert drain_outbox(world.database, handlers, lambda: now[0], 10) == {"done": 0, "failed": 0, "skipped": 1}
     delays = []
     for _ in range(4):
         with world.database.read() as tx:
@@ -151,7 +151,7 @@ def test_a_bad_outbox_row_strands_no_other(world: World) -> None:
         assert row.done_at is None
         delays.append(row.next_at - now[0])
         now[0] = row.next_at
-        assert drain_outbox(world.database, handlers, lambda: now[0], 10)["errors"] == 1
+        assert drain_outbox(world.database, handlers, lambda: now[0], 10)["failed"] == 1
     assert delays == [5.0, 10.0, 20.0, 40.0] and given == ["good"]
 
 

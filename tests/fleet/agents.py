@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import requests
 
-from taskflow import protocol
+from taskflow import protocol, signing
 from taskflow.nodes.providers.base import NodeOrder
 from tests.support.fake_agent import FakeAgent, Plan
 from tests.support.fake_cloud import FakeServer
@@ -85,7 +85,7 @@ class HttpAgent(FakeAgent):
 
             def _serve(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(length)) if length else None
+                body = self.rfile.read(length) if length else b""
                 status, answer = agent.serve(self.command, self.path, self.headers.get("Authorization", ""), body)
                 data = json.dumps(answer).encode()
                 self.send_response(status)
@@ -123,14 +123,15 @@ class HttpAgent(FakeAgent):
 
         self._planner.after(away_s, back)
 
-    def serve(self, method: str, target: str, bearer: str, body: Any) -> tuple[int, dict[str, Any]]:
+    def serve(self, method: str, target: str, authorization: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """One request of the control plane."""
-        parts = urlsplit(target)
-        if parts.path != protocol.AGENT_HEALTH and bearer != f"Bearer {self.order.agent['agent_token']}":
+        refused = self.refusal(method, target, authorization, body, time.time())
+        if refused is not None:
             self.wrong_tokens += 1
-            return 401, {"code": "unauthorized", "message": "not the token of this agent"}
+            return refused
+        parts = urlsplit(target)
         with self._lock:
-            return self.answer(method, parts.path, parse_qs(parts.query), body)
+            return self.answer(method, parts.path, parse_qs(parts.query), json.loads(body) if body else None)
 
     # --- telling
 
@@ -142,8 +143,13 @@ class HttpAgent(FakeAgent):
             path = protocol.route(protocol.CALLBACK_NODE_HEARTBEAT, node_id=self.order.node_id)
             with self._lock:
                 beat = self.beat()
-            if self.post(path, self.order.agent["callback_token"], beat) in (404, 410):
+            token, generation = self.node_key
+            answer = self.post(path, f"node:{self.order.node_id}:{generation}", token, beat)
+            if answer is not None and answer.status_code in (404, 410):
                 return
+            if answer is not None and answer.ok:
+                with self._lock:
+                    self.take_tokens(protocol.load(protocol.HeartbeatAnswerSchema, answer.json()))
         self._planner.after(self.order.agent["heartbeat_interval_s"], self.boot)
 
     def finish_workspace(self, workspace_id: str, *, tell: bool = True) -> None:
@@ -158,27 +164,32 @@ class HttpAgent(FakeAgent):
 
     def send(self, tell: Any, subject: str, payload: dict[str, Any], token: str) -> None:
         """A callback, repeated until it is answered for good."""
+        workspace_id = subject if tell == self._tell_workspace else self.sessions[subject]["workspace_id"]
         if tell == self._tell_workspace:
             path = protocol.route(protocol.CALLBACK_WORKSPACE_OUTCOME, workspace_id=subject)
         else:
-            workspace_id = self.sessions[subject]["workspace_id"]
             path = protocol.route(protocol.CALLBACK_SESSION_OUTCOME, workspace_id=workspace_id, session_id=subject)
 
+        generation = self.workspaces[workspace_id]["generation"]
+
         def attempt() -> None:
-            status = self.post(path, token, payload)
+            answer = self.post(path, f"workspace:{workspace_id}:{generation}", token, payload)
+            status = 0 if answer is None else answer.status_code
             if not (200 <= status < 300 or status in _FINAL) and self.alive:
                 self._planner.after(_RESEND_S, attempt)
 
         self._planner.after(0.0, attempt)
 
-    def post(self, path: str, token: str, payload: Mapping[str, Any]) -> int:
-        """Send once; 0 when nobody answered."""
+    def post(self, path: str, key_id: str, token: str, payload: Mapping[str, Any]) -> requests.Response | None:
+        """Send once, signed; None when nobody answered."""
+        body = json.dumps(payload).encode()
+        signed = signing.sign(token, key_id, method="POST", target=path, body=body, now=time.time())
+        headers = {"Authorization": signed, "Content-Type": "application/json"}
         try:
-            headers = {"Authorization": f"Bearer {token}"}
-            answer = requests.post(self._url + path, json=payload, headers=headers, timeout=10)
+            answer = requests.post(self._url + path, data=body, headers=headers, timeout=10)
         except requests.RequestException:
-            return 0
-        return answer.status_code
+            return None
+        return answer
 
 
 class Servers:

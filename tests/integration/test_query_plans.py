@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from taskflow.bootstrap import App, bootstrap
-from taskflow.db import events, nodes, providers, tasks, waiting, workspaces
+from taskflow.db import events, feed, nodes, providers, tasks, tokens, waiting, workspaces
 from taskflow.db.runs import get_run, record_signal
 from taskflow.engine.store import Change
 from taskflow.settings import Settings
@@ -40,6 +40,10 @@ INSERT INTO runs (id, owner_id, pipeline, version, subject_kind, subject_id, num
          CASE WHEN mod(n, 2) = 0 THEN 'session_outcome' END, CASE WHEN mod(n, 2) = 0 THEN 9e9 END,
          CASE WHEN mod(n, 2) = 1 THEN n END
   FROM generate_series(1, {TASKS}) n;
+INSERT INTO runs (id, owner_id, pipeline, version, subject_kind, subject_id, number, step, rev, step_entered_at, results,
+                  created_at)
+  SELECT 'node-run-' || n, 'o', 'node', 1, 'node', 'node-' || n, 1, 'active', 3, n, '{{}}', n
+  FROM generate_series(1, 20) n;
 INSERT INTO tasks (id, owner_id, title, status, priority, labels, repository, command, env, push, time_limit_s,
                    allow_node_fallback, run_id, run_number, created_at, updated_at, completed_at)
   SELECT 'task-' || n, CASE WHEN mod(n, 10) = 0 THEN 'p' ELSE 'o' END, 't', CASE WHEN mod(n, 2) = 0 THEN 'in_progress'
@@ -57,6 +61,8 @@ INSERT INTO nodes (id, owner_id, run_id, name, provider, label, status, slots, p
   SELECT 'node-' || n, 'o', 'node-run-' || n, 'n', 'local', 'node-' || n,
          CASE WHEN n <= 20 THEN 'active' ELSE 'destroyed' END, 4, 0, n, CASE WHEN n > 20 THEN n END
   FROM generate_series(1, {TASKS} / 4) n;
+UPDATE nodes SET address = 'http://a', last_heartbeat_at = 9e9, heartbeat = '{{"workspaces": ["ws-2", "ws-4"]}}'
+  WHERE destroyed_at IS NULL;
 INSERT INTO workspaces (id, owner_id, task_id, run_id, node_id, status, reserved_at, released_at)
   SELECT 'ws-' || n, 'o', 'task-' || n, 'run-' || n, 'node-' || (1 + mod(n, 20)),
          CASE WHEN mod(n, 2) = 0 THEN 'ready' ELSE 'released' END, n, CASE WHEN mod(n, 2) = 1 THEN n END
@@ -175,9 +181,16 @@ HOT: dict[str, Callable[[Big], Any]] = {
     "outbox": lambda big: big.app.sweep("outbox"),
     "stuck tasks": lambda big: big.app.sweep("stuck_tasks"),
     "warm nodes": lambda big: big.app.sweep("warm_nodes"),
+    "lost nodes": lambda big: big.app.sweep("lost_nodes"),
+    "ended workspaces": lambda big: big.app.sweep("stop_ended_workspaces"),
+    "nodes in error": lambda big: big.app.sweep("retry_error_nodes"),
     "prune": lambda big: prune(big.app.database, now=100.0, keep_s=50.0, limit=5),
     "prune the history": lambda big: prune_history(big.app.database, now=100.0, keep_s=90.0, limit=5),
     "events after": _in_tx(lambda tx: events.events_after(tx, "o", "task", "task-7", 1, 100)),
+    "a page of the feed": _in_tx(lambda tx: feed.feed_after(tx, "o", feed.Position(5, 5), 100)),
+    "the first page of the feed": _in_tx(lambda tx: feed.feed_after(tx, "p", feed.BEGINNING, 100)),
+    "the end of the feed": _in_tx(lambda tx: feed.feed_end(tx)),
+    "events after a restore": _in_tx(lambda tx: feed.settle_restored(tx)),
     "append an event": _in_tx(lambda tx: events.append_event(
         tx, owner_id="o", subject_kind="task", subject_id="task-7", kind="k", actor="a", at=1.0)),
     "first page of tasks": _in_tx(lambda tx: tasks.list_tasks(tx, "o", limit=50)),
@@ -192,6 +205,7 @@ HOT: dict[str, Callable[[Big], Any]] = {
     "share nodes": lambda big: big.app.sweep("share_nodes"),
     "candidates": _in_tx(lambda tx: nodes.candidates(tx, "p")),
     "a node": _in_tx(lambda tx: nodes.get_node(tx, "node-3")),
+    "tokens of a node": _in_tx(lambda tx: tokens.newest_tokens(tx, "node-3")),
     "workspace of a run": _in_tx(lambda tx: workspaces.workspace_of_run(tx, "run-3")),
     "release a workspace": _in_tx(lambda tx: workspaces.release_workspace_effect("ws-2", now=1.0)(tx)),
 }  # fmt: skip

@@ -11,7 +11,7 @@ _WORKSPACE = "taskflow/pipelines/agent_task/workspace.py"
 _CALLBACKS = "taskflow/service/callbacks.py"
 _ACCOUNTS = "taskflow/service/accounts.py"
 _CLOSING = "taskflow/pipelines/agent_task/closing.py"
-_WORKSPACES = "taskflow/agent/workspaces.py"
+_AGENT_WORKSPACES = "taskflow/agent/workspaces.py"
 _SHIM = "taskflow/agent/shim.py"
 _PURCHASES = ("tests/nodes/test_purchases.py",)
 _GUARDS = ("tests/db/test_guards.py",)
@@ -164,7 +164,7 @@ _TASK = (
     Mutant(
         "workspace-left-on-its-node", "what ran goes on running after its task's end",
         (Edit(
-            _CLOSING, "            self._tools.agent(node).delete_workspace(workspace.id, ctx.run.rev)\n",
+            _CLOSING, "            self._tools.agent(node, ctx.now).delete_workspace(workspace.id, ctx.run.rev)\n",
             "            pass\n",
         ),),
         ("tests/pipelines/test_decisions.py",),
@@ -191,6 +191,35 @@ _TASK = (
         "small-before-large", "who needs a whole node waits while small tasks share it",
         (Edit("taskflow/nodes/admission.py", "replace(node, slots=0) if _lacks", "node if _lacks"),),
         ("tests/nodes/test_admission.py",),
+    ),
+    Mutant(
+        "failing-items-fill-the-page", "items that always fail keep all the others from their turn",
+        (Edit("taskflow/sweeps/items.py", "self.memory.after(of), ~rests)", "self.memory.after(of))"),),
+        ("tests/db/test_sweep_items.py",),
+    ),
+    Mutant(
+        "sweep-that-does-nothing-succeeds", "a sweep that fails at all its items looks well",
+        (Edit(
+            "taskflow/sweeps/ledger.py", "    if is_degraded(result) and not result.get(\"done\"):\n", "    if False:\n",
+        ),),
+        ("tests/db/test_sweep_items.py",),
+    ),
+    Mutant(
+        "leftovers-of-the-living", "a node's workspace is deleted there while its run still needs it",
+        (Edit(
+            "taskflow/sweeps/stop_ended_workspaces.py",
+            "        if workspace.released_at is None or workspace.run_finished_at is None:\n            return False\n"
+            "        # A", "        # A",
+        ),),
+        ("tests/db/test_node_sweeps.py",),
+    ),
+    Mutant(
+        "orphan-without-the-mark", "a server that somebody took over is deleted",
+        (Edit(
+            "taskflow/sweeps/delete_orphans.py", "(again.server_id, again.label, again.mark) != (server_id, orphan.label, "
+            "orphan.mark)", "(again.server_id, again.label) != (server_id, orphan.label)",
+        ),),
+        ("tests/nodes/test_audit.py",),
     ),
     Mutant(
         "outbox-forgets-failures", "a promise whose consumer failed counts as kept",
@@ -273,6 +302,29 @@ _NODE = (
 
 _ACCESS = (
     Mutant(
+        "signed-body-not-compared", "a body is swapped under a good signature",
+        (Edit("web/auth.py", "        signed.check_body(read_body())\n", "        pass\n"),),
+        ("tests/security/test_signatures.py",),
+    ),
+    Mutant(
+        "public-cas-for-agents", "whoever a public CA certifies is taken for an agent",
+        (Edit(
+            "taskflow/nodes/agent_client.py", '        conn.cert_reqs = "CERT_REQUIRED"\n',
+            "        super().cert_verify(conn, url, verify, cert)\n",
+        ),),
+        ("tests/nodes/test_agent_client.py",),
+    ),
+    Mutant(
+        "renewal-told-once", "a node whose answer was lost keeps a token that expires",
+        (Edit("taskflow/service/renewal.py", "generation > seen", "generation > row.generation"),),
+        ("tests/service/test_renewal.py",),
+    ),
+    Mutant(
+        "boot-goes-back", "a late report of a boot hides how far the server came",
+        (Edit("taskflow/db/nodes.py", "Node.boot_stage.is_(None) | Node.boot_stage.in_(earlier)", "Node.id == node_id"),),
+        ("tests/web/test_boot.py",),
+    ),
+    Mutant(
         "token-of-any-workspace", "a workspace reports for another one",
         (Edit(
             _ACCOUNTS, "        if self.scope != scope or self.subject_id != subject_id:\n",
@@ -309,9 +361,30 @@ _ACCESS = (
 
 _AGENT = (
     Mutant(
+        "hidden-processes-live", "a daemon without marks goes on as a user whose workspace is over",
+        (Edit(
+            "taskflow/agent/killing.py",
+            "return users.end_processes(confinement.uid) if confinement.uid is not None else []", "return []",
+        ),),
+        ("tests/agent/test_isolation.py::test_a_killed_shim_leaves_nothing_of_the_user",),
+    ),
+    Mutant(
+        "other-work-than-told", "the outcome names one commit and another one is pushed",
+        (Edit("taskflow/agent/handover.py", "    if came != head:\n", "    if False:\n"),),
+        ("tests/agent/test_handover.py::test_another_commit_than_was_named_is_refused",),
+    ),
+    Mutant(
+        "engine-as-the-task-likes", "a task's LD_PRELOAD is code in the engine's client, which is root",
+        (Edit(
+            "taskflow/agent/containers.py", "return Launch(argv, client_env(os.environ), stdin, COMMON)",
+            "return Launch(argv, {**client_env(os.environ), **env}, stdin, COMMON)",
+        ),),
+        ("tests/agent/test_containers.py::test_neither_values_nor_the_tasks_variables_reach_the_engine",),
+    ),
+    Mutant(
         "no-tombstones", "a paused worker makes a workspace again that was deleted",
         (Edit(
-            _WORKSPACES, "            self._refuse_deleted(workspace_id)\n            content = digest",
+            _AGENT_WORKSPACES, "            self._refuse_deleted(workspace_id)\n            content = digest",
             "            content = digest",
         ),),
         _CONTRACT,
@@ -319,7 +392,7 @@ _AGENT = (
     Mutant(
         "tombstones-for-the-known-only", "a creation that comes after its own cleanup makes a workspace for ever",
         (Edit(
-            _WORKSPACES, "            self._store.bury(workspace_id, fence)\n",
+            _AGENT_WORKSPACES, "            self._store.bury(workspace_id, fence)\n",
             "            if known is not None:\n                self._store.bury(workspace_id, fence)\n",
         ),),
         _CONTRACT,
@@ -327,7 +400,7 @@ _AGENT = (
     Mutant(
         "tombstone-after-the-removal", "an agent that dies while it deletes forgets that it was told to",
         (Edit(
-            _WORKSPACES,
+            _AGENT_WORKSPACES,
             "            self._store.bury(workspace_id, fence)\n            self._remove(workspace_id)\n",
             "            self._remove(workspace_id)\n            self._store.bury(workspace_id, fence)\n",
         ),),
@@ -335,7 +408,7 @@ _AGENT = (
     ),
     Mutant(
         "agent-ignores-fences", "a worker whose run went on elsewhere starts a session",
-        (Edit(_WORKSPACES, 'if payload["fence"] < workspace.fence:', 'if payload["fence"] < -1:'),), _CONTRACT,
+        (Edit(_AGENT_WORKSPACES, 'if payload["fence"] < workspace.fence:', 'if payload["fence"] < -1:'),), _CONTRACT,
     ),
     Mutant(
         "session-started-again", "a repeated request runs the command a second time",
@@ -362,6 +435,33 @@ _AGENT = (
             "            self._store.delivered(delivery.seq)\n",
         ),),
         ("tests/agent/test_survival.py",),
+    ),
+    Mutant(
+        "agent-takes-any-body", "who overhears a request can send another body with its signature",
+        (Edit("taskflow/agent/api.py", "        signing.check_body(claim, request.get_data())\n", ""),),
+        ("tests/agent/test_network.py::test_a_signature_is_good_for_one_request",),
+    ),
+    Mutant(
+        "outcome-lost-to-a-clock", "a node whose clock is wrong has its outcome refused for good",
+        (Edit("taskflow/agent/wire.py", "        if answer.status == 401 and abs(", "        if False and abs("),),
+        ("tests/agent/test_network.py::test_a_clock_that_jumps_costs_no_outcome",),
+    ),
+    Mutant(
+        "token-gone-back-to", "a repeated create brings back a token that was replaced",
+        (Edit(
+            "taskflow/agent/store.py", "WHERE id = ? AND token_generation <= ?", "WHERE id = ? AND 0 <= ?",
+        ),),
+        ("tests/agent/test_tokens.py::test_a_repeated_create_does_not_bring_an_old_token_back",),
+    ),
+    Mutant(
+        "dead-man-waits-anew", "an agent that is restarted while cut off begins its wait again",
+        (Edit("taskflow/agent/dead_man.py", 'if kept is not None and kept["boot_id"] == self._boot_id:', "if False:"),),
+        ("tests/agent/test_dead_man.py::test_a_restart_of_the_agent_does_not_begin_the_wait_again",),
+    ),
+    Mutant(
+        "claim-made-anew", "a server whose first answer was lost is refused as a copy of itself",
+        (Edit("taskflow/agent/bootstrap.py", "    if kept is not None:\n", "    if kept == {}:\n"),),
+        ("tests/agent/test_bootstrap.py::test_a_crash_at_any_line_is_lived_through",),
     ),
     Mutant(
         "secrets-in-the-log", "what a command prints of its secrets is sent and stored",

@@ -150,7 +150,7 @@ def test_forty_tasks_of_two_owners_start_in_the_order_of_their_ranks_and_nobody_
 def _waits(world: World, caller: Any, task_id: str) -> list[tuple[float, float]]:
     """When the task stood in the line: (from, until)."""
     found, begin = list[tuple[float, float]](), None
-    for event in world.service.tasks.events(caller, task_id, limit=1000):
+    for event in world.service.events.of_task(caller, task_id, limit=1000):
         if event["kind"] != "step_entered":
             continue
         at = datetime.fromisoformat(event["at"].replace("Z", "+00:00")).timestamp()

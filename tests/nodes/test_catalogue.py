@@ -57,6 +57,9 @@ def test_offers_keep_their_order_and_defaults_are_filled_in() -> None:
     ("change", "field"),
     [
         ({"name": "Not A Name"}, "name"),
+        ({"container_image": "--privileged"}, "container_image"),
+        ({"container_image": "debian:12", "isolate": False}, "container_image"),
+        ({"isolate": "no"}, "isolate"),
         ({"kind": "azure"}, "kind"),
         ({"token_env": None}, "token_env"),
         ({"token_file": "/x"}, "token_env"),

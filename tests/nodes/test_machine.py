@@ -43,7 +43,7 @@ def test_a_drain_waits_for_the_workspaces_that_live(world: World) -> None:
     world.plan.session_s = None
     task = world.submit()
     world.at_step(task, "running")
-    world.service.destroy_node(world.caller, world.node().id)
+    world.service.nodes.drain(world.caller, world.node().id)
     world.node_is("draining")
     world.run_for(100)
     assert "destroy" not in world.provider.calls
@@ -60,7 +60,7 @@ def test_a_drain_does_not_wait_for_workspaces_of_a_dead_node(world: World) -> No
     world.plan.session_s = None
     task = world.submit()
     world.at_step(task, "running")
-    world.service.destroy_node(world.caller, world.node().id)
+    world.service.nodes.drain(world.caller, world.node().id)
     world.node_is("draining")
     world.agent.alive = False
     world.provider.states[world.agent.order.label] = "stopped"
@@ -129,10 +129,10 @@ def test_a_node_given_up_takes_no_room_and_can_be_destroyed_later(
         world.node_is("error")
     assert world.finish(world.submit())["node_id"] != given_up
 
-    world.service.destroy_node(world.caller, given_up)
+    world.service.nodes.drain(world.caller, given_up)
 
     def gone() -> bool:
-        rows = world.service.nodes(world.caller, with_destroyed=True)
+        rows = world.service.nodes.list(world.caller, with_destroyed=True)
         return next(row for row in rows if row["id"] == given_up)["status"] == "destroyed"
 
     world.run_until(gone, "the node that was given up is destroyed")

@@ -195,7 +195,7 @@ def test_a_node_given_up_during_its_purchase_leaves_no_server(cloud: World) -> N
     cloud.provider.lose_answers, cloud.provider.lag_s = 1, 40.0
     task = cloud.submit(resources=CLOUD)
     cloud.run_until(lambda: cloud.provider.bought, "it was bought")
-    cloud.service.destroy_node(cloud.caller, cloud.node().id)
+    cloud.service.nodes.drain(cloud.caller, cloud.node().id)
     cloud.cancel(task["id"])
     cloud.node_is("destroyed")
     assert cloud.provider.inventory() == []
@@ -206,7 +206,7 @@ def test_a_server_that_is_not_listed_yet_is_not_taken_for_gone(cloud: World) -> 
     cloud.provider.lag_s = 40.0
     task = cloud.submit(resources=CLOUD)
     cloud.run_until(lambda: cloud.node() is not None and cloud.node().server_id, "it was bought")
-    cloud.service.destroy_node(cloud.caller, cloud.node().id)
+    cloud.service.nodes.drain(cloud.caller, cloud.node().id)
     cloud.cancel(task["id"])
     cloud.node_is("destroyed")
     assert cloud.provider.inventory() == []
@@ -297,3 +297,30 @@ def test_doctor_says_that_a_credential_is_refused_and_changes_nothing(
     monkeypatch.setattr(cloud.provider, "check", missing)
     said = {one["check"]: one for one in cloud.service.health.doctor()}
     assert (said["provider cloud"]["state"], said["provider cloud"]["says"]) == ("error", "provider cloud has no token")
+
+
+def _boot(world: World, stage: str) -> None:
+    node_id = world.node().id
+    token = world.app.tools.vault.derive_token("bootstrap", node_id)
+    caller = world.service.accounts.authenticate(token, "bootstrap")
+    world.service.callbacks.node_boot_stage(caller, node_id, stage)
+
+
+def test_an_agent_that_does_not_come_up_is_told_of_with_how_far_its_servers_boot_was(cloud: World) -> None:
+    """Whether the server never booted or could not fetch or start the agent are different things to look for."""
+    cloud.plan.boot_s = None
+    task = cloud.submit(resources=CLOUD)
+    cloud.at_step(task, "node_agent_ready")
+    assert "its server has not said yet that it booted" in cloud.why(task["id"])["summary"]
+    cloud.run_for(12)
+    _boot(cloud, "agent_fetched")
+    assert "last seen at boot stage agent_fetched, 12 s after the server was bought" in cloud.why(task["id"])["summary"]
+    said = cloud.finish(task)["error"]["message"]
+    assert "the node's agent did not come up within 900 s" in said
+    assert "last seen at boot stage agent_fetched, 12 s after the server was bought" in said
+
+
+def test_a_server_that_never_booted_is_told_of(cloud: World) -> None:
+    """Nothing was heard of it at all."""
+    cloud.plan.boot_s = None
+    assert "its server never said that it booted" in cloud.finish(cloud.submit(resources=CLOUD))["error"]["message"]

@@ -44,7 +44,7 @@ def start(world: World, way: str) -> dict[str, Any]:
     world.at_step(world.submit(), "running")
     task = world.submit(**SPEC)
     if way == "behind the last":
-        world.service.destroy_node(world.caller, world.node().id)
+        world.service.nodes.drain(world.caller, world.node().id)
     return task
 
 

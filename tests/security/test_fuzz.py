@@ -30,7 +30,7 @@ REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 429})
 def _path(path: str, place: Place, task_id: str) -> str:
     ids = {
         "task_id": task_id, "node_id": place.node_id, "workspace_id": place.workspace_id,
-        "session_id": place.session_id,
+        "session_id": place.session_id, "stage": "booted",
     }  # fmt: skip
     return path.format(**ids)
 

@@ -32,6 +32,7 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/healthz"): _OPEN,
     ("GET", "/readyz"): dict.fromkeys(CALLERS, 503),  # no worker and no beat here; it says so to everybody
     ("GET", "/api/openapi.json"): _OPEN,
+    ("GET", "/agent.pyz"): _OPEN,
     ("POST", "/api/tasks"): _MAKE,
     ("GET", "/api/tasks"): _LIST,
     ("GET", "/api/tasks/<task_id>"): _API,
@@ -40,11 +41,17 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/api/tasks/<task_id>/rerun"): _API,
     ("GET", "/api/tasks/<task_id>/events"): _API,
     ("GET", "/api/tasks/<task_id>/logs"): _API,
+    ("GET", "/api/events"): _LIST,
+    ("GET", "/api/nodes/<node_id>/events"): _API,
     ("GET", "/api/tasks/<task_id>/why"): _API,
     ("GET", "/api/nodes"): _LIST,
+    ("POST", "/api/nodes"): _MAKE,
     ("GET", "/api/nodes/<node_id>"): _API,
     ("GET", "/api/providers"): _LIST,
     ("POST", "/callbacks/nodes/<node_id>/bootstrap"): {**_API, "another_owner": 403},
+    ("POST", "/callbacks/nodes/<node_id>/boot/<stage>"): {**_API, "another_owner": 403},
+    ("GET", "/api/usage"): _LIST,
+    ("POST", "/api/nodes/<node_id>/drain"): _API,
     ("POST", "/api/nodes/<node_id>/destroy"): _API,
     ("POST", "/callbacks/nodes/<node_id>/ready"): _NODE,
     ("POST", "/callbacks/nodes/<node_id>/heartbeat"): _NODE,
@@ -54,6 +61,7 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
 }
 BODIES: dict[str, Any] = {
     "/api/tasks": SPEC,
+    "/api/nodes": {"provider": "local"},
     "/callbacks/nodes/<node_id>/bootstrap": {"protocol_version": 1, "claim": "c" * 32},
     "/callbacks/nodes/<node_id>/ready": BEAT,
     "/callbacks/nodes/<node_id>/heartbeat": BEAT,
@@ -76,7 +84,7 @@ class Scene:
         """The rule with the ids of the task."""
         ids = {
             "task_id": self.task_id, "node_id": self.place.node_id, "workspace_id": self.place.workspace_id,
-            "session_id": self.place.session_id,
+            "session_id": self.place.session_id, "stage": "booted",
         }  # fmt: skip
         for name, value in ids.items():
             rule = rule.replace(f"<{name}>", value)

@@ -174,6 +174,30 @@ def test_the_doctor_names_what_could_lose_work(
     assert found["sweep rescue"] == "warning"
 
 
+def test_a_sweep_that_does_not_succeed_is_for_a_human_and_no_reason_to_take_no_requests(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Doctor warns of each that is late, whether it ever succeeded or not; readiness says nothing of it."""
+    health, names = world.service.health, list(world.settings.sweep_intervals())
+
+    def broken(memory: object) -> dict[str, Any]:
+        raise ValueError("broken")
+
+    monkeypatch.setitem(world.app.sweeps, "lost_nodes", broken)
+    for name in names:
+        if name != "lost_nodes":
+            world.app.sweep(name)
+    with pytest.raises(ValueError, match="broken"):
+        world.app.sweep("lost_nodes")
+    said = {one["check"]: one for one in health.doctor()}
+    assert {said[f"sweep {name}"]["state"] for name in names} == {"ok"}
+    assert said["sweep lost_nodes"]["says"] == "not yet; failed 1 times since"
+    world.travel.shift(3 * 3600.0 + 60.0)
+    said = {one["check"]: one for one in health.doctor()}
+    assert {said[f"sweep {name}"]["state"] for name in names} == {"warning"}
+    assert health.ready()["ready"] is True
+
+
 def test_the_doctor_works_where_info_is_refused(world: World) -> None:
     """A proxy may forbid it: that is a warning, not the end of the examination."""
     found = {one["check"]: one["state"] for one in world.service.health.doctor()}

@@ -143,11 +143,13 @@ class SimulatedAgent(FakeAgent):
             return
 
         def work(service: Service) -> Any:
-            caller = service.accounts.authenticate(self.order.agent["callback_token"], "node")
+            caller = service.accounts.authenticate(self.node_key[0], "node")
             return service.callbacks.node_heartbeat(caller, self.order.node_id, self.beat())
 
         def answered(fiber: Fiber) -> None:
             self._retired = isinstance(fiber.error, Gone)
+            if not fiber.crashed and fiber.error is None:
+                self.take_tokens(fiber.result)
 
         if not self._gate.chance.fault("callback_lost"):
             self._ask(f"heartbeat {self.order.node_id}", work, answered)

@@ -106,7 +106,7 @@ class People:
                 self._destroying.discard(node_id)
 
         self._simulation.ask(
-            f"destroy {node_id}", lambda service: service.destroy_node(self._simulation.caller, node_id), answered
+            f"destroy {node_id}", lambda service: service.nodes.drain(self._simulation.caller, node_id), answered
         )
 
     def check(self) -> None:

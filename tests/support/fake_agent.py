@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from taskflow import protocol
+from taskflow import protocol, signing
 from taskflow.errors import Gone, UsageError
 from taskflow.nodes.providers.base import NodeOrder
 from taskflow.service import Service
@@ -53,10 +53,28 @@ class FakeAgent:
         self.created: Counter[str] = Counter()
         self.started: Counter[str] = Counter()
         self.most_workspaces = 0
+        #: The token that its reports are signed with, and how often it was renewed.
+        self.node_key: tuple[str, int] = (order.agent["callback_token"], 0)
         self._service = service
         self._planner = planner
 
     # --- what the control plane asks
+
+    def refusal(
+        self, method: str, target: str, authorization: str | None, body: bytes, now: float
+    ) -> tuple[int, dict[str, Any]] | None:
+        """How a request is refused that is not signed with this agent's token; None when it is."""
+        if target == protocol.AGENT_HEALTH:
+            return None
+        try:
+            claim = signing.read(authorization)
+            max_age_s = self.order.agent["signature_age_s"]
+            token = self.order.agent["agent_token"]
+            signing.check(claim, token, method=method, target=target, now=now, max_age_s=max_age_s)
+            signing.check_body(claim, body)
+        except signing.SignatureRefused as error:
+            return 401, _error(error.code)
+        return None
 
     def answer(self, method: str, path: str, query: Mapping[str, list[str]], body: Any) -> tuple[int, dict[str, Any]]:
         """One request: its status and body."""
@@ -89,7 +107,8 @@ class FakeAgent:
             return 503, _error("capacity")
         self.created[workspace_id] += 1
         self.workspaces[workspace_id] = {
-            "fence": order["fence"], "content": content, "token": order["callback_token"], "status": "creating",
+            "fence": order["fence"], "content": content, "token": order["callback_token"],
+            "generation": 0, "status": "creating",
             "error": None,
         }  # fmt: skip
         self.most_workspaces = max(self.most_workspaces, len(self.workspaces))
@@ -147,12 +166,21 @@ class FakeAgent:
         if not self.alive:
             return
         if self.plan.beating:
-            caller = self._service.accounts.authenticate(self.order.agent["callback_token"], "node")
+            caller = self._service.accounts.authenticate(self.node_key[0], "node")
             try:
-                self._service.callbacks.node_heartbeat(caller, self.order.node_id, self.beat())
+                self.take_tokens(self._service.callbacks.node_heartbeat(caller, self.order.node_id, self.beat()))
             except Gone:
                 return
         self._planner.after(self.order.agent["heartbeat_interval_s"], self.boot)
+
+    def take_tokens(self, answer: Mapping[str, Any]) -> None:
+        """Use what a heartbeat's answer renews from now on."""
+        renewed = answer["callback_token"]
+        if renewed is not None:
+            self.node_key = (renewed["token"], renewed["generation"])
+        for workspace_id, token in answer["workspace_tokens"].items():
+            if workspace_id in self.workspaces:
+                self.workspaces[workspace_id] |= token
 
     def beat(self) -> dict[str, Any]:
         """A heartbeat as it arrives."""

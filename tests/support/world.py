@@ -200,7 +200,7 @@ class World:
 
     def events(self, task_id: str) -> list[dict[str, Any]]:
         """The task's history."""
-        return list(self.service.tasks.events(self.caller, task_id, limit=1000))
+        return list(self.service.events.of_task(self.caller, task_id, limit=1000))
 
     def statuses(self, task_id: str) -> list[str]:
         """The statuses it went through."""
@@ -277,9 +277,9 @@ class World:
 
     def dissolve(self) -> None:
         """Destroy every node."""
-        for node in self.service.nodes(self.caller):
-            self.service.destroy_node(self.caller, node["id"])
-        self.run_until(lambda: not self.service.nodes(self.caller), "every node is destroyed")
+        for node in self.service.nodes.list(self.caller):
+            self.service.nodes.drain(self.caller, node["id"])
+        self.run_until(lambda: not self.service.nodes.list(self.caller), "every node is destroyed")
 
     def close(self) -> None:
         """Let go of threads and connections."""

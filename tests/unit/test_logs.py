@@ -39,9 +39,11 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (f"said {new_api_token()}.", "said ***."),
         (f"said {Vault(KEY).derive_token('workspace', workspace_id_of(new_run_id()))}", "said ***"),
         (f"said {Vault(KEY).derive_token('node', 'node-' + 'a' * 40)}", "said ***"),
+        (f"said {Vault(KEY).derive_token('workspace', workspace_id_of(new_run_id()), 3)}", "said ***"),
+        (f"said {Vault(KEY).derive_token('node', 'node-' + 'a' * 40, 12)}", "said ***"),
         ("Invalid.Reference of tf_short in It.is.fine", "Invalid.Reference of tf_short in It.is.fine"),
     ],
-    ids=["url", "bearer", "user", "workspace", "node", "words"],
+    ids=["url", "bearer", "user", "workspace", "node", "renewed", "renewed-packed", "words"],
 )
 def test_secrets_are_known_by_their_shape(fresh: None, text: str, masked: str) -> None:
     """Passwords of URLs, bearer tokens, users' tokens, tokens of nodes and workspaces; words stay."""

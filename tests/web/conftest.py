@@ -15,6 +15,7 @@ from taskflow.db.session import Database, make_engine
 from taskflow.engine.control import Control
 from taskflow.service import Service
 from taskflow.settings import Settings
+from taskflow.vault import Vault
 from tests.web.world import World, build_service
 from web import create_app
 
@@ -54,6 +55,7 @@ def world(database: Database, control: Control, settings: Settings, manual_clock
         publisher=publisher,
         clock=manual_clock,
         token=service.accounts.create_token(owner="ada", name="cli")["token"],
+        vault=Vault(settings.secret_key),
         other_token=service.accounts.create_token(owner="bob", name="cli")["token"],
     )
 

@@ -24,7 +24,7 @@ def _routes(app: Flask) -> list[tuple[Rule, str, Guard]]:
 def _path(rule: Rule, place: Place, task_id: str) -> str:
     ids = {
         "task_id": task_id, "node_id": place.node_id, "workspace_id": place.workspace_id,
-        "session_id": place.session_id,
+        "session_id": place.session_id, "stage": "booted",
     }  # fmt: skip
     path = rule.rule
     for name in rule.arguments:
@@ -44,7 +44,7 @@ def test_every_route_declares_who_may_call_it(app: Flask) -> None:
     routes = _routes(app)
     assert {guard.scope for _, _, guard in routes} == SCOPES
     public = {rule.rule for rule, _, guard in routes if guard.scope == "public"}
-    assert public == {"/healthz", "/readyz", "/api/openapi.json"}
+    assert public == {"/healthz", "/readyz", "/api/openapi.json", "/agent.pyz"}
 
 
 def test_a_route_without_a_guard_is_never_reached(app: Flask, world: World) -> None:

@@ -36,9 +36,9 @@ def test_the_answer_holds_all_that_the_service_says(world: World) -> None:
     assert set(world.call("GET", f"{path}/why").get_json()) == set(world.service.explain.why(caller, task["id"]))
     page, _ = world.service.tasks.list(caller)
     assert world.call("GET", "/api/tasks").get_json()["tasks"] == list(page)
-    events = world.service.tasks.events(caller, task["id"])
+    events = world.service.events.of_task(caller, task["id"])
     assert world.call("GET", f"{path}/events").get_json()["events"] == list(events)
-    assert world.call("GET", "/api/nodes").get_json()["nodes"] == world.service.nodes(caller)
+    assert world.call("GET", "/api/nodes").get_json()["nodes"] == world.service.nodes.list(caller)
 
 
 def test_a_repeated_key_answers_with_the_first_task(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_module
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Connection, func, select, update
 from werkzeug.test import TestResponse
 
+from taskflow import signing
 from taskflow.certificates import AgentAuthority
 from taskflow.clock import ManualClock
 from taskflow.db.models import AgentSession, Node, Run, Task, Token, Workspace
@@ -85,6 +87,7 @@ class World:
     clock: ManualClock
     token: str
     other_token: str
+    vault: Vault
     made: int = field(default=0)
 
     def call(
@@ -104,6 +107,26 @@ class World:
             kwargs["json"] = json
         return self.client.open(path, method=method, headers={**bearer, **(headers or {})}, **kwargs)
 
+    def signed(
+        self,
+        scope: str,
+        subject_id: str,
+        path: str,
+        body: Any,
+        *,
+        generation: int = 0,
+        age_s: float = 0.0,
+        **other: Any,
+    ) -> TestResponse:
+        """A request as an agent makes it, ``age_s`` seconds ago. ``other``: in what another one was signed, and ``key``."""
+        content = json_module.dumps(body).encode()
+        what = {"method": "POST", "target": path, "body": content, "now": self.service.now() - age_s}
+        what |= {"body" if name == "signed_body" else name: value for name, value in other.items() if name != "key"}
+        key = other.get("key") or self.vault.derive_token(scope, subject_id, generation)
+        authorization = signing.sign(key, f"{scope}:{subject_id}:{generation}", **what)
+        headers = {"Authorization": authorization, "Content-Type": "application/json"}
+        return self.client.post(path, data=content, headers=headers)
+
     def submit(self, **spec: Any) -> dict[str, Any]:
         """A task that was submitted over HTTP."""
         answer = self.call("POST", "/api/tasks", {**SPEC, **spec})
@@ -114,8 +137,10 @@ class World:
     def place(self, task: Mapping[str, Any]) -> Place:
         """Give the task a node, a workspace and a session, as its runner would."""
         self.made += 1
-        node_id, node_token, workspace_token = new_node_id(), f"node-token-{self.made}", f"workspace-token-{self.made}"
+        node_id = new_node_id()
         workspace_id, session_id = workspace_id_of(RunId(task["run_id"])), session_id_of(RunId(task["run_id"]))
+        node_token = self.vault.derive_token("node", node_id)
+        workspace_token = self.vault.derive_token("workspace", workspace_id)
         bootstrap_token, now = f"bootstrap-token-{self.made}", self.clock.now()
 
         def work(tx: Connection) -> None:

@@ -49,6 +49,16 @@ class TaskResultSchema(Schema):
     exit_code = fields.Integer(allow_none=True)
 
 
+class TaskUsageSchema(Schema):
+    """What a task used so far, all its runs together."""
+
+    seconds = fields.Float(metadata={"description": "that it had a place on a node"})
+    vcpu_seconds = fields.Float(metadata={"description": "cores that it reserved, or those of a slot, times seconds"})
+    cost = fields.Float(
+        metadata={"description": "its slot's part of the price of its node, in the catalogue's currency"}
+    )
+
+
 class TaskSchema(Schema):
     """A task. Its secrets are never part of it; ``has_secrets`` says that there are some."""
 
@@ -69,11 +79,13 @@ class TaskSchema(Schema):
     push = fields.Boolean()
     time_limit_s = fields.Float()
     priority = fields.Integer()
+    project = _text("a name of yours; empty: none")
     labels = fields.Dict(keys=fields.String(), values=fields.String())
     resources = _free("what its node has to be: provider, location, vcpus, memory_mb")
     node_id = _text(none=True)
     placement = _free("why this node, and why not the others")
     result = fields.Nested(TaskResultSchema)
+    usage = fields.Nested(TaskUsageSchema)
     error = _free("why it failed: code, message, advice, detail")
     late_result = _free("what the session reported after it was taken for dead")
     created_at = _time()
@@ -88,6 +100,7 @@ class TaskSummarySchema(Schema):
     id = _text()
     title = _text()
     status = _text()
+    project = _text()
     step = _text(none=True)
     run_number = fields.Integer()
     node_id = _text(none=True)
@@ -104,8 +117,10 @@ class TaskPageSchema(Schema):
 
 
 class EventSchema(Schema):
-    """Something that happened to a task. ``seq`` has no gap."""
+    """Something that happened. ``seq`` numbers the events of one subject without a gap."""
 
+    subject_kind = _text("task or node")
+    subject_id = _text()
     seq = fields.Integer()
     kind = _text()
     step = _text(none=True)
@@ -120,6 +135,19 @@ class EventListSchema(Schema):
 
     events = fields.List(fields.Nested(EventSchema))
     next = fields.Integer(metadata={"description": "the next `after`"})
+
+
+class FeedEventSchema(EventSchema):
+    """An event among those of everything."""
+
+    cursor = _text("its place; has no meaning but as `after`")
+
+
+class FeedPageSchema(Schema):
+    """Events of everything, in order."""
+
+    events = fields.List(fields.Nested(FeedEventSchema))
+    next = _text("the next `after`")
 
 
 class StoredLogChunkSchema(Schema):
@@ -173,7 +201,11 @@ class NodeSchema(Schema):
     slots = fields.Integer()
     live_workspaces = fields.Integer()
     price_per_hour = fields.Float()
+    seconds = fields.Float(metadata={"description": "so far, from the purchase on"})
     cost = fields.Float(metadata={"description": "so far, from the purchase on, in the currency of the price"})
+    boot_stage = _text("how far its server's first boot was seen: booted, agent_fetched, agent_started", none=True)
+    boot_stage_at = _time()
+    kept = fields.Boolean(metadata={"description": "ordered by hand: it stays until it is drained or destroyed"})
     unreachable_since = _time("its agent has not reported since then")
     address = _text(none=True)
     agent_version = _text(none=True)
@@ -224,6 +256,55 @@ class ProviderListSchema(Schema):
     providers = fields.List(fields.Nested(ProviderSchema))
 
 
+class LimitsSchema(Schema):
+    """What may be used at most; null: no limit. The last two are for a calendar month in UTC."""
+
+    nodes_max = fields.Integer(allow_none=True)
+    running_tasks_max = fields.Integer(allow_none=True, metadata={"description": "tasks that have a place on a node"})
+    node_workspaces_max = fields.Integer(allow_none=True, metadata={"description": "workspaces on one node"})
+    vcpu_hours_max = fields.Float(allow_none=True)
+    budget = fields.Float(allow_none=True, metadata={"description": "in the catalogue's currency"})
+
+
+class ProjectUsageSchema(Schema):
+    """What the tasks of a project used. Its cost is its slots' part of the price of their nodes."""
+
+    name = _text("empty: tasks without a project")
+    tasks = fields.Integer()
+    task_seconds = fields.Float()
+    vcpu_hours = fields.Float()
+    cost = fields.Float()
+    limits = fields.Nested(LimitsSchema)
+
+
+class NodeUsageSchema(Schema):
+    """What nodes used, and of that what tasks used; the rest is idle."""
+
+    node_seconds = fields.Float()
+    vcpu_hours = fields.Float(metadata={"description": "that tasks reserved, or those of their slots"})
+    cost = fields.Float()
+    tasks_cost = fields.Float()
+    idle_cost = fields.Float()
+
+
+class ProviderUsageSchema(NodeUsageSchema):
+    """What your nodes at a provider used."""
+
+    name = _text()
+    nodes = fields.Integer()
+
+
+class UsageSchema(NodeUsageSchema):
+    """What you used in a month so far, in the catalogue's currency, and the limits in force now."""
+
+    month = _text()
+    from_ = fields.String(data_key="from", attribute="from", metadata={"format": "date-time"})
+    until = _time()
+    limits = fields.Nested(LimitsSchema)
+    providers = fields.List(fields.Nested(ProviderUsageSchema))
+    projects = fields.List(fields.Nested(ProjectUsageSchema))
+
+
 class AliveSchema(Schema):
     """The process serves."""
 
@@ -250,7 +331,7 @@ class NextChunkSchema(Schema):
     next = fields.Integer()
 
 
-class NodeStatusSchema(Schema):
-    """The node as the control plane has it."""
+class BootStageSchema(Schema):
+    """How far the first boot of the node's server is."""
 
-    status = _text()
+    stage = _text()

@@ -33,10 +33,22 @@ def fetch_node_order(payload: dict[str, Any], node_id: str) -> dict[str, Any]:
 
 @node_routes.add(
     "POST",
+    protocol.flask_rule(protocol.CALLBACK_NODE_BOOT),
+    guard=BOOTSTRAP,
+    answers={200: answers.BootStageSchema},
+    refusals={404: "no such stage, or no such node", 410: _OVER},
+)
+def report_boot_stage(node_id: str, stage: str) -> dict[str, Any]:
+    """Report how far a new server's first boot is. It never goes back; the stage that counts is answered."""
+    return service().callbacks.node_boot_stage(caller(), node_id, stage)
+
+
+@node_routes.add(
+    "POST",
     protocol.flask_rule(protocol.CALLBACK_NODE_READY),
     guard=NODE,
     body=protocol.HeartbeatSchema,
-    answers={200: answers.NodeStatusSchema},
+    answers={200: protocol.HeartbeatAnswerSchema},
     refusals={404: _UNKNOWN, 410: _OVER},
 )
 def report_node_ready(beat: dict[str, Any], node_id: str) -> dict[str, Any]:
@@ -49,11 +61,11 @@ def report_node_ready(beat: dict[str, Any], node_id: str) -> dict[str, Any]:
     protocol.flask_rule(protocol.CALLBACK_NODE_HEARTBEAT),
     guard=NODE,
     body=protocol.HeartbeatSchema,
-    answers={200: answers.NodeStatusSchema},
+    answers={200: protocol.HeartbeatAnswerSchema},
     refusals={404: _UNKNOWN, 410: _OVER},
 )
 def report_node_heartbeat(beat: dict[str, Any], node_id: str) -> dict[str, Any]:
-    """Report a node's load and what runs on it."""
+    """Report a node's load and what runs on it. The answer says which tokens to sign with from now on."""
     return service().callbacks.node_heartbeat(caller(), node_id, beat)
 
 

@@ -23,9 +23,9 @@ ended, 503 when a store is not usable or the installation takes no more tasks.
 """
 _TOKENS = {
     "api": "a user's token; acts for its owner",
-    "node": "the callback token of one node",
+    "node": "the callback token of one node; its agent signs with it instead (`Authorization: Signed ...`)",
     "bootstrap": "came with the user data of one node's server; fetches its order, once",
-    "workspace": "the callback token of one workspace",
+    "workspace": "the callback token of one workspace; its agent signs with it instead",
 }
 
 routes = Routes("document", "This document")

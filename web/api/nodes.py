@@ -5,42 +5,80 @@ from __future__ import annotations
 from typing import Any
 
 from web.api import answers, schemas
+from web.api.keys import idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, caller
 from web.door import service
 
 routes = Routes("nodes", "The machines on which tasks run")
 
+_NO_NODE = {404: "no such node, or not yours"}
+_Answer = tuple[dict[str, Any], int, dict[str, str]]
+
 
 @routes.add("GET", "/api/nodes", guard=API, query=schemas.NodeListQuerySchema, answers={200: answers.NodeListSchema})
 def list_nodes(query: dict[str, Any]) -> dict[str, Any]:
     """List nodes, newest first."""
-    return {"nodes": service().nodes(caller(), with_destroyed=query["destroyed"])}
+    return {"nodes": service().nodes.list(caller(), with_destroyed=query["destroyed"])}
 
 
 @routes.add(
-    "GET",
-    "/api/nodes/<node_id>",
+    "POST",
+    "/api/nodes",
     guard=API,
-    answers={200: answers.NodeSchema},
-    refusals={404: "no such node, or not yours"},
+    body=schemas.NodeSpecSchema,
+    answers={202: answers.NodeSchema},
+    refusals={
+        400: "no such provider, or it offers nothing like that",
+        409: "the provider sells none now, or the Idempotency-Key was used with other content",
+    },
+    parameters=[idempotency_parameter("node")],
 )
+def add_node(spec: dict[str, Any]) -> _Answer:
+    """Order a node by hand.
+
+    It is used by tasks like any other, and stays, idle or not, until it is drained or destroyed. 429 also says that a
+    limit of yours or a used up budget allows no further one: then nothing was ordered.
+    """
+    node, made = service().nodes.add(caller(), spec, idempotency_key=idempotency_key())
+    headers = {"Location": f"/api/nodes/{node['id']}"}
+    return node, 202, headers if made else {**headers, "Idempotent-Replayed": "true"}
+
+
+@routes.add("GET", "/api/nodes/<node_id>", guard=API, answers={200: answers.NodeSchema}, refusals=_NO_NODE)
 def read_node(node_id: str) -> dict[str, Any]:
     """Read a node."""
-    return service().node(caller(), node_id)
+    return service().nodes.show(caller(), node_id)
+
+
+@routes.add(
+    "POST",
+    "/api/nodes/<node_id>/drain",
+    guard=API,
+    body=schemas.ReasonSchema,
+    answers={202: answers.NodeSchema},
+    refusals=_NO_NODE,
+)
+def drain_node(body: dict[str, Any], node_id: str) -> dict[str, Any]:
+    """Ask a node to drain and go.
+
+    It takes no new workspace, waits for the live ones, then its server is destroyed. Repeating it changes nothing.
+    """
+    return service().nodes.drain(caller(), node_id, body["reason"])
 
 
 @routes.add(
     "POST",
     "/api/nodes/<node_id>/destroy",
     guard=API,
-    body=schemas.ReasonSchema,
+    body=schemas.DestroySchema,
     answers={202: answers.NodeSchema},
-    refusals={404: "no such node, or not yours"},
+    refusals=_NO_NODE,
 )
 def destroy_node(body: dict[str, Any], node_id: str) -> dict[str, Any]:
-    """Ask a node to drain and go.
+    """Let a node go: drain it, or with `force` destroy it at once.
 
-    It takes no new workspace, waits for the live ones, then its server is destroyed. Repeating it changes nothing.
+    With `force` nothing is waited for, also when it drains already: the tasks that live on it fail with the code
+    `node_destroyed`. Repeating it changes nothing.
     """
-    return service().destroy_node(caller(), node_id, body["reason"])
+    return service().nodes.destroy(caller(), node_id, body["reason"], force=body["force"])

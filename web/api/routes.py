@@ -11,11 +11,13 @@ import flask
 import marshmallow as ma
 from flask_smorest import Blueprint
 from webargs.flaskparser import FlaskParser, is_json_request
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import UnsupportedMediaType
 
 from taskflow.errors import UsageError
 from web.auth import API, PUBLIC, Guard, guarded
+from web.context import read_body
 from web.errors import InvalidRequest
+from web.streams import MIMETYPE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,14 +32,11 @@ class RequestParser(FlaskParser):
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": ma.RAISE}  # noqa: RUF012
 
     def _raw_load_json(self, req: flask.Request) -> Any:
-        body = req.get_data(cache=True)
+        body = read_body()
         if not body:
             return ma.missing
         if not is_json_request(req):
             raise UnsupportedMediaType()
-        # A chunked body has no length to look at before: it is read up to the limit and no further, without a word.
-        if req.content_length is None and req.max_content_length is not None and len(body) >= req.max_content_length:
-            raise RequestEntityTooLarge()
         try:
             return json.loads(body, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:  # also numbers and nesting beyond what the parser takes
@@ -83,16 +82,20 @@ class Routes:
         rule: str,
         *,
         guard: Guard,
-        answers: Mapping[int, type[ma.Schema]],
+        answers: Mapping[int, type[ma.Schema] | Mapping[str, Any]],
+        content_type: str | None = None,
         body: type[ma.Schema] | None = None,
         query: type[ma.Schema] | None = None,
         refusals: Mapping[int, str] | None = None,
+        streamed: str | None = None,
         **doc: Any,
     ) -> Callable[[F], F]:
         """Register the view for ``method`` on ``rule``. It is given the loaded body or query, then the ids of the path.
 
         ``answers``: schema of each success status; the first is the default one, and what a view returns is dumped by
-        its schema, so that nothing leaves that the document doesn't name. ``refusals``: status -> when it comes.
+        its schema, so that nothing leaves that the document doesn't name; a mapping only describes what a view answers
+        as a response of its own, of ``content_type``. ``refusals``: status -> when it comes.
+        ``streamed``: what is sent to who accepts text/event-stream instead.
         """
 
         def decorator(view: F) -> F:
@@ -103,10 +106,12 @@ class Routes:
                 wrapped = blueprint.arguments(body, required=_required(body))(wrapped)
             if query is not None:
                 wrapped = blueprint.arguments(query, location="query")(wrapped)
-            wrapped = blueprint.response(status, schema)(wrapped)
+            wrapped = blueprint.response(status, schema, content_type=content_type)(wrapped)
             for other, its_schema in others:
                 wrapped = blueprint.alt_response(other, schema=its_schema, success=True)(wrapped)
             wrapped = blueprint.doc(**_operation(view, guard, body or query, refusals or {}, doc))(wrapped)
+            if streamed is not None:
+                wrapped = blueprint.doc(responses={status: _stream(streamed)})(wrapped)
             # The names of statuses are not the same in every Python; ours are in ``refusals``.
             wrapped._apidoc.get("arguments", {}).pop("responses", None)
             blueprint.route(rule, methods=[method])(guarded(guard)(wrapped))
@@ -140,3 +145,7 @@ def _operation(
 
 def _refusal(text: str) -> dict[str, Any]:
     return {"description": text, "content": {"application/json": {"schema": "ErrorBody"}}}
+
+
+def _stream(text: str) -> dict[str, Any]:
+    return {"content": {MIMETYPE: {"schema": {"type": "string", "description": text}}}}

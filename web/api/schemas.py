@@ -12,7 +12,7 @@ ENTRIES_MAX = 100
 LABELS_MAX = 50
 COMMAND_MAX = 1000
 #: Ends of what every database here holds in an integer column.
-_NUMBER_MAX = 2**31 - 1
+NUMBER_MAX = 2**31 - 1
 
 
 class Flag(fields.Boolean):
@@ -109,6 +109,11 @@ class TaskSpecSchema(Schema):
         validate=validate.Length(max=LABELS_MAX),
     )
     priority = fields.Integer(load_default=0, strict=True, validate=validate.Range(-100, 100))
+    project = fields.String(
+        load_default="",
+        validate=texts.project,
+        metadata={"description": "a name of yours: usage and limits are counted by it"},
+    )
     resources = fields.Nested(ResourcesSchema, load_default=None, allow_none=True)
     node_id = fields.String(load_default=None, allow_none=True, validate=texts.identifier)
     allow_node_fallback = Flag(
@@ -123,6 +128,40 @@ class ReasonSchema(Schema):
     reason = fields.String(load_default=None, allow_none=True, validate=[validate.Length(max=1000), texts.plain])
 
 
+class DestroySchema(ReasonSchema):
+    """How a node is let go."""
+
+    force = Flag(
+        load_default=False,
+        metadata={"description": "wait for nothing: the tasks on it fail at once, with the code node_destroyed"},
+    )
+
+
+class NodeSpecSchema(ResourcesSchema):
+    """Which node to order. The first offer of the provider that fits is taken."""
+
+    provider = fields.String(
+        required=True,
+        validate=texts.identifier,
+        metadata={"description": "a provider of this installation's catalogue"},
+    )
+    size = fields.String(
+        validate=[validate.Length(1, 64), texts.plain], metadata={"description": "the provider's word for what it is"}
+    )
+    vcpus = Number(validate=validate.Range(min=0, min_inclusive=False, max=4096))
+    memory_mb = fields.Integer(strict=True, validate=validate.Range(1, 100_000_000))
+
+
+class UsageQuerySchema(Schema):
+    """Which month."""
+
+    month = fields.String(
+        load_default=None,
+        validate=validate.Regexp(r"20\d\d-(0[1-9]|1[0-2])\Z", error="must be like 2026-11"),
+        metadata={"description": "a calendar month in UTC, like 2026-11; default: the present one"},
+    )
+
+
 class NothingSchema(Schema):
     """An empty body, or an empty object."""
 
@@ -134,7 +173,7 @@ def _page_size(default: int, most: int) -> fields.Integer:
 def _after() -> fields.Integer:
     return fields.Integer(
         load_default=0,
-        validate=validate.Range(0, _NUMBER_MAX),
+        validate=validate.Range(0, NUMBER_MAX),
         metadata={"description": "the last number that was seen; the answer's `next` goes on there"},
     )
 
@@ -153,12 +192,30 @@ class TaskListQuerySchema(Schema):
         load_default=list,
         metadata={"description": "only tasks in one of these; repeated, or separated by commas"},
     )
+    project = fields.String(
+        load_default=None,
+        validate=texts.project,
+        metadata={"description": "only tasks of this project; empty: of none"},
+    )
 
 
 class EventQuerySchema(Schema):
     """Which events."""
 
     after = _after()
+    limit = _page_size(200, 1000)
+
+
+class FeedQuerySchema(Schema):
+    """Which events of everything."""
+
+    after = fields.String(
+        load_default=None,
+        validate=validate.Length(1, 100),
+        metadata={
+            "description": "the last cursor that was seen; default: from the beginning; `now`: only what comes from now on"
+        },
+    )
     limit = _page_size(200, 1000)
 
 

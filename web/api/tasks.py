@@ -6,13 +6,13 @@ import base64
 from typing import Any
 
 from flask import Response, request
-from marshmallow import ValidationError
 
-from web.api import answers, schemas, texts
+from web import streams
+from web.api import answers, following, schemas
+from web.api.keys import idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, caller
 from web.door import service
-from web.errors import InvalidRequest
 
 routes = Routes("tasks", "What is to be done, and what became of it")
 
@@ -32,15 +32,7 @@ _Answer = tuple[dict[str, Any], int, dict[str, str]]
         409: "the Idempotency-Key was used with other content",
         503: "a store is not usable, or the installation takes no more tasks; nothing was done, see `Retry-After`",
     },
-    parameters=[
-        {
-            "in": "header",
-            "name": texts.IDEMPOTENCY_HEADER,
-            "description": "a text of yours; a request that repeats it answers with the task that the first one made,"
-            " and the header `Idempotent-Replayed: true`",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 200},
-        }
-    ],
+    parameters=[idempotency_parameter("task")],
 )
 def submit_task(spec: dict[str, Any]) -> _Answer:
     """Submit a task.
@@ -48,11 +40,7 @@ def submit_task(spec: dict[str, Any]) -> _Answer:
     202: it is queued. 201: `start` is false, and it is a draft. `Location` is its address. Submitting again with the
     same `Idempotency-Key` and content makes nothing new.
     """
-    try:
-        key = schemas.check_idempotency_key(request.headers.get(texts.IDEMPOTENCY_HEADER))
-    except ValidationError as error:
-        raise InvalidRequest("the request does not fit", fields=error.messages_dict) from error
-    task, made = service().tasks.submit(caller(), spec, idempotency_key=key)
+    task, made = service().tasks.submit(caller(), spec, idempotency_key=idempotency_key())
     headers = {"Location": f"/api/tasks/{task['id']}"}
     if not made:
         headers["Idempotent-Replayed"] = "true"
@@ -73,7 +61,9 @@ def list_tasks(query: dict[str, Any]) -> dict[str, Any]:
     `next_cursor` goes on after the last one seen: pages neither skip nor repeat while tasks are added.
     """
     statuses = [word.strip() for text in query["status"] for word in text.split(",") if word.strip()]
-    page, cursor = service().tasks.list(caller(), limit=query["limit"], cursor=query["cursor"], statuses=statuses)
+    page, cursor = service().tasks.list(
+        caller(), limit=query["limit"], cursor=query["cursor"], statuses=statuses, project=query["project"]
+    )
     return {"tasks": page, "next_cursor": cursor}
 
 
@@ -127,32 +117,23 @@ def rerun_task(_body: dict[str, Any], task_id: str) -> dict[str, Any]:
 
 @routes.add(
     "GET",
-    f"{_TASK}/events",
-    guard=API,
-    query=schemas.EventQuerySchema,
-    answers={200: answers.EventListSchema},
-    refusals={404: _NO_TASK},
-)
-def list_events(query: dict[str, Any], task_id: str) -> dict[str, Any]:
-    """List what happened to a task, in order."""
-    events = service().tasks.events(caller(), task_id, after=query["after"], limit=query["limit"])
-    return {"events": events, "next": events[-1]["seq"] if events else query["after"]}
-
-
-@routes.add(
-    "GET",
     f"{_TASK}/logs",
     guard=API,
     query=schemas.LogQuerySchema,
     answers={200: answers.LogPageSchema},
-    refusals={404: _NO_TASK},
+    refusals={404: _NO_TASK, 503: "no room for a further stream; see `Retry-After`"},
+    streamed="`log` for each piece: `id` is its number, `data` `{number, text}`; `end` once the command is over and all"
+    " was sent, with what is left of a character that was cut off",
+    parameters=[following.PARAMETER],
 )
 def get_logs(query: dict[str, Any], task_id: str) -> dict[str, Any] | Response:
-    """Read the output of a task's command.
+    """Read or follow the output of a task's command.
 
     With `Accept: text/plain` the answer is the bytes themselves, and the headers `X-Log-Next` and `X-Log-Ended` say
     what `next` and `ended` say otherwise.
     """
+    if streams.wanted():
+        return _follow_logs(query, task_id)
     found = service().tasks.logs(caller(), task_id, after=query["after"], limit=query["limit"], run_id=query["run_id"])
     if request.accept_mimetypes.best_match(("application/json", "text/plain")) != "text/plain":
         return found
@@ -161,6 +142,19 @@ def get_logs(query: dict[str, Any], task_id: str) -> dict[str, Any] | Response:
     response.headers["X-Log-Next"] = str(found["next"])
     response.headers["X-Log-Ended"] = "true" if found["ended"] else "false"
     return response
+
+
+def _follow_logs(query: dict[str, Any], task_id: str) -> Response:
+    served, who = service(), caller()
+    # One run to its end, also when the task is run again meanwhile; a draft has none yet.
+    run_id = query["run_id"] or served.tasks.get(who, task_id)["run_id"]
+
+    def page(after: int, limit: int) -> dict[str, Any]:
+        return served.tasks.logs(who, task_id, after=after, limit=limit, run_id=run_id)
+
+    begins = following.number_after(query["after"])
+    page(begins, 1)  # what does not exist is said with a status, which a stream has sent when it begins
+    return streams.stream(following.LogSource(page, begins))
 
 
 @routes.add("GET", f"{_TASK}/why", guard=API, answers={200: answers.WhySchema}, refusals={404: _NO_TASK})

@@ -18,6 +18,7 @@ VALUE_BYTES_MAX = 32 * 1024
 ARGUMENT_BYTES_MAX = 128 * 1024 - 1
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.:-]{1,80}")
+_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCP_LIKE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*@(?P<host>[^\s/:@-][^\s/:@]*):[^\s].*")
@@ -40,6 +41,12 @@ def identifier(text: str) -> None:
     """An id as this service makes them."""
     if not _IDENTIFIER.fullmatch(text):
         raise ValidationError("is no id")
+
+
+def project(text: str) -> None:
+    """A name for tasks that are counted together; empty: none."""
+    if text and not _PROJECT.fullmatch(text):
+        raise ValidationError("a name has letters, digits, '.', '_' and '-', begins with a letter or digit, 64 at most")
 
 
 def repository(text: str) -> None:

@@ -90,6 +90,26 @@ class Server:
     size: str = ""
     location: str = ""
     created_at: float | None = None
+    #: What marks it as this installation's, as the provider says it; empty: it carries no such mark.
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something else than a server that is paid for: ``kind`` address or volume.
+
+    ``id`` is the provider's, with its own word for what it is (``floating_ips/17``). ``mark`` as a server's: never empty.
+    ``attached_to``: the server that has it, None if none does. ``created_at``: epoch, None if not told; ``price_per_hour``:
+    None if the provider does not say it.
+    """
+
+    kind: str
+    id: str
+    label: str
+    mark: str
+    attached_to: str | None = None
+    created_at: float | None = None
+    price_per_hour: float | None = None
 
 
 class Provider(Protocol):
@@ -115,6 +135,15 @@ class Provider(Protocol):
 
     def inventory(self) -> Iterable[Server]:
         """All servers of this installation at this provider. Raises rather than leave some out."""
+
+    def leftovers(self) -> Iterable[Leftover]:
+        """Addresses and volumes that carry this installation's mark. Raises rather than leave some out."""
+
+    def release(self, leftover: Leftover) -> bool:
+        """Read it again, and give it up if it still carries the mark and no server has it; False: it was left alone.
+
+        One that nobody knows any more is given up.
+        """
 
     def check(self) -> str:
         """Ask whether the credential works, buying nothing. What was found, in a sentence; raises like the others."""

@@ -22,6 +22,7 @@ from libcloud.compute.types import NodeState
 from taskflow.errors import OutcomeUnknown, StepError
 from taskflow.nodes.providers.base import (
     AccessRefused,
+    Leftover,
     NoCapacity,
     NodeOrder,
     OrderInvalid,
@@ -30,6 +31,7 @@ from taskflow.nodes.providers.base import (
     RateLimited,
     Server,
 )
+from taskflow.nodes.providers.cloud_leftovers import list_leftovers, release_leftover
 
 _Answer = TypeVar("_Answer")
 
@@ -128,6 +130,22 @@ class LibcloudProvider:
         prefix = self._prefix()
         yield from (self._server(node) for node in self._list() if node.name.startswith(prefix))
 
+    def leftovers(self) -> Iterator[Leftover]:
+        """Volumes, and addresses where they have names, whose name begins with this installation's prefix."""
+        yield from self._ask(lambda: list_leftovers(self._cloud, self._driver(), self._prefix()))
+
+    def release(self, leftover: Leftover) -> bool:
+        """Delete it, if the listing still has it as it was."""
+        again = {one.id: one for one in self.leftovers()}.get(leftover.id)
+        if again is None:
+            # No longer ours, or no longer there: either way there is nothing of ours to give up.
+            return True
+        if again.label != leftover.label or again.attached_to is not None:
+            return False
+        with self._errors(gone_is_fine=True):
+            release_leftover(self._driver(), again)
+        return True
+
     def check(self) -> str:
         """List the servers."""
         count = len(self._list())
@@ -153,6 +171,7 @@ class LibcloudProvider:
             address=next(iter(node.public_ips or []), None), size=str(node.extra.get("size_slug") or node.size or ""),
             location=str(node.extra.get("region") or node.extra.get("location") or ""),
             created_at=created.timestamp() if isinstance(created, datetime) else None,
+            mark=self._prefix() if node.name.startswith(self._prefix()) else "",
         )  # fmt: skip
 
     def _ask(self, call: Callable[[], _Answer], *, buys: bool = False) -> _Answer:

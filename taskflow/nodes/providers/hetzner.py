@@ -22,6 +22,7 @@ from taskflow.clock import Clock
 from taskflow.errors import OutcomeUnknown, StepError
 from taskflow.nodes.providers.base import (
     AccessRefused,
+    Leftover,
     NoCapacity,
     NodeOrder,
     OrderInvalid,
@@ -30,6 +31,7 @@ from taskflow.nodes.providers.base import (
     RateLimited,
     Server,
 )
+from taskflow.nodes.providers.hetzner_leftovers import HetznerLeftovers
 
 _Answer = TypeVar("_Answer")
 
@@ -65,6 +67,7 @@ class HetznerProvider:
         self._retry_after_s: float | None = None
         self._client = hcloud.Client(token, api_endpoint=api_url, application_name="taskflow", timeout=timeout_s)
         self._tune()
+        self._leftovers = HetznerLeftovers(self._client, INSTALLATION_LABEL, installation, self._errors)
 
     def find_by_label(self, label: str) -> Server | None:
         """The server of this name."""
@@ -111,6 +114,14 @@ class HetznerProvider:
                 # Not "the last page": what is not known to be complete must not pass for an inventory.
                 raise ProviderUnavailable("Hetzner's listing does not say whether it is complete")
             page = pagination.next_page
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Primary and floating addresses and volumes that carry this installation's id."""
+        return self._leftovers.all()
+
+    def release(self, leftover: Leftover) -> bool:
+        """Delete it, if it is still as it was."""
+        return self._leftovers.release(leftover)
 
     def _page(self, number: int) -> ServersPageResult:
         ours = f"{INSTALLATION_LABEL}={self._installation()}"
@@ -196,4 +207,5 @@ def _server(found: BoundServer) -> Server:
         size=found.server_type.name or "" if found.server_type else "",
         location=found.location.name or "" if found.location else "",
         created_at=found.created.timestamp() if found.created else None,
+        mark=(found.labels or {}).get(INSTALLATION_LABEL, ""),
     )  # fmt: skip

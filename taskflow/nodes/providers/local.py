@@ -13,7 +13,7 @@ from pathlib import Path
 from taskflow.errors import TransientError
 from taskflow.file_lock import is_held
 from taskflow.files import write_json
-from taskflow.nodes.providers.base import NodeOrder, OrderInvalid, ProviderUnavailable, Server
+from taskflow.nodes.providers.base import Leftover, NodeOrder, OrderInvalid, ProviderUnavailable, Server
 
 NODE_HOST_LOCK = "run/nodehost.lock"
 
@@ -83,6 +83,14 @@ class LocalProvider:
             server = self.get(folder.name)
             if server is not None and server.state != "destroyed":
                 yield server
+
+    def leftovers(self) -> Iterable[Leftover]:
+        """None: what a local node uses is in its folder."""
+        return ()
+
+    def release(self, leftover: Leftover) -> bool:
+        """There is nothing to give up."""
+        return True
 
     def check(self) -> str:
         """Whether a node host is there to serve orders."""

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from taskflow.clock import Clock
-from taskflow.errors import StepError, TransientError
+from taskflow.errors import InfrastructureError, StepError, TransientError
 from taskflow.nodes.providers.base import (
     AccessRefused,
+    Leftover,
     NoCapacity,
     NodeOrder,
     OrderInvalid,
@@ -132,6 +133,14 @@ class SshProvider:
             if isinstance(answer, dict) and answer["label"] is not None and answer["label"].startswith(prefix)
         ]
 
+    def leftovers(self) -> Sequence[Leftover]:
+        """None: what a node has on its host goes with its claim."""
+        return ()
+
+    def release(self, leftover: Leftover) -> bool:
+        """There is nothing to give up."""
+        return True
+
     def check(self) -> str:
         """Log in everywhere and see whether nodes could be made. Raises with what is wrong, host by host."""
 
@@ -148,8 +157,8 @@ class SshProvider:
     def _agent(self) -> bytes:
         try:
             return self._agent_file().read_bytes()
-        except OSError as error:
-            raise TransientError(f"the agent's file can't be made: {error}", code="agent_file") from error
+        except (OSError, InfrastructureError) as error:
+            raise TransientError(f"there is no agent to put on a host: {error}", code="agent_file") from error
 
     def _ask(self, host: Host, work: Callable[[Session], Any], *, makes: bool) -> Any:
         try:
@@ -182,9 +191,11 @@ class SshProvider:
 
     def _server(self, host: Host, label: str, state: str, created_at: float) -> Server:
         size = next(size for size, one in self._hosts.items() if one == host)
+        ours = self._prefix()
         return Server(
-            f"{host.name}{_PARTS}{label}", label, state, address=host.address, size=size, created_at=created_at
-        )
+            f"{host.name}{_PARTS}{label}", label, state, address=host.address, size=size, created_at=created_at,
+            mark=ours if label.startswith(ours) else "",
+        )  # fmt: skip
 
 
 async def _look(session: Session) -> dict[str, Any]:

@@ -231,7 +231,7 @@ def start(place: Place, request: dict[str, Any], _file: bytes) -> dict[str, Any]
                 _replace(place.claim / "ca.pem", request["ca"].encode())
                 arguments += ["--ca-file", str(place.claim / "ca.pem")]
             status, said = place.run_agent(*arguments)
-            if status != 0:
+            if status != 0 or place.state() != "running":
                 return {"failed": f"the agent's keeper did not start ({_how(status)}): {said}"}
         _replace(place.claim / "started", b"")
         return {"state": place.state()}

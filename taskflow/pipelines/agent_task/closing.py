@@ -56,7 +56,7 @@ class Closing(TaskSteps):
             return Done()
         node = self._node(ctx)
         if node is not None and node.destroyed_at is None and node.address is not None:
-            self._tools.agent(node).delete_workspace(workspace.id, ctx.run.rev)
+            self._tools.agent(node, ctx.now).delete_workspace(workspace.id, ctx.run.rev)
         return Done(effects=self._release(ctx))
 
     def cleanup_expired(self, ctx: StepContext) -> Outcome:

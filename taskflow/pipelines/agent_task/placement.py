@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from taskflow.db.nodes import CAPACITY, NewNode, create_node_effect
+from taskflow.db.nodes import CAPACITY, create_node_effect
 from taskflow.db.status import NODE_COMING, NODE_USABLE
 from taskflow.db.tasks import set_fields_effect, transition_effect
 from taskflow.db.waiting import count_waiting
@@ -15,17 +15,19 @@ from taskflow.db.workspaces import reserve_workspace_effect
 from taskflow.engine.outcomes import Advance, AwaitSignal, Effect, Outcome, Snooze
 from taskflow.engine.pipeline import StepContext
 from taskflow.errors import PermanentError
-from taskflow.ids import TaskId, new_node_id, new_run_id, workspace_id_of
+from taskflow.ids import TaskId, workspace_id_of
 from taskflow.nodes.admission import allocate_effect, situation, wish_of
-from taskflow.nodes.machine import new_node_run
+from taskflow.nodes.boot import agent_late
+from taskflow.nodes.limits import place_effect, purchase_guard
+from taskflow.nodes.ordering import NODE_DESTROYED, new_node
 from taskflow.nodes.providers.base import AccessRefused, NoCapacity, QuotaReached
 from taskflow.nodes.purchase import guard
 from taskflow.nodes.selector import Choice
 from taskflow.pipelines.agent_task.shared import TaskSteps
 from taskflow.vault import hash_token
 
-#: Why a node failed without its task having to: another provider may sell one, or this one later.
-_ELSEWHERE = frozenset({NoCapacity.code, QuotaReached.code})
+#: Why a node failed without its task having to: another provider may sell one, or this one later; or somebody let it go.
+_ELSEWHERE = frozenset({NoCapacity.code, QuotaReached.code, NODE_DESTROYED})
 #: Looks of all who wait together. A thousand that looked every quarter of a minute were most of what the workers did.
 _LOOKS_PER_S = 4.0
 
@@ -50,7 +52,12 @@ class Placement(TaskSteps):
             return self._provision(ctx, task, choice)
         step = "workspace_creation" if choice.action == "use" else "node_provisioning"
         return Advance(
-            step, results={"node_id": choice.node_id}, effects=(self._place(ctx, task, choice.node_id, choice),),
+            step, results={"node_id": choice.node_id},
+            effects=(
+                place_effect(ctx.run.owner_id, task.project, task.id, str(choice.node_id), ctx.now),
+                self._place(ctx, task, choice.node_id, choice),
+            ),
+            otherwise=self._wait(ctx, task, replace(choice, reason="a limit was reached meanwhile")),
             reason=choice.reason,
         )  # fmt: skip
 
@@ -77,6 +84,20 @@ class Placement(TaskSteps):
             CAPACITY, poll_s=max(self._settings.capacity_poll_s, waiting / _LOOKS_PER_S), effects=effects
         )
 
+    def wait_expired(self, ctx: StepContext) -> Outcome:
+        """It waited as long as anybody may: what stood in the way last is the reason."""
+        if ctx.is_recorded(CAPACITY):
+            return self.wait_for_capacity(ctx)  # a place was given in the last moment
+        waited_s, placement = ctx.now - ctx.run.step_entered_at, self._task(ctx).placement or {}
+        raise PermanentError(
+            f"no place on a node within {waited_s:.0f} s: {placement.get('reason', 'nothing was free')}",
+            code="step_timeout", advice="taskflow providers and taskflow usage say what is left",
+            detail={
+                "step": ctx.run.step, "awaited": ctx.run.awaiting, "since": ctx.run.step_entered_at,
+                "until": ctx.run.deadline_at, "rejected": placement.get("rejected", []),
+            },
+        )  # fmt: skip
+
     def wait_for_node(self, ctx: StepContext) -> Outcome:
         """Both waits for a node that is coming: its row says how far it is, its runner rings when that changes."""
         node = self._node(ctx)
@@ -101,6 +122,14 @@ class Placement(TaskSteps):
             return Advance("node_agent_ready")
         return Snooze(self._settings.provision_poll_s)
 
+    def agent_late(self, ctx: StepContext) -> Outcome:
+        """The wait for the agent is over: what the node's row says by now counts; else how far its boot was seen."""
+        outcome = self.wait_for_node(ctx)
+        node = self._node(ctx)
+        if node is None or not isinstance(outcome, Snooze):
+            return outcome
+        raise agent_late(node, self._tools.catalogue.spec(node.provider), ctx)
+
     def create_workspace(self, ctx: StepContext) -> Outcome:
         """Take the slot: the workspace's row, its token and the status are one transaction, or another node is chosen."""
         task = self._task(ctx)
@@ -114,6 +143,7 @@ class Placement(TaskSteps):
                 reserve_workspace_effect(
                     workspace_id=workspace_id, task_id=TaskId(task.id), run=ctx.run,
                     node_id=ctx.results["node_id"], callback_token_hash=hash_token(token), now=ctx.now,
+                    callback_token_expires_at=ctx.now + self._settings.callback_token_s,
                     vcpus=wish.vcpus, memory_mb=wish.memory_mb,
                 ),
                 transition_effect(task.id, "delegated", run_id=ctx.run.id, now=ctx.now),
@@ -125,7 +155,7 @@ class Placement(TaskSteps):
 
     def _choose(self, ctx: StepContext, task: Row[Any]) -> Choice:
         with self._tools.database.read() as tx:
-            found = situation(tx, self._tools, ctx.run.owner_id, ctx.now)
+            found = situation(tx, self._tools, ctx.run.owner_id, ctx.now, but=task.id)
         return found.choose(wish_of(task), own_node_id=task.node_id)
 
     def _wait(self, ctx: StepContext, task: Row[Any], choice: Choice) -> Advance:
@@ -139,25 +169,18 @@ class Placement(TaskSteps):
         return allocate_effect(self._tools, ctx.run.owner_id, ctx.now)
 
     def _provision(self, ctx: StepContext, task: Row[Any], choice: Choice) -> Outcome:
-        offer, node_id = choice.offer, new_node_id()
+        offer = choice.offer
         spec = self._tools.catalogue.spec(offer.provider) if offer is not None else None
         if offer is None or spec is None:
             raise PermanentError(f"what was chosen is not in the catalogue: {choice.reason}", code="provider_unknown")
-        token = self._tools.vault.derive_token("node", node_id)
-        node = NewNode(
-            id=node_id, run=new_node_run(new_run_id(), node_id, ctx.run.owner_id, ctx.now),
-            label=self._tools.label_of(node_id), provider=offer.provider, slots=offer.slots,
-            callback_token_hash=hash_token(token), size=offer.size, location=offer.location, vcpus=offer.vcpus,
-            memory_mb=offer.memory_mb, price_per_hour=offer.price_per_hour, wish=wish_of(task).as_dict(),
-            bootstrap_token_hash=(
-                hash_token(self._tools.vault.derive_token("bootstrap", node_id)) if spec.needs_user_data else None
-            ),
-        )  # fmt: skip
+        owner_id, now = ctx.run.owner_id, ctx.now
+        node = new_node(self._tools, spec, offer, owner_id, wish_of(task), now)
+        limits = purchase_guard(owner_id, offer.price_per_hour, now, project=task.project, task_id=task.id)
         return Advance(
-            "node_provisioning", results={"node_id": node_id},
+            "node_provisioning", results={"node_id": node.id},
             effects=(
-                create_node_effect(node, guard(spec, ctx.run.owner_id), now=ctx.now),
-                self._place(ctx, task, node_id, choice),
+                create_node_effect(node, guard(spec, owner_id, limits), now=now),
+                self._place(ctx, task, node.id, choice),
                 self._allocate(ctx),  # it has room for more than one
             ),
             otherwise=self._wait(ctx, task, replace(choice, reason="somebody else made the last allowed node")),

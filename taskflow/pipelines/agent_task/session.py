@@ -33,7 +33,7 @@ class Execution(TaskSteps):
         if ctx.is_recorded(SESSION_OUTCOME):
             return started  # and ended, before its node could say so; it counts, also if the node is gone since
         node = self._living_node(ctx)
-        self._tools.agent(node).put_session(
+        self._tools.agent(node, ctx.now).put_session(
             ctx.results["workspace_id"],
             ctx.results["session_id"],
             {
@@ -72,7 +72,7 @@ class Execution(TaskSteps):
         if signal is not None:
             return self._ended(ctx, signal.payload)
         try:
-            agent = self._tools.agent(self._living_node(ctx))
+            agent = self._tools.agent(self._living_node(ctx), ctx.now)
             state = agent.get_session(ctx.results["workspace_id"], ctx.results["session_id"])
         except TransientError as error:
             raise PermanentError(

@@ -11,6 +11,7 @@ from taskflow.db.tasks import task_of_run
 from taskflow.engine.pipeline import StepContext
 from taskflow.errors import PermanentError
 from taskflow.nodes.context import StepTools
+from taskflow.nodes.ordering import NODE_DESTROYED
 
 
 class TaskSteps:
@@ -35,8 +36,11 @@ class TaskSteps:
             return get_node(tx, node_id)
 
     def _living_node(self, ctx: StepContext) -> Row[Any]:
-        """The node of the run. Raises ``PermanentError`` ``node_lost`` when it is destroyed."""
+        """The node of the run. Raises ``PermanentError``: ``node_lost`` when it is destroyed, ``node_destroyed`` when
+        somebody lets it be destroyed with what lives on it."""
         node = self._node(ctx)
+        if node is not None and (node.error or {}).get("code") == NODE_DESTROYED:
+            raise PermanentError(node.error["message"], code=NODE_DESTROYED, advice=node.error.get("advice"))
         if node is None or node.destroyed_at is not None:
             cause = (node.error or {}).get("message") if node is not None else None
             raise PermanentError(

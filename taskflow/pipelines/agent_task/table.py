@@ -25,10 +25,16 @@ def agent_task_pipeline(tools: StepTools) -> Pipeline:
         version=VERSION,
         steps=(
             Step("node_selection", placement.select_node),
-            Step("waiting_for_capacity", placement.wait_for_capacity, limit_s=s.admission_wait_s),
+            Step(
+                "waiting_for_capacity", placement.wait_for_capacity, limit_s=s.admission_wait_s,
+                expired=placement.wait_expired,
+            ),
             # Entering it is what orders a node.
             Step("node_provisioning", placement.wait_for_node, limit_s=s.provision_timeout_s, guarded=True),
-            Step("node_agent_ready", placement.wait_for_node, limit_s=s.agent_ready_timeout_s),
+            Step(
+                "node_agent_ready", placement.wait_for_node, limit_s=s.agent_ready_timeout_s,
+                expired=placement.agent_late,
+            ),
             Step("workspace_creation", placement.create_workspace),
             # A repeat of these two is harmless by id, so they go on until their limit.
             Step(

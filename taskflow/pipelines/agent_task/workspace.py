@@ -10,6 +10,7 @@ from taskflow.engine.outcomes import Advance, AwaitSignal, Effect, Outcome
 from taskflow.engine.pipeline import StepContext
 from taskflow.errors import PermanentError, TransientError
 from taskflow.ids import session_id_of
+from taskflow.nodes.admission import wish_of
 from taskflow.pipelines.agent_task.shared import TaskSteps
 
 
@@ -23,8 +24,8 @@ class Preparation(TaskSteps):
         if ctx.is_recorded(WORKSPACE_OUTCOME):
             return dispatched  # its node's answer was lost; what was reported counts, also if the node is gone since
         task = self._task(ctx)
-        node = self._living_node(ctx)
-        self._tools.agent(node).put_workspace(
+        node, wish = self._living_node(ctx), wish_of(task)
+        self._tools.agent(node, ctx.now).put_workspace(
             workspace_id,
             {
                 "fence": ctx.run.rev,
@@ -37,6 +38,7 @@ class Preparation(TaskSteps):
                 "env": task.env,
                 "private_hosts": self._settings.repository_private_hosts,
                 "provision_timeout_s": self._settings.workspace_bootstrap_s,
+                "limits": {"vcpus": wish.vcpus or None, "memory_mb": wish.memory_mb or None},
                 "callback_token": self._tools.vault.derive_token("workspace", workspace_id),
             },
         )
@@ -56,7 +58,7 @@ class Preparation(TaskSteps):
         if signal is not None:
             return self._answered(ctx, signal.payload)
         try:
-            state = self._tools.agent(self._living_node(ctx)).get_workspace(ctx.results["workspace_id"])
+            state = self._tools.agent(self._living_node(ctx), ctx.now).get_workspace(ctx.results["workspace_id"])
         except TransientError as error:
             found = f"can't be asked: {error.message}"
         else:

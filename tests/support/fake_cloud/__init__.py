@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.fake_cloud.ledger import FakeServer, Faults, Ledger
+from tests.support.fake_cloud.ledger import FakeResource, FakeServer, Faults, Ledger
 from tests.support.fake_cloud.server import FakeCloud
 
-__all__ = ["FakeCloud", "FakeServer", "Faults", "Ledger"]
+__all__ = ["FakeCloud", "FakeResource", "FakeServer", "Faults", "Ledger"]

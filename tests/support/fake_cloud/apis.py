@@ -11,6 +11,7 @@ from typing import Any
 
 from flask import Blueprint, Flask, Response, jsonify, request
 
+from tests.support.fake_cloud import leftovers
 from tests.support.fake_cloud.ledger import AnswerLost, FakeServer, Ledger, ProxyAnswers, Refusal
 
 Body = tuple[dict[str, Any], int, dict[str, str]]
@@ -59,7 +60,7 @@ def _date(at: float) -> str:
 _HETZNER: dict[str, tuple[int, str]] = {
     "auth": (401, "unauthorized"), "rate": (429, "rate_limit_exceeded"), "capacity": (412, "resource_unavailable"),
     "quota": (403, "resource_limit_exceeded"), "invalid": (422, "invalid_input"), "taken": (409, "uniqueness_error"),
-    "outage": (503, "unavailable_now"), "missing": (404, "not_found"),
+    "outage": (503, "unavailable_now"), "missing": (404, "not_found"), "attached": (422, "must_be_unassigned"),
 }  # fmt: skip
 
 
@@ -122,6 +123,7 @@ def _hetzner(ledger: Ledger) -> Blueprint:
         action = {"id": 2, "command": "delete_server", "status": "running", "progress": 0, "resources": []}
         return jsonify({"action": action})
 
+    leftovers.serve_hetzner(api, ledger)
     return api
 
 
@@ -133,6 +135,7 @@ _DIGITALOCEAN: dict[str, tuple[int, str]] = {
     "quota": (422, "creating this/these droplet(s) will exceed your droplet limit"),
     "invalid": (422, "You specified an invalid size for Droplet creation."), "outage": (503, "Server was unable"),
     "missing": (404, "The resource you were accessing could not be found."),
+    "attached": (422, "This volume is attached and cannot be deleted."),
 }  # fmt: skip
 
 
@@ -173,6 +176,7 @@ def _digitalocean(ledger: Ledger) -> Blueprint:
             raise Refusal("missing")
         return "", 204
 
+    leftovers.serve_digitalocean(api, ledger)
     return api
 
 
@@ -183,7 +187,7 @@ _VULTR: dict[str, tuple[int, str]] = {
     "capacity": (400, "Plan is not available in the selected region."),
     "quota": (400, "You have reached the maximum monthly fee limit for this account."),
     "invalid": (400, "Invalid plan chosen."), "outage": (503, "Service unavailable"),
-    "missing": (404, "Invalid instance."),
+    "missing": (404, "Invalid instance."), "attached": (400, "Block storage volume is attached to an instance."),
 }  # fmt: skip
 
 
@@ -226,4 +230,5 @@ def _vultr(ledger: Ledger) -> Blueprint:
             raise Refusal("missing")
         return "", 204
 
+    leftovers.serve_vultr(api, ledger)
     return api

@@ -11,7 +11,7 @@ from taskflow.clock import Clock
 
 
 class Refusal(Exception):
-    """The cloud says no. ``kind``: capacity, quota, auth, rate, invalid, taken, outage."""
+    """The cloud says no. ``kind``: capacity, quota, auth, rate, invalid, taken, outage, missing, attached."""
 
     def __init__(self, kind: str, retry_at: float | None = None) -> None:
         super().__init__(kind)
@@ -64,6 +64,20 @@ class FakeServer:
     deleted_at: float | None = None
 
 
+@dataclass
+class FakeResource:
+    """Something else that is paid for. ``collection``: what its own API calls its kind."""
+
+    collection: str
+    id: str
+    name: str
+    labels: Mapping[str, str]
+    created_at: float
+    attached_to: str | None = None
+    size: int = 10
+    deleted_at: float | None = None
+
+
 class Ledger:
     """Thread-safe. ``unique_names``: a second server of a name is refused, as one of the real clouds does."""
 
@@ -73,6 +87,7 @@ class Ledger:
         self.unique_names = unique_names
         self.faults = Faults()
         self.servers: dict[str, FakeServer] = {}
+        self.resources: dict[str, FakeResource] = {}
         self.creates = 0
         self.requests = 0
         #: Called with each new server, and with each one that went, outside the lock.
@@ -143,6 +158,41 @@ class Ledger:
             found.deleted_at = self.clock.now()
         self.on_deleted(found)
         return True
+
+    def add(
+        self, collection: str, name: str, labels: Mapping[str, str] | None = None, *, attached_to: str | None = None
+    ) -> FakeResource:
+        """Sell an address or a volume."""
+        with self._lock:
+            made = FakeResource(collection, str(next(self._ids)), name, labels or {}, self.clock.now(), attached_to)
+            self.resources[made.id] = made
+            return made
+
+    def standing(self, collection: str | None = None) -> list[FakeResource]:
+        """Addresses and volumes that exist, of one kind or all."""
+        with self._lock:
+            return [
+                one for one in self.resources.values()
+                if one.deleted_at is None and collection in (None, one.collection)
+            ]  # fmt: skip
+
+    def resource(self, collection: str, resource_id: str) -> FakeResource:
+        """One of them. Raises ``Refusal``."""
+        for one in self.standing(collection):
+            if one.id == resource_id:
+                return one
+        raise Refusal("missing")
+
+    def drop(self, collection: str, resource_id: str) -> None:
+        """Delete one. Raises ``Refusal`` for one that is not there, or that a server has."""
+        with self._lock:
+            found = self.resource(collection, resource_id)
+            if found.attached_to is not None:
+                raise Refusal("attached")
+            if self.faults.slow_deletes > 0:
+                self.faults.slow_deletes -= 1
+                return
+            found.deleted_at = self.clock.now()
 
     def listed(self) -> list[FakeServer]:
         """What a listing shows: as things were ``lag_s`` ago."""

@@ -1,0 +1,52 @@
+"""What ``taskflow sweeps`` and ``taskflow nodes audit`` show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Invoke
+
+SWEEP: dict[str, Any] = {
+    "name": "delete_orphans", "state": "degraded", "interval_s": 60.0, "last_started_at": None,
+    "last_success_at": "2026-01-01T00:00:00.000Z", "failures": 0, "last_result": {"done": 1, "failed": 1},
+    "failing": [{"item": "cloud/17", "failures": 3, "error": {"code": "provider_invalid", "message": "it is protected"}}],
+}  # fmt: skip
+DIFFERENCE: dict[str, Any] = {
+    "kind": "volume", "provider": "cloud", "label": "tf-1-disk", "server_id": "volumes/17", "node_id": None,
+    "age_s": 7200.0, "price_per_hour": None, "says": "a volume of this installation that no server has", "mark": "1",
+}  # fmt: skip
+
+
+def _app(**service: Any) -> Any:
+    @contextmanager
+    def app() -> Iterator[Any]:
+        yield SimpleNamespace(service=SimpleNamespace(**service))
+
+    return app
+
+
+def test_sweeps_are_shown_with_their_state_and_what_they_fail_at(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A human sees which item it is and why, without reading logs."""
+    health = SimpleNamespace(sweeps=lambda: [SWEEP], paused_sweeps=lambda: frozenset())
+    monkeypatch.setattr("taskflow.cli.sweeps.stores_app", _app(health=health))
+    shown = invoke("sweeps").stdout
+    assert "degraded" in shown
+    assert "delete_orphans fails at cloud/17 (3 times): it is protected" in shown
+    assert json.loads(invoke("sweeps", "list", "--json").stdout)["sweeps"] == [{**SWEEP, "paused": False}]
+
+
+def test_a_price_that_nobody_knows_is_not_shown_as_nothing(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs something; how much is not said by the provider."""
+    found = {"differences": [DIFFERENCE], "failed": {}}
+    monkeypatch.setattr("taskflow.cli.nodes.database_app", _app(providers=SimpleNamespace(audit=lambda: found)))
+    done = invoke("nodes", "audit")
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[1].split()[:7] == ["volume", "cloud", "tf-1-disk", "volumes/17", "2", "h", "?"]
