@@ -11,6 +11,7 @@ import redis
 import structlog
 
 from taskflow import logs
+from taskflow.agent_file import AgentFile
 from taskflow.broker import CeleryPublisher
 from taskflow.certificates import AgentAuthority
 from taskflow.clock import Clock, SystemClock
@@ -31,7 +32,7 @@ from taskflow.nodes.catalogue import load_catalogue
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.machine import NodeMachine
 from taskflow.nodes.providers.base import Provider
-from taskflow.nodes.providers.factory import ProviderShelf
+from taskflow.nodes.providers.factory import ProviderShelf, Reach
 from taskflow.pipelines.agent_task import agent_task_pipeline
 from taskflow.service.core import Service
 from taskflow.settings import Settings
@@ -140,6 +141,9 @@ def bootstrap(
         providers = ProviderShelf(
             catalogue, data_path=data_dir.root, installation=installation, clock=clock,
             timeout_s=settings.provider_timeout_s,
+            reach=Reach(
+                AgentFile(data_dir.root / "agent").path, settings.public_url, settings.public_ca_file
+            ),
         )  # fmt: skip
     tools = StepTools(
         database, providers, vault, settings, catalogue, installation, AgentAuthority(vault, settings)

@@ -99,7 +99,7 @@ def audit(tools: StepTools, now: float) -> tuple[list[Difference], dict[str, str
         unknown = providers_of_nodes(tx) - {spec.name for spec in tools.catalogue.providers}
     failed = dict.fromkeys(sorted(unknown), "nodes stand there, and it is not configured here any more")
     for spec in tools.catalogue.providers:
-        if not spec.needs_user_data:
+        if not spec.remote:
             continue
         try:
             provider = tools.providers[spec.name]

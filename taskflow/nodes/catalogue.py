@@ -19,6 +19,22 @@
     slots = 3                       # workspaces it holds at once
     price_per_hour = 0.0113
 
+    [[provider]]
+    name = "lab"
+    kind = "ssh"                    # machines that are there already
+    user = "taskflow"
+    key_file = "/etc/taskflow/id_ed25519"       # without a passphrase
+    known_hosts = "/etc/taskflow/known_hosts"   # the hosts' keys are checked, never learned
+    directory = "taskflow-nodes"    # on the host, below the user's home unless absolute
+    python = "python3"              # the host's Python, 3.10 or newer
+
+    [[provider.host]]               # each is an offer, sold to one node at a time
+    address = "10.0.0.2"            # where its node is reached too
+    port = 22
+    vcpus = 8
+    memory_mb = 16000
+    slots = 3
+
 Without the file there is one provider, ``local``: a process of this machine.
 """
 
@@ -42,9 +58,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-KINDS = (LOCAL_PROVIDER, "hetzner", "libcloud")
+KINDS = (LOCAL_PROVIDER, "hetzner", "libcloud", "ssh")
 _NAME = validate.Regexp(r"^[a-z][a-z0-9-]{0,31}\Z", error="small letters, digits and '-', at most 32")
 _COUNT = validate.Range(min=1, max=100_000)
+_SSH_PORT = 22
+_NODES_MAX = 10
 
 
 @dataclass(frozen=True)
@@ -126,10 +144,10 @@ def parse_catalogue(raw: Mapping[str, Any], settings: Settings, source: str) -> 
         raise UsageError(f"{source} is wrong: {messages}", fields=messages) from None
     specs = tuple(_spec(row, settings) for row in found["provider"])
     names = [spec.name for spec in specs]
-    if any(spec.needs_user_data for spec in specs) and not settings.public_url:
+    if any(spec.remote for spec in specs) and not settings.public_url:
         raise UsageError(
-            f"{source} names providers whose servers have to reach this installation: TASKFLOW_PUBLIC_URL is empty",
-            fields={"TASKFLOW_PUBLIC_URL": "must be the address at which servers of a provider reach the web process"},
+            f"{source} names providers whose nodes have to reach this installation: TASKFLOW_PUBLIC_URL is empty",
+            fields={"TASKFLOW_PUBLIC_URL": "must be the address at which nodes of a provider reach the web process"},
         )
     if len(set(names)) != len(names):
         raise UsageError(f"{source} has two providers of one name", fields={"provider": "names must be unique"})
@@ -159,6 +177,22 @@ class _OfferSchema(Schema):
     price_per_hour = fields.Float(load_default=0.0, validate=validate.Range(min=0.0, max=1e6))
 
 
+class _HostSchema(Schema):
+    address = fields.String(
+        required=True,
+        validate=[
+            validate.Length(max=56),
+            validate.Regexp(r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z|^[0-9a-fA-F:]+\Z", error="a host's name or its IP address"),
+        ],
+    )
+    port = fields.Integer(load_default=_SSH_PORT, strict=True, validate=validate.Range(min=1, max=65535))
+    location = fields.String(load_default="", validate=validate.Length(max=64))
+    vcpus = fields.Float(required=True, validate=validate.Range(min=0.1, max=4096))
+    memory_mb = fields.Integer(required=True, strict=True, validate=validate.Range(min=64, max=100_000_000))
+    slots = fields.Integer(load_default=1, strict=True, validate=_COUNT)
+    price_per_hour = fields.Float(load_default=0.0, validate=validate.Range(min=0.0, max=1e6))
+
+
 _OF_MACHINES = ("isolate", "container_image")  # how the agent of a node on another machine holds its workspaces
 
 
@@ -166,7 +200,8 @@ class _ProviderSchema(Schema):
     name = fields.String(required=True, validate=_NAME)
     kind = fields.String(required=True, validate=validate.OneOf(KINDS))
     offer = fields.List(fields.Nested(_OfferSchema), load_default=list)
-    nodes_max = fields.Integer(load_default=10, strict=True, validate=_COUNT)
+    host = fields.List(fields.Nested(_HostSchema), load_default=list)
+    nodes_max = fields.Integer(strict=True, validate=_COUNT)
     owner_nodes_max = fields.Integer(strict=True, validate=_COUNT)
     parallel_max = fields.Integer(load_default=2, strict=True, validate=_COUNT)
     token_env = fields.String(validate=validate.Length(min=1))
@@ -175,6 +210,18 @@ class _ProviderSchema(Schema):
     api_url = fields.Url(require_tld=False)
     driver = fields.String(validate=validate.Regexp(r"^[a-z0-9_]+\Z"))
     options = fields.Dict(keys=fields.String())
+    user = fields.String(validate=validate.Regexp(r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\Z", error="no name of a user"))
+    key_file = fields.String(validate=validate.Length(min=1))
+    known_hosts = fields.String(validate=validate.Length(min=1))
+    directory = fields.String(
+        validate=validate.Regexp(
+            r"^(?!.*(^|/)\.\.?(/|\Z))/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*\Z",
+            error="letters, digits, '.', '_' and '-' between slashes, and no '..'",
+        )
+    )
+    python = fields.String(
+        validate=validate.Regexp(r"^[A-Za-z0-9._/+][A-Za-z0-9._/+-]*\Z", error="no name of a program")
+    )
     isolate = fields.Boolean(truthy={True}, falsy={False})
     container_image = fields.String(validate=validate.Regexp(r"^[a-z0-9][A-Za-z0-9._/:@-]*\Z"))
 
@@ -195,8 +242,24 @@ class _ProviderSchema(Schema):
             missing["container_image"] = ["needs isolate: a container runs as its workspace's user"]
         if kind == LOCAL_PROVIDER and data.get("name") != LOCAL_PROVIDER:
             missing["name"] = ["the local provider is called local"]
+        if kind == "ssh":
+            missing |= _wrong_of_ssh(data)
+        elif data.get("host"):
+            missing["host"] = ["only the kind ssh has hosts"]
         if missing:
             raise ValidationError(missing)
+
+
+def _wrong_of_ssh(data: Mapping[str, Any]) -> dict[str, list[str]]:
+    wrong = {name: ["is needed"] for name in ("user", "key_file", "known_hosts") if name not in data}
+    sizes = [_size(host) for host in data.get("host", ()) if "address" in host]
+    if not data.get("host"):
+        wrong["host"] = ["at least one is needed"]
+    elif len(set(sizes)) != len(sizes):
+        wrong["host"] = ["one of them is there twice"]
+    if data.get("offer"):
+        wrong["offer"] = ["the hosts are what it offers"]
+    return wrong
 
 
 class _FileSchema(Schema):
@@ -207,16 +270,26 @@ def _spec(row: Mapping[str, Any], settings: Settings) -> ProviderSpec:
     name, kind = row["name"], row["kind"]
     if kind == LOCAL_PROVIDER:
         return _local(settings)
+    sold = [{**host, "size": _size(host)} for host in row["host"]] or row["offer"]
     offers = tuple(
         Offer(name, one["size"], one["location"], one["vcpus"], one["memory_mb"], one["slots"], one["price_per_hour"])
-        for one in row["offer"]
+        for one in sold
     )
     common = ("name", "kind", "offer", "nodes_max", "owner_nodes_max", "parallel_max")
+    nodes_max = row.get("nodes_max", len(row["host"]) or _NODES_MAX)
     return ProviderSpec(
-        name=name, kind=kind, offers=offers, nodes_max=row["nodes_max"],
-        owner_nodes_max=row.get("owner_nodes_max", row["nodes_max"]), parallel_max=row["parallel_max"],
+        name=name, kind=kind, offers=offers, nodes_max=nodes_max,
+        owner_nodes_max=row.get("owner_nodes_max", nodes_max), parallel_max=row["parallel_max"],
         options={key: value for key, value in row.items() if key not in common},
     )  # fmt: skip
+
+
+def _size(host: Mapping[str, Any]) -> str:
+    """What a host is called as an offer."""
+    address = str(host["address"])
+    if host["port"] == _SSH_PORT:
+        return address
+    return f"[{address}]:{host['port']}" if ":" in address else f"{address}:{host['port']}"
 
 
 def _local(settings: Settings) -> ProviderSpec:

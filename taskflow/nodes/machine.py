@@ -138,7 +138,7 @@ class NodeMachine:
 
     def _elsewhere(self, ctx: StepContext, node: Row[Any], error: NoCapacity) -> Outcome:
         """Sold out: the next offer that meets the wish, and a rest for this one. Raises when there is none."""
-        rest_s = self._tools.settings.offer_rest_s
+        rest_s = self._tools.settings.offer_rest_s if error.retry_after_s is None else error.retry_after_s
         spec = self._tools.catalogue.spec(node.provider)
         sold_out = f"{node.size}@{node.location}"
         with self._tools.database.read() as tx:

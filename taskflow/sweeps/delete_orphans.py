@@ -51,7 +51,7 @@ def delete_orphans(tools: StepTools, items: Items) -> dict[str, Any]:
     chosen: list[tuple[str, Callable[[], bool]]] = [
         (name, partial(_delete, tools, one, name, asked, now)) for name, one in items.choose(old, DELETIONS_MAX)
     ]
-    asks = {spec.name for spec in tools.catalogue.providers if spec.needs_user_data} | set(unasked)
+    asks = {spec.name for spec in tools.catalogue.providers if spec.remote} | set(unasked)
     providers = [(f"provider {provider}", partial(_must_be_asked, provider, unasked)) for provider in sorted(asks)]
     every: list[tuple[str, Callable[[], bool]]] = [*providers, *chosen]
     tally = items.each(every, lambda treat: treat())

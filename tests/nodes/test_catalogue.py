@@ -11,11 +11,17 @@ import pytest
 from taskflow.clock import ManualClock
 from taskflow.errors import UsageError
 from taskflow.nodes.catalogue import credential, load_catalogue, parse_catalogue
-from taskflow.nodes.providers.factory import ProviderShelf
+from taskflow.nodes.providers.factory import ProviderShelf, Reach
 from taskflow.settings import Settings
+from tests.support.sshd import make_key
 
 PUBLIC = dataclasses.replace(Settings(), public_url="https://control.example")
 OFFER = {"size": "cx32", "location": "fsn1", "vcpus": 4, "memory_mb": 8192, "slots": 3, "price_per_hour": 0.01}
+HOST = {"address": "10.0.0.2", "vcpus": 8, "memory_mb": 16000, "slots": 3}
+SSH = {
+    "name": "lab", "kind": "ssh", "user": "taskflow", "key_file": "/etc/taskflow/id_ed25519",
+    "known_hosts": "/etc/taskflow/known_hosts", "host": [HOST],
+}  # fmt: skip
 HETZNER = {"name": "hz", "kind": "hetzner", "token_env": "HZ_TOKEN", "image": "debian-12", "offer": [OFFER]}
 
 
@@ -67,6 +73,7 @@ def test_offers_keep_their_order_and_defaults_are_filled_in() -> None:
         ({"nodes_max": 0}, "nodes_max"),
         ({"colour": "red"}, "colour"),
         ({"api_url": "nowhere"}, "api_url"),
+        ({"host": [HOST]}, "host"),
     ],
 )
 def test_a_mistake_is_told_with_the_name_of_its_field(change: dict[str, Any], field: str) -> None:
@@ -78,6 +85,55 @@ def test_a_mistake_is_told_with_the_name_of_its_field(change: dict[str, Any], fi
     assert wrong.value.message.startswith("/etc/providers.toml")
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"user": None}, "user"),
+        ({"user": "x; reboot"}, "user"),
+        ({"key_file": None}, "key_file"),
+        ({"known_hosts": None}, "known_hosts"),
+        ({"host": []}, "host"),
+        ({"host": [HOST, {**HOST, "port": 22}]}, "host"),
+        ({"host": [{**HOST, "address": "-oProxyCommand=x"}]}, "address"),
+        ({"host": [{**HOST, "address": "a b"}]}, "address"),
+        ({"host": [{"vcpus": 1, "memory_mb": 100}]}, "address"),
+        ({"host": [{**HOST, "port": 0}]}, "port"),
+        ({"host": [{**HOST, "vcpus": None}]}, "vcpus"),
+        ({"host": [{**HOST, "colour": "red"}]}, "colour"),
+        ({"offer": [OFFER]}, "offer"),
+        ({"directory": "../elsewhere"}, "directory"),
+        ({"directory": "/srv/x/.."}, "directory"),
+        ({"directory": "a'b"}, "directory"),
+        ({"directory": ""}, "directory"),
+        ({"python": "python3 -m x"}, "python"),
+        ({"python": "-x"}, "python"),
+    ],
+)
+def test_a_mistake_about_hosts_is_told_with_the_name_of_its_field(change: dict[str, Any], field: str) -> None:
+    """What becomes part of a command, or of a path on a host, is nothing else than what it should be."""
+    row = {name: value for name, value in {**SSH, **change}.items() if value is not None}
+    with pytest.raises(UsageError) as wrong:
+        parse_catalogue({"provider": [row]}, PUBLIC, "/etc/providers.toml")
+    assert field in str(wrong.value.fields)
+
+
+def test_each_host_is_an_offer_and_there_are_as_many_nodes_as_hosts() -> None:
+    """Named by where it is; a limit of the file's own counts first."""
+    rows = [HOST, {**HOST, "port": 2222, "location": "cellar"}, {**HOST, "address": "fd00::1", "port": 2222}]
+    (spec,) = parse_catalogue({"provider": [{**SSH, "host": rows}]}, PUBLIC, "f").providers
+    assert [offer.key for offer in spec.offers] == ["10.0.0.2@", "10.0.0.2:2222@cellar", "[fd00::1]:2222@"]
+    assert (spec.nodes_max, spec.owner_nodes_max, spec.remote, spec.needs_user_data) == (3, 3, True, False)
+    (spec,) = parse_catalogue({"provider": [{**SSH, "host": rows, "nodes_max": 2}]}, PUBLIC, "f").providers
+    assert (spec.nodes_max, spec.owner_nodes_max) == (2, 2)
+
+
+@pytest.mark.parametrize("directory", ["taskflow-nodes", "/srv/taskflow", "a/b.c", ".taskflow", "..a"])
+def test_a_directory_of_hosts_may_be_anywhere(directory: str) -> None:
+    """Below the user's home or not."""
+    (spec,) = parse_catalogue({"provider": [{**SSH, "directory": directory}]}, PUBLIC, "f").providers
+    assert spec.options["directory"] == directory
+
+
 def test_two_providers_of_one_name_are_refused() -> None:
     """Tasks and nodes name them."""
     with pytest.raises(UsageError, match="two providers of one name"):
@@ -86,8 +142,9 @@ def test_two_providers_of_one_name_are_refused() -> None:
 
 def test_servers_that_are_bought_need_an_address_to_report_to() -> None:
     """A loopback default would be paid for and never heard of."""
-    with pytest.raises(UsageError, match="TASKFLOW_PUBLIC_URL"):
-        parse_catalogue({"provider": [HETZNER]}, Settings(), "f")
+    for row in (HETZNER, SSH):
+        with pytest.raises(UsageError, match="TASKFLOW_PUBLIC_URL"):
+            parse_catalogue({"provider": [row]}, Settings(), "f")
 
 
 def test_the_credential_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,16 +167,20 @@ def test_a_provider_of_each_kind_is_made(tmp_path: Path, monkeypatch: pytest.Mon
     rows = [
         {"name": "local", "kind": "local"}, HETZNER,
         {**HETZNER, "name": "ocean", "kind": "libcloud", "driver": "digitalocean"},
+        {**SSH, "key_file": str(make_key(tmp_path / "key")), "known_hosts": str(tmp_path / "known_hosts")},
     ]  # fmt: skip
+    (tmp_path / "known_hosts").touch()
     catalogue = parse_catalogue({"provider": rows}, PUBLIC, "f")
 
     def installation() -> str:
         raise AssertionError("asked too early")
 
     made = ProviderShelf(catalogue, data_path=tmp_path, installation=installation, clock=ManualClock(), timeout_s=1.0)
-    assert [type(one).__name__ for one in made.values()] == ["LocalProvider", "HetznerProvider", "LibcloudProvider"]
+    assert [type(one).__name__ for one in made.values()] == [
+        "LocalProvider", "HetznerProvider", "LibcloudProvider", "SshProvider",
+    ]  # fmt: skip
     assert [(one.creates_once, one.told_at_once) for one in made.values()] == [
-        (True, True), (True, False), (False, False),
+        (True, True), (True, False), (False, False), (True, True),
     ]  # fmt: skip
 
 
@@ -129,3 +190,28 @@ def test_a_process_that_buys_nothing_needs_no_credential(tmp_path: Path) -> None
     shelf = ProviderShelf(catalogue, data_path=tmp_path, installation=lambda: "i", clock=ManualClock(), timeout_s=1.0)
     with pytest.raises(UsageError, match="HZ_TOKEN"):
         shelf["hz"]
+
+
+def test_a_key_that_cannot_be_used_is_told_when_a_worker_starts(tmp_path: Path) -> None:
+    """Not at the first node; and the file with it that says which hosts are known, and the CA that agents are given."""
+    key = make_key(tmp_path / "key")
+    known = tmp_path / "known_hosts"
+    known.touch()
+
+    def shelf(ca_file: str = "", **change: Any) -> ProviderShelf:
+        row = {**SSH, "key_file": str(key), "known_hosts": str(known), **change}
+        catalogue = parse_catalogue({"provider": [row]}, PUBLIC, "f")
+        return ProviderShelf(
+            catalogue, data_path=tmp_path, installation=lambda: "i", clock=ManualClock(), timeout_s=1.0,
+            reach=Reach(ca_file=ca_file),
+        )  # fmt: skip
+
+    assert shelf()["lab"].name == "lab"
+    for change, said in (
+        ({"key_file": str(tmp_path / "none")}, "key file"),
+        ({"key_file": str(make_key(tmp_path / "locked", passphrase="only-for-tests"))}, "key file"),
+        ({"known_hosts": str(tmp_path / "none")}, "known_hosts file"),
+        ({"ca_file": str(tmp_path / "none")}, "TASKFLOW_PUBLIC_CA_FILE"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            shelf(**change)["lab"]
