@@ -177,7 +177,7 @@ def _redis(settings: Settings) -> redis.Redis:
 
 def _sweeps(app: App) -> dict[str, SweepFunction]:
     settings, database, now = app.settings, app.database, app.service.now
-    handlers = consumers(app.tools, app.ringer, now)
+    handlers = consumers(app.tools, app.ringer, now, app.service.tasks.rerun_lost)
     return {
         "rescue": partial(rescue_runs, app.rescue, app.control),
         "stuck_tasks": StuckTasks(database, app.control, app.ringer, settings, app.tools.liveness, now),

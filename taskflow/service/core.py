@@ -50,10 +50,10 @@ class Service:
         self._ringer = ringer
         self.now = StoreClock(control, clock).now
         self.accounts = Accounts(database, clock)
-        self.tasks = Tasks(database, control, ringer, vault, pipelines, settings, self.now, Admission(settings, clock))
+        self.tasks = Tasks(database, control, ringer, tools, pipelines, self.now, Admission(settings, clock))
         self.callbacks = Callbacks(database, ringer, tools, self.now)
         self.providers = Providers(database, tools, self.now)
-        self.explain = Explain(database, control, pipelines, settings, self.now)
+        self.explain = Explain(database, control, pipelines, tools, self.now)
         self.health = Health(database, control, settings, self.now, self.providers)
 
     def nodes(self, caller: Caller, *, with_destroyed: bool = False) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Row
@@ -11,8 +12,9 @@ from taskflow.db.status import TERMINAL
 from taskflow.engine.store import RunRow
 
 
-def task_view(row: Row[Any], run: RunRow | None) -> dict[str, Any]:
-    """A task with the step of its run. ``finished``: nothing of it goes on any more, cleanup included."""
+def task_view(row: Row[Any], run: RunRow | None, unknown: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A task with the step of its run. ``finished``: nothing of it goes on any more, cleanup included. ``unknown``: what
+    ``taskflow.service.unheard`` found."""
     open_run = run is not None and run.finished_at is None
     return {
         "id": row.id,
@@ -36,6 +38,10 @@ def task_view(row: Row[Any], run: RunRow | None) -> dict[str, Any]:
         "resources": row.resources,
         "node_id": row.node_id,
         "placement": row.placement,
+        "node_loss_reruns": row.node_loss_reruns_max,
+        "node_loss_reruns_done": row.node_loss_reruns,
+        "unknown_since": None if unknown is None else unknown["since"],
+        "unreachable": unknown,
         "result": {
             "output_branch": row.output_branch,
             "commit": row.output_commit,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from taskflow import protocol
+from taskflow import __version__, protocol
 from taskflow.errors import Gone, UsageError
 from taskflow.nodes.providers.base import NodeOrder
 from taskflow.service import Service
@@ -164,7 +164,7 @@ class FakeAgent:
         return protocol.load(
             protocol.HeartbeatSchema,
             {
-                "protocol_version": protocol.PROTOCOL_VERSION, "agent_version": "test", "boot_id": "b1",
+                "protocol_version": protocol.PROTOCOL_VERSION, "agent_version": __version__, "boot_id": "b1",
                 "address": self.address, "ready": True,
                 "cores": 2, "load1": 0.5, "workspaces": list(self.workspaces), "sessions": sessions,
             },
