@@ -5,6 +5,7 @@ Its callbacks go through the service with the tokens that came over the wire, as
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -55,6 +56,12 @@ class FakeAgent:
         self.most_workspaces = 0
         self._service = service
         self._planner = planner
+        #: The link is down, both ways; what is to be told waits.
+        self.cut = False
+        #: It reached nobody for its dead-man time: its sessions are ended, and it takes no new work until it does.
+        self.cut_off = False
+        self.reached_at = time.time()
+        self._held: list[tuple[Tell, str, dict[str, Any], str]] = []
 
     # --- what the control plane asks
 
@@ -64,6 +71,8 @@ class FakeAgent:
         if path == protocol.AGENT_HEALTH:
             return 200, {"status": "alive"}
         workspace_id = parts[2]
+        if method == "PUT" and self.cut_off:
+            return 503, _error("cut_off")
         if len(parts) == 5:
             return self._session(method, workspace_id, parts[4], body)
         if method == "PUT":
@@ -146,13 +155,38 @@ class FakeAgent:
         """Say ready, and go on beating."""
         if not self.alive:
             return
-        if self.plan.beating:
+        self.watch()
+        if self.plan.beating and not self.cut:
             caller = self._service.accounts.authenticate(self.order.agent["callback_token"], "node")
             try:
                 self._service.callbacks.node_heartbeat(caller, self.order.node_id, self.beat())
             except Gone:
                 return
+            self.reached(time.time())
         self._planner.after(self.order.agent["heartbeat_interval_s"], self.boot)
+
+    def reached(self, at: float) -> None:
+        """A heartbeat that was sent then is accepted."""
+        self.reached_at, self.cut_off = at, False
+
+    def watch(self) -> None:
+        """The dead-man switch: on another machine sessions end when nobody is reached for long."""
+        dead_man_s = self.order.agent.get("dead_man_s")
+        silent_s = time.time() - self.reached_at
+        if dead_man_s is None or silent_s < dead_man_s or self.cut_off:
+            return
+        self.cut_off = True
+        said = {"code": "cut_off", "message": f"nobody was reached for {silent_s:.0f} s", "phase": None}
+        for session_id, session in self.sessions.items():
+            if session["outcome"] is None:
+                self.finish_session(session_id, {"outcome": "lost", "error": said})
+
+    def heal(self) -> None:
+        """The link is up again."""
+        self.cut = False
+        held, self._held = self._held, []
+        for one in held:
+            self.send(*one)
 
     def beat(self) -> dict[str, Any]:
         """A heartbeat as it arrives."""
@@ -205,6 +239,9 @@ class FakeAgent:
 
     def send(self, tell: Tell, subject: str, payload: dict[str, Any], token: str) -> None:
         """Make a callback about ``subject`` with a workspace's token."""
+        if self.cut:
+            self._held.append((tell, subject, payload, token))
+            return
         try:
             tell(self._service.accounts.authenticate(token, "workspace"), subject, payload)
         except UsageError:
