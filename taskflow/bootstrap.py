@@ -28,7 +28,7 @@ from taskflow.engine.rescue import Rescue, Watch
 from taskflow.engine.runner import Runner
 from taskflow.engine.takeover import take_over_from_the_dead
 from taskflow.errors import InfrastructureError
-from taskflow.nodes.catalogue import load_catalogue
+from taskflow.nodes.catalogue import Catalogue, load_catalogue
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.machine import NodeMachine
 from taskflow.nodes.providers.base import Provider
@@ -120,6 +120,7 @@ def bootstrap(
     on_hung: Callable[[str], None] | None = None,
     providers: Mapping[str, Provider] | None = None,
     database: Database | None = None,
+    catalogue: Catalogue | None = None,
 ) -> App:
     """Wire an ``App``. What is not given is made from ``settings`` (default: the environment's)."""
     settings = settings or Settings.from_env()
@@ -135,7 +136,7 @@ def bootstrap(
     secret_key = data_dir.secret_key()
     logs.hide([secret_key])
     vault = Vault(secret_key)
-    catalogue = load_catalogue(settings)
+    catalogue = catalogue or load_catalogue(settings)
     installation = cache(lambda: installation_id(database))
     if providers is None:
         providers = ProviderShelf(
@@ -185,7 +186,7 @@ def _redis(settings: Settings) -> redis.Redis:
 
 def _sweeps(app: App) -> dict[str, SweepFunction]:
     settings, database, now = app.settings, app.database, app.service.now
-    tools, ringer, handlers = app.tools, app.ringer, consumers(app.tools, app.ringer, now)
+    tools, ringer, handlers = app.tools, app.ringer, consumers(app.tools, app.ringer, now, app.service.tasks.rerun_lost)
     lost, ended = LostNodes(database, app.control, ringer, settings), EndedWorkspaces(tools, ringer)
 
     def items(memory: Memory) -> Items:

@@ -158,6 +158,9 @@ class Settings:
         "s",
         "a node on another machine silent for this long has ended its sessions: its tasks end or run again",
     )
+    agent_upgrade: bool = _setting(
+        True, "flag", "a node on another machine whose agent is of another release gets no new work and goes when idle"
+    )
     agent_port: int = _setting(8760, "port", "port on which agents of other machines listen")
     agent_certificate_file: str = _setting(
         "",

@@ -211,6 +211,7 @@ def _files(names: Sequence[str]) -> str:
 def task_details(task: Mapping[str, Any]) -> str:
     """Everything about a task that people ask for."""
     result, late = task.get("result") or {}, task.get("late_result") or {}
+    allowed = task.get("node_loss_reruns")
     ended = task["status"] in ("completed", "failed", "cancelled")
     about = pairs(
         [
@@ -228,10 +229,12 @@ def task_details(task: Mapping[str, Any]) -> str:
             ("project", task.get("project")),
             ("node", task.get("node_id")),
             ("used", _used(task.get("usage") or {})),
+            *_unknown(task.get("unreachable") or {}),
+            ("node-loss reruns", f"{task.get('node_loss_reruns_done')} of {allowed}" if allowed else None),
             ("created", task.get("created_at")),
             ("started", task.get("started_at")),
             ("ended", task.get("completed_at")),
-            ("late result", " ".join(str(late[k]) for k in ("outcome", "output_branch", "commit") if late.get(k))),
+            ("late result", _late(late)),
         ]
     )
     block = result_block(task) if ended or result.get("commit") else f"{task['status']}   {task['id']}"
@@ -245,6 +248,26 @@ def _used(usage: Mapping[str, Any]) -> str | None:
         f"a place for {duration(usage['seconds'])}, {usage['vcpu_seconds'] / 3600:.2f} vCPU hours, "
         f"cost {money(usage['cost'])}"
     )
+
+
+def _late(found: Mapping[str, Any]) -> str:
+    said = " ".join(str(found[k]) for k in ("outcome", "output_branch", "commit") if found.get(k))
+    return f"{said} (of run {found['run_number']})" if said and found.get("run_number") else said
+
+
+def _unknown(found: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """What is known of a task whose node is not heard of."""
+    if not found:
+        return []
+    agent = {True: "its agent answered", False: "its agent did not answer"}.get(
+        found.get("agent_answers"),  # type: ignore[arg-type]
+        "its agent could not be asked",
+    )
+    return [
+        ("unknown since", found.get("since")),
+        ("known", f"{agent}; server: {found.get('server_state') or 'none'}; asked {found.get('asked_at')}"),
+        ("given up at", found.get("verdict_at")),
+    ]
 
 
 def _status(task: Mapping[str, Any]) -> str:
@@ -272,6 +295,7 @@ def why_text(found: Mapping[str, Any]) -> str:
             ("attempt", found.get("attempt")),
             ("last error", f"{error.get('message')} (attempt {error.get('attempt')})" if error else None),
             ("node", f"{node.get('id')} {node.get('status')} {node.get('address') or ''}" if node else None),
+            *_unknown(found.get("unreachable") or {}),
         ]
     )
     return f"{clean(found.get('summary'))}\n{facts}"

@@ -56,6 +56,10 @@ def task_options(command: F) -> F:
         click.option("--location", metavar="L", help="Run on a node at this place of a provider."),
         click.option("--vcpus", type=float, metavar="N", help="Cores that are reserved for it on its node."),
         click.option("--memory-mb", type=int, metavar="N", help="Memory that is reserved for it on its node."),
+        click.option(
+            "--node-loss-reruns", type=click.IntRange(0, 5), default=0, metavar="N",
+            help="Run it again by itself, up to N times, when its node is lost.",
+        ),
         click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND..."),
     )  # fmt: skip
     for option in reversed(options):
@@ -92,6 +96,7 @@ def build(options: Mapping[str, Any], *, start: bool = True, environ: Mapping[st
         "project": options["project"],
         "node_id": options["node"],
         "resources": {name: options[name] for name in _RESOURCES if options[name] is not None} or None,
+        "node_loss_reruns": options["node_loss_reruns"] or None,
         "start": start,
     }
     return Submission({name: value for name, value in spec.items() if value is not None}, repository)

@@ -74,6 +74,16 @@ def events_after(
     ).all()
 
 
+def last_event(tx: Connection, subject_kind: str, subject_id: str, kind: str) -> Row[Any] | None:
+    """The newest event of this kind in a subject's history."""
+    return tx.execute(
+        select(Event.__table__)
+        .where(Event.subject_kind == subject_kind, Event.subject_id == subject_id, Event.kind == kind)
+        .order_by(Event.seq.desc())
+        .limit(1)
+    ).first()
+
+
 def promise(tx: Connection, kind: str, payload: Mapping[str, Any], at: float) -> None:
     """Write an outbox row: ``kind`` names the consumer that will be given ``payload``, at least once."""
     tx.execute(_PROMISE, {"kind": kind, "payload": dict(payload), "created_at": at, "next_at": at, "attempts": 0})

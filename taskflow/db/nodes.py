@@ -22,6 +22,8 @@ NODES = Node.__table__
 WORKSPACE_CHANGED = "workspace_changed"
 #: Wakes a run that waits for capacity; its payload names the node where a place is kept for it, or none: look again.
 CAPACITY = "capacity"
+#: Kind of the event that a node is not heard of; its data is what its agent and its provider said then.
+UNREACHABLE = "unreachable"
 
 
 def live_workspaces_of() -> Any:
@@ -228,8 +230,11 @@ def lock_owner(tx: Connection, owner_id: str) -> None:
     tx.execute(_LOCK_OWNER, {"of_owner": owner_id})
 
 
-def node_effect(node_id: str, to: str, *, run: RunRow, now: float, idle: bool = False, **fields: Any) -> Effect:
-    """Change a node's status, and ``fields`` with it. ``idle``: refused while a workspace lives on it.
+def node_effect(
+    node_id: str, to: str, *, run: RunRow, now: float, idle: bool = False, because: str | None = None, **fields: Any
+) -> Effect:
+    """Change a node's status, and ``fields`` with it. ``idle``: refused while a workspace lives on it. ``because``: what
+    its history says beside it.
 
     Tasks that wait for this node are rung, and when it is gone all that are on it: they re-read it.
     """
@@ -239,13 +244,33 @@ def node_effect(node_id: str, to: str, *, run: RunRow, now: float, idle: bool = 
         tx.execute(update(Node).where(Node.id == node_id).values(**fields, status=to))
         if idle and live_count(tx, node_id):
             raise Refused("a workspace lives on the node")
-        node_event(tx, run.owner_id, node_id, run.id, to, now)
+        node_event(tx, run.owner_id, node_id, run.id, to, now, **({"reason": because} if because else {}))
         concerned = (
             select(Run.id).join(Task, Task.run_id == Run.id).where(Task.node_id == node_id, Run.finished_at.is_(None))
         )
         if to not in ("destroyed", "error"):
             concerned = concerned.where(Run.step.in_(("node_provisioning", "node_agent_ready")))
         return [RunId(row.id) for row in tx.execute(concerned).all()]
+
+    return effect
+
+
+def condemn_effect(node: Row[Any], error: Mapping[str, Any], *, run: RunRow, now: float) -> Effect:
+    """The verdict that a node is lost, as ``node`` was read: it takes part in nothing any more, and every run on it is rung
+    to read why. Refused when it was heard of meanwhile."""
+
+    def effect(tx: Connection) -> Iterable[RunId]:
+        condemned = tx.execute(
+            update(Node)
+            .where(Node.id == node.id, Node.last_heartbeat_at.is_not_distinct_from(node.last_heartbeat_at))
+            .values(status="draining", warm_until=None, error=dict(error))
+        )
+        if condemned.rowcount != 1:
+            raise Refused(f"node {node.id} was heard of")
+        node_event(tx, run.owner_id, node.id, run.id, "draining", now, reason=error["message"])
+        on_it = select(Run.id).join(Task, Task.run_id == Run.id)
+        rows = tx.execute(on_it.where(Task.node_id == node.id, Run.finished_at.is_(None)))
+        return [RunId(row.id) for row in rows]
 
     return effect
 
@@ -260,7 +285,7 @@ def reach_effect(node_id: str, since: float | None, *, run: RunRow, now: float, 
         tx.execute(update(Node).where(Node.id == node_id).values(unreachable_since=since))
         append_event(
             tx, owner_id=run.owner_id, subject_kind="node", subject_id=node_id, run_id=run.id,
-            kind="reachable" if since is None else "unreachable", actor="runner", at=now, data=found,
+            kind="reachable" if since is None else UNREACHABLE, actor="runner", at=now, data=found,
         )  # fmt: skip
         on_it = select(Run.id).join(Task, Task.run_id == Run.id)
         rows = tx.execute(on_it.where(Task.node_id == node_id, Run.finished_at.is_(None), Run.step == "running"))

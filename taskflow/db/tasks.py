@@ -14,6 +14,8 @@ from taskflow.engine.outcomes import Effect, Refused
 from taskflow.errors import Conflict, NotFound
 
 TASKS = Task.__table__
+#: Outbox kind: a run was lost with its node, and its task may run again.
+RERUN_TASK = "rerun_task"
 _STATUS_LOCKED = (
     select(Task.status, Task.owner_id, Task.run_id).where(Task.id == bindparam("of_task")).with_for_update()
 )
@@ -149,6 +151,11 @@ def get_task(tx: Connection, owner_id: str, task_id: str, *, lock: bool = False)
     if row is None:
         raise NotFound(f"no task {task_id}", fields={"task_id": "unknown"})
     return row
+
+
+def lock_task(tx: Connection, task_id: str) -> Row[Any] | None:
+    """A task, held until the transaction ends; None when it was deleted (the engine's own look-up, without an owner)."""
+    return tx.execute(select(TASKS).where(Task.id == task_id).with_for_update()).first()
 
 
 def _open_up_to(limit: str, *where: Any) -> Any:

@@ -215,3 +215,13 @@ def end_session(tx: Connection, session_id: str, outcome: Mapping[str, Any], now
         .values(status="ended", outcome=dict(outcome), ended_at=now)
     )
     return changed.rowcount == 1
+
+
+def late_session(tx: Connection, session_id: str, outcome: Mapping[str, Any], now: float) -> None:
+    """Write how a session that was taken for dead ended after all."""
+    ended_at = func.coalesce(AgentSession.ended_at, now)
+    tx.execute(
+        update(AgentSession)
+        .where(AgentSession.id == session_id)
+        .values(status="ended", outcome=dict(outcome), ended_at=ended_at)
+    )

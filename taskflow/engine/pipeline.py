@@ -58,7 +58,8 @@ class Step:
 
     ``timeout_s`` bounds one call of ``perform`` (then the lease is no longer renewed and another worker takes over).
     ``limit_s`` bounds the stay in the step, waits and retries included; ``expired`` decides what happens then
-    (default: the step fails, saying what was awaited since when). ``guarded``: it buys, creates or starts something, so it
+    (default: the step fails, saying what was awaited since when). ``since``: from when the limit is counted, where a run
+    may come back to the step; None = from this stay's begin. ``guarded``: it buys, creates or starts something, so it
     is entered only while no cancel is requested. ``max_attempts`` None = the setting; 0 = until the limit.
     ``skip``: the place is kept, the run goes past it.
     """
@@ -68,6 +69,7 @@ class Step:
     timeout_s: float = 60.0
     limit_s: float | Callable[[RunRow], float | None] | None = None
     expired: StepFunction | None = None
+    since: Callable[[RunRow], float | None] | None = None
     guarded: bool = False
     max_attempts: int | None = None
     skip: bool = False
@@ -75,7 +77,8 @@ class Step:
     def deadline_after(self, run: RunRow, entered_at: float) -> float | None:
         """When a stay that began at ``entered_at`` must end."""
         limit = self.limit_s(run) if callable(self.limit_s) else self.limit_s
-        return None if limit is None else entered_at + limit
+        began = self.since(run) if self.since is not None else None
+        return None if limit is None else (entered_at if began is None else began) + limit
 
 
 @dataclass(frozen=True)

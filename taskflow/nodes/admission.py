@@ -23,7 +23,7 @@ from taskflow.nodes.context import StepTools
 from taskflow.nodes.limits import NO_LIMITS, Standing, claims, standing
 from taskflow.nodes.purchase import Market, market
 from taskflow.nodes.selector import Candidate, Choice, Limits, Wish, select
-from taskflow.protocol import PROTOCOL_VERSION
+from taskflow.nodes.upgrade import speaks_this_protocol
 
 #: How many of those who wait are looked at when something became free. More would hardly fit where these did not.
 _PAGE = 50
@@ -79,7 +79,7 @@ def situation(
     ``limits``: what was counted against them in this transaction already."""
     settings = tools.settings
     return Situation(
-        nodes=tuple(_candidate(node, now) for node in candidates(tx, owner_id)),
+        nodes=tuple(_candidate(tools, node, now) for node in candidates(tx, owner_id)),
         market=market(
             tools.catalogue,
             accounts(tx),
@@ -174,7 +174,7 @@ def _lacks_only_size(node: Candidate, wish: Wish) -> bool:
     return select(asked, [whole], offers=(), limits=limits).action != "wait"
 
 
-def _candidate(node: Row[Any], now: float) -> Candidate:
+def _candidate(tools: StepTools, node: Row[Any], now: float) -> Candidate:
     beat = node.heartbeat or {}
     load, cores = beat.get("load1"), beat.get("cores")
     return Candidate(
@@ -184,6 +184,6 @@ def _candidate(node: Row[Any], now: float) -> Candidate:
         expected=node.expected, provider=node.provider, location=node.location, vcpus=node.vcpus,
         memory_mb=node.memory_mb, reserved_vcpus=float(node.reserved_vcpus),
         reserved_memory_mb=int(node.reserved_memory_mb),
-        agent_fits=not beat or beat.get("protocol_version") == PROTOCOL_VERSION,
+        agent_fits=speaks_this_protocol(node) and tools.outdated(node) is None,
         unreachable=node.unreachable_since is not None,
     )  # fmt: skip

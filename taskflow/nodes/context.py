@@ -10,18 +10,17 @@ from sqlalchemy import Row
 
 from taskflow.certificates import AgentAuthority
 from taskflow.db.session import Database
+from taskflow.db.status import LOCAL_PROVIDER
 from taskflow.errors import StepError, TransientError
 from taskflow.nodes.agent_client import AgentClient, AgentTrust
 from taskflow.nodes.agent_order import agent_order
 from taskflow.nodes.catalogue import Catalogue
-from taskflow.nodes.liveness import Liveness, node_liveness
+from taskflow.nodes.liveness import UNKNOWN, Liveness, Verdict, is_lost, node_verdict
 from taskflow.nodes.providers.base import Provider
 from taskflow.nodes.providers.factory import label_prefix
+from taskflow.nodes.upgrade import outdated
 from taskflow.settings import Settings
 from taskflow.vault import Vault
-
-#: The state of a server whose provider does not answer.
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -61,16 +60,34 @@ class StepTools:
         """What names a node's server at its provider: the installation's prefix and the node's own part."""
         return label_prefix(self.installation()) + node_id.removeprefix("node-")
 
+    def is_remote(self, node: Row[Any]) -> bool:
+        """Whether it is another machine, whose agent ends its sessions when it reaches nobody for its dead-man time."""
+        spec = self.catalogue.spec(node.provider)
+        return node.provider != LOCAL_PROVIDER if spec is None else spec.remote
+
+    def lost_after_s(self, node: Row[Any]) -> float | None:
+        """Silence after which no session lives on it; None where sessions outlive every silence."""
+        return self.settings.node_lost_s if self.is_remote(node) else None
+
+    def outdated(self, node: Row[Any]) -> str | None:
+        """Why it has to make room for a node with this release's agent, None when it need not."""
+        return outdated(node, remote=self.is_remote(node), by_version=self.settings.agent_upgrade)
+
     def liveness(self, node: Row[Any], now: float) -> Liveness:
-        """The verdict about a node; asks its agent and its provider only when the heartbeat is stale."""
-        stale_s = self.settings.heartbeat_stale_s
+        """The bare verdict, see ``verdict``."""
+        return self.verdict(node, now).liveness
+
+    def verdict(self, node: Row[Any], now: float) -> Verdict:
+        """The verdict about a node; asks its agent and its provider only when the heartbeat is stale, and they matter."""
+        stale_s, lost_s = self.settings.heartbeat_stale_s, self.lost_after_s(node)
         age_s = None if node.last_heartbeat_at is None else now - node.last_heartbeat_at
-        if age_s is not None and age_s <= stale_s:
-            return Liveness.LIVE
-        answers, state = self.signs(node, now)
-        if state == UNKNOWN:
-            return Liveness.LIVE if answers else Liveness.INCONCLUSIVE  # unknown is not dead
-        return node_liveness(heartbeat_age_s=age_s, stale_s=stale_s, agent_answers=answers, server_state=state)
+        if is_lost(node):
+            return Verdict(Liveness.DEAD, age_s, by=(node.error.get("detail") or {}).get("by"))
+        matter = age_s is None or (age_s > stale_s and (lost_s is None or age_s <= lost_s))
+        answers, state = self.signs(node, now) if matter else (None, None)
+        return node_verdict(
+            heartbeat_age_s=age_s, stale_s=stale_s, agent_answers=answers, server_state=state, lost_s=lost_s
+        )
 
     def signs(self, node: Row[Any], now: float) -> tuple[bool | None, str | None]:
         """Whether its agent answers (None: nobody to ask), and its server's state as the provider says it (None: it has

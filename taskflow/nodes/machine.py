@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from taskflow.db.nodes import WORKSPACE_CHANGED, get_node, node_effect, reach_effect
+from taskflow.db.nodes import WORKSPACE_CHANGED, condemn_effect, get_node, node_effect, reach_effect
 from taskflow.db.providers import accounts, block_effect, rest_effect, rest_offer_effect, sells_again_effect
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Effect, Outcome, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
@@ -25,7 +25,7 @@ from taskflow.ids import NodeId, OwnerId, RunId
 from taskflow.nodes.admission import allocate_effect
 from taskflow.nodes.boot import agent_late
 from taskflow.nodes.context import StepTools
-from taskflow.nodes.liveness import Liveness
+from taskflow.nodes.liveness import Verdict, is_lost, lost_error
 from taskflow.nodes.providers.base import AccessRefused, NoCapacity, NodeOrder, Provider, QuotaReached
 from taskflow.nodes.selector import Wish
 from taskflow.nodes.user_data import ca_certificates, user_data
@@ -37,7 +37,6 @@ _VERSION = 1
 _DESTROY_POLL_S = 0.5
 #: A heartbeat that is due in a moment is not looked for sooner than this.
 _LOOK_S = 1.0
-_DRAIN_POLL_S = 30.0
 
 
 def new_node_run(run_id: RunId, node_id: NodeId, owner_id: OwnerId | str, now: float, *, kept: bool = False) -> RunRow:
@@ -178,10 +177,15 @@ class NodeMachine:
     # --- in use and idle
 
     def active(self, ctx: StepContext) -> Outcome:
-        """While workspaces live on it; warm as soon as none does."""
+        """While workspaces live on it; warm as soon as none does, unless its agent is of another release."""
         node = self._node(ctx)
         self._take_changes(ctx)
-        self._must_live(node, ctx.now)
+        verdict = self._tools.verdict(node, ctx.now)
+        if verdict.dead:
+            return self._lost(ctx, node, verdict)
+        outdated = self._tools.outdated(node) if node.live_workspaces == 0 and not node.kept else None
+        if outdated is not None:
+            return self._retire(ctx, outdated, otherwise=self._look_again(ctx, node))
         if node.live_workspaces == 0:
             warm_until = None if node.kept else ctx.now + self._tools.settings.node_warm_s
             return Advance(
@@ -198,7 +202,12 @@ class NodeMachine:
         if node.live_workspaces > 0 or node.status == "active":
             # Also when it was claimed and given back before this look: its idle time begins anew.
             return Advance("active")
-        self._must_live(node, ctx.now)
+        verdict = self._tools.verdict(node, ctx.now)
+        if verdict.dead:
+            return self._lost(ctx, node, verdict)
+        outdated = None if node.kept else self._tools.outdated(node)
+        if outdated is not None:
+            return self._retire(ctx, outdated, otherwise=Advance("active"))
         return self._look_again(ctx, node)
 
     def _warm_limit(self, run: RunRow) -> float | None:
@@ -208,10 +217,12 @@ class NodeMachine:
         """Nobody claimed it in time: drain, unless a claim comes first (then it is refused and the node goes on)."""
         if self._node(ctx).status == "active":
             return Advance("active")
-        return Advance(
-            "drain", effects=(self._to(ctx, "draining", idle=True, warm_until=None),), otherwise=Advance("active"),
-            reason="warm time is over",
-        )  # fmt: skip
+        return self._retire(ctx, "warm time is over", otherwise=Advance("active"))
+
+    def _retire(self, ctx: StepContext, reason: str, *, otherwise: Outcome) -> Advance:
+        """An idle node goes; ``otherwise`` when somebody claims it at this moment."""
+        idle = self._to(ctx, "draining", idle=True, because=reason, warm_until=None)
+        return Advance("drain", effects=(idle,), otherwise=otherwise, reason=reason)
 
     # --- going away
 
@@ -219,13 +230,21 @@ class NodeMachine:
         """Takes no new workspace; waits for the live ones, unless the node died: theirs are lost with it."""
         node = self._node(ctx)
         self._take_changes(ctx)
-        if node.live_workspaces == 0:
+        if node.live_workspaces == 0 or is_lost(node):
             return Advance(ctx.next_step)
         if _at_once(node):
             return Advance(ctx.next_step, reason=node.error["message"])
-        if self._tools.liveness(node, ctx.now) is Liveness.DEAD:
-            return Advance(ctx.next_step, reason="the node is gone")
-        return AwaitSignal(WORKSPACE_CHANGED, poll_s=_DRAIN_POLL_S)
+        verdict = self._tools.verdict(node, ctx.now)
+        return self._lost(ctx, node, verdict) if verdict.dead else self._look_again(ctx, node)
+
+    def _lost(self, ctx: StepContext, node: Row[Any], verdict: Verdict) -> Advance:
+        """It goes as a whole, with what may still be on it: nothing of it is asked for any more. Whoever is heard of while
+        the verdict is written lives; afterwards nothing takes it back."""
+        said = lost_error(node, verdict, ctx.now).as_dict()
+        return Advance(
+            "destroy_server", error=said, reason=said["message"], otherwise=Snooze(_LOOK_S),
+            effects=(condemn_effect(node, said, run=ctx.run, now=ctx.now), self._allocate(ctx)),
+        )  # fmt: skip
 
     def destroy_server(self, ctx: StepContext) -> Outcome:
         """Until the provider says that it is gone: terminated only after that."""
@@ -253,7 +272,12 @@ class NodeMachine:
         said = error.as_dict()
         self._intents.pop(ctx.run.subject_id, None)
         if ctx.run.step in ("drain", "destroy_server"):
-            return Done(error=said, effects=(self._to(ctx, "error", error=said), self._allocate(ctx)))
+            node = self._node(ctx)
+            # Whose tasks have not read yet that they are lost has to find it here all the same.
+            lost = (
+                {**node.error, "detail": {**node.error.get("detail", {}), "refused": said}} if is_lost(node) else None
+            )
+            return Done(error=said, effects=(self._to(ctx, "error", error=lost or said), self._allocate(ctx)))
         gone = self._to(ctx, "draining", error=said, warm_until=None)
         return Advance("destroy_server", error=said, effects=(gone, *self._consequences(ctx, error)))
 
@@ -276,8 +300,12 @@ class NodeMachine:
         """There is room on it, or room for another one: to those of its owner who wait."""
         return allocate_effect(self._tools, ctx.run.owner_id, ctx.now)
 
-    def _to(self, ctx: StepContext, status: str, *, idle: bool = False, **fields: Any) -> Any:
-        return node_effect(ctx.run.subject_id, status, run=ctx.run, now=ctx.now, idle=idle, **fields)
+    def _to(
+        self, ctx: StepContext, status: str, *, idle: bool = False, because: str | None = None, **fields: Any
+    ) -> Effect:
+        return node_effect(
+            ctx.run.subject_id, status, run=ctx.run, now=ctx.now, idle=idle, because=because, **fields
+        )  # fmt: skip
 
     def _is_ready(self, ctx: StepContext, node: Row[Any]) -> bool:
         return ctx.take("agent_ready") is not None or node.agent_ready_at is not None
@@ -317,10 +345,6 @@ class NodeMachine:
             ) if bought else "",
         )  # fmt: skip
 
-    def _must_live(self, node: Row[Any], now: float) -> None:
-        if self._tools.liveness(node, now) is Liveness.DEAD:
-            raise PermanentError(f"node {node.id} is gone: no heartbeat, no answer, no server", code="node_lost")
-
     def _look_again(self, ctx: StepContext, node: Row[Any]) -> AwaitSignal:
         """Until a workspace comes or goes, or the next heartbeat should be there.
 
@@ -336,7 +360,9 @@ class NodeMachine:
             if node.unreachable_since is not None:
                 effects = (reach_effect(node.id, None, run=ctx.run, now=ctx.now), self._allocate(ctx))
         else:
-            poll_s = settings.heartbeat_stale_s / 2
+            poll_s, lost_s = settings.heartbeat_stale_s / 2, self._tools.lost_after_s(node)
+            if lost_s is not None and age_s <= lost_s:
+                poll_s = min(poll_s, lost_s - age_s + _LOOK_S)
             if node.unreachable_since is None:
                 answers, state = self._tools.signs(node, ctx.now)
                 effects = (

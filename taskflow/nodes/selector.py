@@ -209,7 +209,7 @@ def _never(node: Candidate, wish: Wish) -> str | None:
     if wish.location is not None and node.location != wish.location:
         return f"it is at {node.location or 'no place'}, {wish.location} was asked for"
     if not node.agent_fits:
-        return "its agent is of a version that this release does not speak with"
+        return "its agent is of another release, and takes no new work"
     return _too_small(wish, node.vcpus, node.memory_mb, "has")
 
 

@@ -27,6 +27,7 @@ from taskflow.db.workspaces import (
     end_preparation,
     end_session,
     get_session,
+    late_session,
     lock_run_of_workspace,
     task_of_workspace,
 )
@@ -44,6 +45,8 @@ log = structlog.get_logger(__name__)
 AGENT_READY = "agent_ready"
 #: Verdicts about a session that a later report of the session itself may prove wrong.
 _LIVENESS_VERDICTS = frozenset({"session_lost", "node_lost", "step_timeout", "stuck"})
+#: What is worth keeping then: an end that was seen. That the node itself lost or cut off the session is no result.
+_LATE_RESULTS = frozenset({"exited", "timed_out"})
 
 
 class Callbacks:
@@ -235,16 +238,19 @@ class Callbacks:
     def _late(
         self, tx: Connection, run: RunRow, task: Row[Any], session: Row[Any], payload: Mapping[str, Any], now: float
     ) -> dict[str, Any]:
-        known = task.late_result if task.run_id == run.id else None
-        if known is not None and payload_hash(known) == payload_hash(payload):
-            return {"recorded": True, "late": True}
-        wrongly_dead = (task.error or {}).get("code") in _LIVENESS_VERDICTS and payload["outcome"] in (
-            "exited",
-            "timed_out",
-        )
-        if task.run_id != run.id or known is not None or not wrongly_dead:
+        verdict = task.error if task.run_id == run.id else run.error  # a rerun forgets the error of the run before
+        if (verdict or {}).get("code") not in _LIVENESS_VERDICTS or payload["outcome"] not in _LATE_RESULTS:
             raise Gone(f"the run of session {session.id} has ended")
-        tx.execute(update(Task).where(Task.id == task.id, Task.run_id == run.id).values(late_result=dict(payload)))
+        known = session.outcome or {}
+        if known.get("outcome") in _LATE_RESULTS:
+            if payload_hash(known) == payload_hash(payload):
+                return {"recorded": True, "late": True}
+            raise Gone(f"the run of session {session.id} has ended")
+        # Each run's is kept with its session; the task shows the newest run's, beside what a further run makes of it.
+        late_session(tx, session.id, payload, now)
+        if run.number >= (task.late_result or {}).get("run_number", 0):
+            late = {**payload, "run_number": run.number}
+            tx.execute(update(Task).where(Task.id == task.id).values(late_result=late))
         append_event(
             tx, owner_id=run.owner_id, subject_kind="task", subject_id=task.id, run_id=run.id, kind="late_result",
             actor="agent", at=now, data={k: payload[k] for k in ("outcome", "exit_code", "commit", "output_branch")},

@@ -47,11 +47,11 @@ class Service:
         self.agent_file = AgentFile(settings.data_path.expanduser().absolute() / "agent").path
         self.accounts = Accounts(database, clock)
         self.signatures = Signatures(self.accounts, vault, settings, self.now)
-        self.tasks = Tasks(database, control, ringer, vault, pipelines, settings, self.now, Admission(settings, clock))
+        self.tasks = Tasks(database, control, ringer, tools, pipelines, self.now, Admission(settings, clock))
         self.events = Events(database)
         self.nodes = Nodes(database, ringer, tools, self.now)
         self.usage = Usage(database, self.now)
         self.callbacks = Callbacks(database, ringer, tools, self.now)
         self.providers = Providers(database, tools, self.now)
-        self.explain = Explain(database, control, pipelines, settings, self.now, tools.catalogue)
+        self.explain = Explain(database, control, pipelines, tools, self.now)
         self.health = Health(database, control, settings, self.now, self.providers)

@@ -19,9 +19,9 @@ from taskflow.engine.control import Control
 from taskflow.engine.pipeline import Pipeline
 from taskflow.engine.store import RunRow
 from taskflow.nodes.boot import boot_said
-from taskflow.nodes.catalogue import Catalogue
+from taskflow.nodes.context import StepTools
 from taskflow.service.accounts import Caller
-from taskflow.settings import Settings
+from taskflow.service.unheard import unheard, unheard_text
 
 #: What a task in a step is doing, in a sentence.
 _DOING = {
@@ -46,25 +46,25 @@ class Explain:
         database: Database,
         control: Control,
         pipelines: Mapping[str, Pipeline],
-        settings: Settings,
+        tools: StepTools,
         now: Callable[[], float],
-        catalogue: Catalogue,
     ) -> None:
         self._database = database
         self._control = control
         self._pipelines = pipelines
-        self._settings = settings
+        self._tools = tools
+        self._settings = tools.settings
         self._now = now
-        self._catalogue = catalogue
 
     def why(self, caller: Caller, task_id: str) -> dict[str, Any]:
         """What the task waits for. Keys: summary (a sentence), status, step, awaiting, since, until, then,
-        next_look_in_s, runner (alive, overdue, missing, unknown, none), attempt, last_error, node."""
+        next_look_in_s, runner (alive, overdue, missing, unknown, none), attempt, last_error, node, unreachable."""
         now = self._now()
         with self._database.read() as tx:
             task = task_rows.get_task(tx, caller.owner_id, task_id)
             run = get_run(tx, task.run_id) if task.run_id else None
             node = get_node(tx, task.node_id) if task.node_id else None
+            unknown = unheard(tx, self._tools, task, node)
             last = None
             if run is not None:
                 last = tx.execute(
@@ -75,7 +75,7 @@ class Explain:
         found = self._control_state(run, now)
         waited_s = max(0.0, now - run.step_entered_at)
         return {
-            "summary": self._summary(task, run, found, waited_s) + self._boot(node) + _unheard(node, now),
+            "summary": self._summary(task, run, found, waited_s) + self._boot(node) + unheard_text(unknown),
             "status": task.status,
             "step": run.step,
             "awaiting": run.awaiting,
@@ -96,6 +96,8 @@ class Explain:
                 "unreachable_since": isoformat(node.unreachable_since),
             },
             "placement": task.placement,
+            "unknown_since": None if unknown is None else unknown["since"],
+            "unreachable": unknown,
         }
 
     def _at_rest(self, task: Row[Any], run: RunRow | None) -> dict[str, Any]:
@@ -129,7 +131,7 @@ class Explain:
 
     def _boot(self, node: Row[Any] | None) -> str:
         """How far the boot of the server is, while its agent is waited for and the server says it."""
-        spec = None if node is None else self._catalogue.spec(node.provider)
+        spec = None if node is None else self._tools.catalogue.spec(node.provider)
         if node is None or node.status != "awaiting_agent" or spec is None or not spec.needs_user_data:
             return ""
         return f"; {boot_said(node)}" if node.boot_stage else "; its server has not said yet that it booted"
@@ -166,12 +168,6 @@ class Explain:
             "next_look_in_s": next_look_s,
             "attempt": int(fields.get("attempt", 0)) + 1 if fields else None,
         }
-
-
-def _unheard(node: Row[Any] | None, now: float) -> str:
-    if node is None or node.unreachable_since is None:
-        return ""
-    return f"; unknown since {now - node.unreachable_since:.0f} s: its node has not reported"
 
 
 def _error_view(row: Row[Any]) -> dict[str, Any]:

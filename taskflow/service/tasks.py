@@ -27,13 +27,14 @@ from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Control
 from taskflow.engine.pipeline import Pipeline
 from taskflow.engine.store import RunRow
-from taskflow.errors import Conflict, UsageError
+from taskflow.errors import Conflict, Overloaded, TooMany, UsageError
 from taskflow.ids import new_run_id, new_task_id
+from taskflow.nodes.context import StepTools
 from taskflow.service.accounts import Caller
 from taskflow.service.admission import Admission
+from taskflow.service.reruns import is_over, rerun_reason
+from taskflow.service.unheard import unheard
 from taskflow.service.views import task_summary, task_view
-from taskflow.settings import Settings
-from taskflow.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -54,18 +55,18 @@ class Tasks:
         database: Database,
         control: Control,
         ringer: Ringer,
-        vault: Vault,
+        tools: StepTools,
         pipelines: Mapping[str, Pipeline],
-        settings: Settings,
         now: Callable[[], float],
         admission: Admission,
     ) -> None:
         self._database = database
         self._control = control
         self._ringer = ringer
-        self._vault = vault
+        self._tools = tools
+        self._vault = tools.vault
         self._pipelines = pipelines
-        self._settings = settings
+        self._settings = tools.settings
         self._now = now
         self._admission = admission
 
@@ -161,6 +162,8 @@ class Tasks:
             or None,
             "requested_node_id": spec.get("node_id"),
             "allow_node_fallback": spec.get("allow_node_fallback", False),
+            "node_loss_reruns_max": spec.get("node_loss_reruns", 0),
+            "node_loss_reruns": 0,
             "run_id": None if run is None else run.id,
             "run_number": 0 if run is None else run.number,
         }
@@ -200,7 +203,7 @@ class Tasks:
             task = task_rows.get_task(tx, caller.owner_id, task_id, lock=True)
             if task.status == "draft":
                 transition(tx, task_id, "ready", actor=caller.actor, now=now)
-            return self._queue(tx, caller, task, now, from_statuses=("ready",))
+            return self._queue(tx, caller.actor, task, now)
 
         task, run = self._database.write(work)
         self._start(run)
@@ -220,22 +223,54 @@ class Tasks:
                 raise Conflict(f"run {last.number} of task {task_id} still cleans up", code="still_cleaning_up")
             self._admission.admit(tx, caller.owner_id)
             transition(tx, task_id, "ready", actor=caller.actor, now=now, from_statuses=("failed", "cancelled"))
-            return self._queue(tx, caller, task, now, from_statuses=("ready",))
+            return self._queue(tx, caller.actor, task, now, node_loss_reruns=0)
 
         task, run = self._database.write(work)
         self._start(run)
         return self._shown(task, run)
 
-    def _queue(
-        self, tx: Connection, caller: Caller, task: Row[Any], now: float, *, from_statuses: Sequence[str]
-    ) -> tuple[Row[Any], RunRow]:
-        run = self._new_run(caller.owner_id, task.id, task.run_number + 1, now)
+    def rerun_lost(self, task_id: str, run_id: str) -> bool:
+        """Run a task again whose run was lost with its node, once however often this is asked. False: not yet.
+
+        Its user may have cancelled, rerun or deleted it meanwhile; then there is nothing to do. What the lost run may
+        still report stays beside the new one.
+        """
+
+        def work(tx: Connection) -> tuple[bool, RunRow | None]:
+            now = self._now()
+            task = task_rows.lock_task(tx, task_id)
+            last = None if task is None else get_run(tx, run_id)
+            if task is None or last is None or task.run_id != run_id or task.status != "failed":
+                return True, None
+            if last.cancel_requested_at is not None or task.node_loss_reruns >= task.node_loss_reruns_max:
+                return True, None
+            if not is_over(tx, task, last, now, signature_age_s=self._settings.signature_age_s):
+                return False, None
+            self._admission.admit(tx, task.owner_id)
+            done = task.node_loss_reruns + 1
+            transition(
+                tx, task_id, "ready", actor="runner", now=now, from_statuses=("failed",),
+                reason=rerun_reason(task, done),
+            )  # fmt: skip
+            kept = {"node_loss_reruns": done, "late_result": task.late_result}
+            return True, self._queue(tx, "runner", task, now, **kept)[1]
+
+        try:
+            done, run = self._database.write(work)
+        except (TooMany, Overloaded):
+            return False  # as for anybody else, only that nobody is there to be refused
+        if run is not None:
+            self._start(run)
+        return done
+
+    def _queue(self, tx: Connection, actor: str, task: Row[Any], now: float, **fields: Any) -> tuple[Row[Any], RunRow]:
+        run = self._new_run(task.owner_id, task.id, task.run_number + 1, now)
         transition(
-            tx, task.id, "queued", actor=caller.actor, now=now, from_statuses=from_statuses,
-            fields={"run_id": run.id, "run_number": run.number},
+            tx, task.id, "queued", actor=actor, now=now, from_statuses=("ready",),
+            fields={**fields, "run_id": run.id, "run_number": run.number},
         )  # fmt: skip
         insert_run(tx, run, created_at=now)
-        return task_rows.get_task(tx, caller.owner_id, task.id), run
+        return task_rows.get_task(tx, task.owner_id, task.id), run
 
     def _new_run(self, owner_id: str, task_id: str, number: int, now: float) -> RunRow:
         pipeline = self._pipelines[PIPELINE]
@@ -290,11 +325,14 @@ class Tasks:
         with self._database.read() as tx:
             task = task_rows.get_task(tx, caller.owner_id, task_id)
             run = get_run(tx, task.run_id) if task.run_id else None
-            return task_view(task, run, use_of_task(tx, task.id, self._now()))
+            return self._view(tx, task, run)
 
     def _shown(self, task: Row[Any], run: RunRow | None) -> dict[str, Any]:
         with self._database.read() as tx:
-            return task_view(task, run, use_of_task(tx, task.id, self._now()))
+            return self._view(tx, task, run)
+
+    def _view(self, tx: Connection, task: Row[Any], run: RunRow | None) -> dict[str, Any]:
+        return task_view(task, run, use_of_task(tx, task.id, self._now()), unheard(tx, self._tools, task))
 
     def list(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Row
@@ -17,9 +18,11 @@ def money(amount: float) -> float:
     return round(float(amount), 6)
 
 
-def task_view(row: Row[Any], run: RunRow | None, use: Use = NOTHING) -> dict[str, Any]:
+def task_view(
+    row: Row[Any], run: RunRow | None, use: Use = NOTHING, unknown: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """A task with the step of its run, and its ``use`` so far. ``finished``: nothing of it goes on any more, cleanup
-    included."""
+    included. ``unknown``: what ``taskflow.service.unheard`` found."""
     open_run = run is not None and run.finished_at is None
     return {
         "id": row.id,
@@ -44,6 +47,10 @@ def task_view(row: Row[Any], run: RunRow | None, use: Use = NOTHING) -> dict[str
         "resources": row.resources,
         "node_id": row.node_id,
         "placement": row.placement,
+        "node_loss_reruns": row.node_loss_reruns_max,
+        "node_loss_reruns_done": row.node_loss_reruns,
+        "unknown_since": None if unknown is None else unknown["since"],
+        "unreachable": unknown,
         "result": {
             "output_branch": row.output_branch,
             "commit": row.output_commit,

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row
 from taskflow.db.events import count_resting_promises, open_promises, settle_promise
 from taskflow.db.providers import PROVIDER_CHANGED
 from taskflow.db.session import Database
+from taskflow.db.tasks import RERUN_TASK
 from taskflow.db.usage import LIMITS_CHANGED
 from taskflow.db.waiting import best_ranks
 from taskflow.engine.alarms import Ringer
@@ -22,8 +23,15 @@ from taskflow.nodes.context import StepTools
 log = structlog.get_logger(__name__)
 
 Consumer = Callable[[Mapping[str, Any]], None]
+#: Runs a task again whose run was lost with its node: (task id, run id) -> False while it is too early for that.
+Rerun = Callable[[str, str], bool]
 _RETRY_BASE_S = 5.0
 _RETRY_MAX_S = 600.0
+_POSTPONED_S = 1.0
+
+
+class Postponed(Exception):
+    """Raised by a consumer when it is too early for a row: it is kept for the next drain, and is no error."""
 
 
 def sell_again(tools: StepTools, ringer: Ringer, now: Callable[[], float], payload: Mapping[str, Any]) -> None:
@@ -39,15 +47,22 @@ def look_again(tools: StepTools, ringer: Ringer, now: Callable[[], float], paylo
     ringer.ring(tools.database.write(partial(_allocated, tools, payload["owner_id"], now())))
 
 
+def rerun_task(rerun: Rerun, payload: Mapping[str, Any]) -> None:
+    """A run was lost with its node, and its user allowed a further one: ``rerun`` makes one however often it is asked."""
+    if not rerun(payload["task_id"], payload["run_id"]):
+        raise Postponed
+
+
 def _allocated(tools: StepTools, owner_id: str, now: float, tx: Connection) -> list[RunId]:
     return list(allocate_effect(tools, owner_id, now)(tx) or ())
 
 
-def consumers(tools: StepTools, ringer: Ringer, now: Callable[[], float]) -> dict[str, Consumer]:
+def consumers(tools: StepTools, ringer: Ringer, now: Callable[[], float], rerun: Rerun) -> dict[str, Consumer]:
     """Who consumes which kind."""
     return {
         PROVIDER_CHANGED: partial(sell_again, tools, ringer, now),
         LIMITS_CHANGED: partial(look_again, tools, ringer, now),
+        RERUN_TASK: partial(rerun_task, rerun),
     }
 
 
@@ -67,6 +82,9 @@ def _handle(database: Database, handlers: Mapping[str, Consumer], row: Row[Any],
     retry_at: float | None = None
     try:
         handlers[row.kind](row.payload)
+    except Postponed:
+        database.write(lambda tx: settle_promise(tx, row.id, now=now(), retry_at=now() + _POSTPONED_S))
+        return True
     except Exception as error:  # one bad row must not strand the others
         log.error("outbox_row_failed", row_id=row.id, kind=row.kind, error=repr(error))
         retry_at = now() + min(_RETRY_MAX_S, _RETRY_BASE_S * 2 ** min(row.attempts, 10))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 from taskflow.db.models import Workspace
+from taskflow.db.tasks import task_of_run
+from taskflow.db.waiting import give_place
 from taskflow.nodes.providers.base import OrderInvalid
 from tests.support.world import RESCUE_EVERY_S, World
 from tests.support.world_fixtures import MakeWorld
@@ -78,6 +80,33 @@ def test_a_wait_for_capacity_has_an_end(make_world: MakeWorld) -> None:
     error = world.finish(second)["error"]
 
     assert (error["code"], error["step"]) == ("step_timeout", "waiting_for_capacity")
+
+
+def test_waits_of_one_run_are_counted_together(make_world: MakeWorld) -> None:
+    """Sent back because its place was taken, the task goes on with the wait that it began; a rerun begins anew."""
+    world = make_world(node_slots=1, admission_wait_s=600.0)
+    world.plan.session_s = None
+    first = world.submit()
+    world.at_step(first, "running")
+    second = world.submit()
+    world.at_step(second, "waiting_for_capacity")
+    until, began = world.why(second["id"])["until"], time.time()
+    world.run_for(300.0)
+
+    with_place = world.task(first["id"])["node_id"]
+    world.app.database.write(
+        lambda tx: give_place(tx, task_of_run(tx, second["run_id"]), with_place, {"reason": "given"}, time.time())
+    )
+    world.app.ringer.ring([second["run_id"]])
+    world.run_until(lambda: world.steps(second["id"]).count("waiting_for_capacity") == 2, "it waits again")
+
+    assert world.why(second["id"])["until"] == until
+    error = world.finish(second)["error"]
+    assert (error["code"], error["step"]) == ("step_timeout", "waiting_for_capacity")
+    assert 590.0 < time.time() - began < 620.0
+    world.service.tasks.rerun(world.caller, second["id"])
+    world.at_step(second, "waiting_for_capacity")
+    assert world.why(second["id"])["until"] > until
 
 
 def test_a_place_that_was_taken_meanwhile_is_chosen_again(make_world: MakeWorld) -> None:

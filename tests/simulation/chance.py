@@ -37,6 +37,7 @@ FAULTS: dict[str, float] = {
     "newer_state": 0.3,
     # machines: per event
     "node_death": 0.0006,
+    "link_cut": 0.003,
     # people: per task
     "cancel": 0.2,
     "rerun": 0.8,

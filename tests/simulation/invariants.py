@@ -124,10 +124,11 @@ class Ledger:
                 signals[subject] == json.loads(json.dumps(payload)), f"{subject}: another answer than the accepted one"
             )
         rows = self._sql.execute(
-            "SELECT t.id, t.status, t.error, t.node_id, r.id, r.cancel_requested_at, r.results "
+            "SELECT t.id, t.status, t.error, t.node_id, r.id, r.cancel_requested_at, r.results, "
+            "t.node_loss_reruns, t.node_loss_reruns_max "
             "FROM tasks t JOIN runs r ON r.id = t.run_id"
         )
-        for task_id, status, error, node_id, run_id, cancel_at, results in rows.fetchall():
+        for task_id, status, error, node_id, run_id, cancel_at, results, done, most in rows.fetchall():
             if status == "cancelled":
                 hold(cancel_at is not None, f"{task_id} was cancelled by nobody")
                 continue
@@ -135,8 +136,22 @@ class Ledger:
             reports = post.accepted.get(f"ws-{ending}"), post.accepted.get(f"session-{ending}")
             code = (json.loads(error or "null") or {}).get("code")
             lost = node_id in dead or json.loads(results).get("node_id") in dead
+            hold(code != "node_lost" or done >= most or cancel_at is not None, f"{task_id} was not run again")
             wrong = _wrong_end(status, code, *reports, lost=lost)
             hold(not wrong, f"{task_id} is {status} ({code}): {wrong}; reported: {reports}")
+        self._run_again_once()
+
+    def _run_again_once(self) -> None:
+        """Each lost run was promised one further run at most, and each further run was promised."""
+        promised = self._sql.execute("SELECT payload FROM outbox WHERE kind = 'rerun_task'").fetchall()
+        by_run = Counter(json.loads(payload)["run_id"] for (payload,) in promised)
+        hold(all(count == 1 for count in by_run.values()), f"promised twice: {by_run}")
+        by_task = Counter(json.loads(payload)["task_id"] for (payload,) in promised)
+        rows = self._sql.execute(
+            "SELECT subject_id, data FROM events WHERE actor = 'runner' AND kind = 'status_changed'"
+        )
+        again = Counter(task_id for task_id, data in rows if json.loads(data)["to"] == "ready")
+        hold(all(count <= by_task[task_id] for task_id, count in again.items()), f"run again unasked: {again}")
 
 
 def _wrong_end(
@@ -144,8 +159,8 @@ def _wrong_end(
 ) -> str:
     """Why a task should not have ended so, given what was reported and accepted in time; '' when it is right."""
     if session is not None:
-        good = session["exit_code"] == 0
-        right = "completed" if good else "command_failed"
+        right = "completed" if session["exit_code"] == 0 else "command_failed"
+        right = "node_lost" if session["outcome"] == "lost" else right
         return "" if (code or status) == right else f"its session's outcome was accepted; it should be {right}"
     if workspace is not None and workspace["status"] == "failed":
         return "" if code == "workspace_failed" else "its workspace failed"
@@ -167,6 +182,15 @@ def effects_once(provider: FakeProvider) -> None:
         once("sessions started", agent.started)
         if agent.created_after_delete:
             raise Broken(f"made after they were deleted: {agent.created_after_delete}")
+
+
+def one_place_at_a_time(provider: FakeProvider) -> None:
+    """However cut off a machine is, a command runs in one place: a further run never meets the one before."""
+    places: Counter[str] = Counter()
+    for agent in provider.agents.values():
+        assert isinstance(agent, SimulatedAgent)
+        places.update(agent.running())
+    once("commands running in two places", places)
 
 
 def once(what: str, counted: Counter[str]) -> None:

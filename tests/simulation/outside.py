@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -58,6 +59,14 @@ class Post:
     def _deliver(
         self, agent: SimulatedAgent, tell: Tell, subject: str, payload: dict[str, Any], token: str, *, repeat: bool
     ) -> None:
+        if agent.cut:
+            self.under_way -= repeat
+            if repeat:
+                self.under_way += 1
+                wait_s = self._gate.chance.between(2.0, 10.0)
+                self._planner.after(wait_s, lambda: self._again(agent, tell, subject, payload, token))
+            return
+
         def work(service: Service) -> Any:
             caller = service.accounts.authenticate(token, "workspace")
             agent._service = service
@@ -100,10 +109,11 @@ class SimulatedAgent(FakeAgent):
     """A node agent whose callbacks travel by ``Post``."""
 
     def __init__(
-        self, order: NodeOrder, service: Service, planner: Planner, plan: Plan, gate: Gate, post: Post, ask: Ask
-    ) -> None:
+        self, order: NodeOrder, service: Service, planner: Planner, plan: Plan, gate: Gate, post: Post, ask: Ask,
+        dead: set[str],
+    ) -> None:  # fmt: skip
         super().__init__(order, service, planner, plan)
-        self._gate, self._post, self._ask = gate, post, ask
+        self._gate, self._post, self._ask, self._dead = gate, post, ask, dead
         self.created_after_delete: list[str] = []
         self._retired = False
 
@@ -141,6 +151,8 @@ class SimulatedAgent(FakeAgent):
         """Beat, and go on beating; a beat that is lost is lost."""
         if not self.alive or self._retired:
             return
+        self.watch()
+        sent_at = time.time()
 
         def work(service: Service) -> Any:
             caller = service.accounts.authenticate(self.node_key[0], "node")
@@ -148,12 +160,28 @@ class SimulatedAgent(FakeAgent):
 
         def answered(fiber: Fiber) -> None:
             self._retired = isinstance(fiber.error, Gone)
-            if not fiber.crashed and fiber.error is None:
+            if not fiber.crashed and fiber.error is None and not self.cut:
                 self.take_tokens(fiber.result)
+                self.reached(sent_at)
 
-        if not self._gate.chance.fault("callback_lost"):
+        if not self.cut and not self._gate.chance.fault("callback_lost"):
             self._ask(f"heartbeat {self.order.node_id}", work, answered)
         self._planner.after(self.order.agent["heartbeat_interval_s"], self.boot)
+
+    def watch(self) -> None:
+        """The dead-man switch; what it ends counts as lost with its machine."""
+        before = self.cut_off
+        super().watch()
+        if self.cut_off and not before:
+            self._gate.say("agent", f"DEAD MAN: {self.order.node_id} ends its sessions")
+            self._dead.add(self.order.node_id)
+
+    def running(self) -> list[str]:
+        """The tasks whose commands run here at this moment."""
+        if not self.alive:
+            return []
+        workspaces = [one["workspace_id"] for one in self.sessions.values() if one["outcome"] is None]
+        return [self.workspaces[one]["content"]["task_id"] for one in workspaces if one in self.workspaces]
 
 
 class SimulatedProvider(FakeProvider):
@@ -168,7 +196,7 @@ class SimulatedProvider(FakeProvider):
         """Each takes its own time."""
         chance = self._gate.chance
         plan = Plan(workspace_s=chance.between(0.05, 3.0), session_s=chance.between(0.05, 8.0))
-        return SimulatedAgent(order, service, self.planner, plan, self._gate, self._post, self._ask)
+        return SimulatedAgent(order, service, self.planner, plan, self._gate, self._post, self._ask, self.dead)
 
     def create(self, order: NodeOrder) -> Server:
         """Buy a server, or hear that it was bought."""
@@ -190,6 +218,15 @@ class SimulatedProvider(FakeProvider):
             self.states[label] = "destroyed"
             self.agents[label].alive = False
             self.dead.add(self.agents[label].order.node_id)
+
+    def cut_one(self, longest_s: float) -> None:
+        """The link to a machine is down for a while; nothing gets through, either way."""
+        living = [label for label, state in self.states.items() if state == "running" and not self.agents[label].cut]
+        if living:
+            label, seconds = self._gate.chance.order.choice(living), self._gate.chance.between(5.0, longest_s)
+            self._gate.say("network", f"LINK CUT: {label}, for {seconds:.0f} s")
+            self.agents[label].cut = True
+            self.planner.after(seconds, self.agents[label].heal)
 
     def get(self, server_id: str) -> Server | None:
         """Its state."""

@@ -28,6 +28,7 @@ class People:
         self._destroying: set[str] = set()
         # Where the control plane is impatient, so are the people.
         self._time_limit_s = 600.0 if simulation.settings.session_grace_s > 10 else 6.0
+        self._node_loss_reruns = self._chance.order.choice((0, 1, 3))
         self._wanted = self._chance.order.choice((1, 1, 1, 2, 2))
         for number in range(self._wanted):
             simulation.planner.after(self._chance.between(0.0, 4.0), lambda key=f"key-{number}": self._submit(key))
@@ -35,7 +36,10 @@ class People:
     # --- what they do
 
     def _submit(self, key: str) -> None:
-        spec = {"repository": "/srv/repo", "command": ["make", key], "time_limit_s": self._time_limit_s}
+        spec = {
+            "repository": "/srv/repo", "command": ["make", key], "time_limit_s": self._time_limit_s,
+            "node_loss_reruns": self._node_loss_reruns,
+        }  # fmt: skip
 
         def work(service: Service) -> Any:
             return service.tasks.submit(self._simulation.caller, spec, idempotency_key=key)[0]
@@ -78,7 +82,7 @@ class People:
 
     def satisfied(self) -> bool:
         """Every task was submitted and is over, its cleanup included."""
-        if len(self.tasks) < self._wanted or self.under_way:
+        if len(self.tasks) < self._wanted or self.under_way or self._storage.open_outbox("rerun_task"):
             return False
         rows = self._storage.connection.execute(
             "SELECT t.id, t.status, r.finished_at FROM tasks t JOIN runs r ON r.id = t.run_id"

@@ -30,6 +30,7 @@ class Storage:
         self.disturbance.sqlstate = ""
         self._empty.backup(self.connection)
 
-    def open_outbox(self) -> int:
-        """Promises that nobody kept yet."""
-        return int(self.connection.execute("SELECT count(*) FROM outbox WHERE done_at IS NULL").fetchone()[0])
+    def open_outbox(self, kind: str = "%") -> int:
+        """Promises (of this kind) that nobody kept yet."""
+        question = "SELECT count(*) FROM outbox WHERE done_at IS NULL AND kind LIKE ?"
+        return int(self.connection.execute(question, (kind,)).fetchone()[0])

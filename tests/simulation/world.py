@@ -16,6 +16,7 @@ from taskflow.bootstrap import bootstrap
 from taskflow.clock import Clock
 from taskflow.db.installation import agreed_shards
 from taskflow.errors import TaskflowError
+from taskflow.nodes.catalogue import Catalogue, Offer, ProviderSpec, load_catalogue
 from taskflow.service import Caller, Service
 from taskflow.settings import Settings
 from tests.simulation import invariants
@@ -52,6 +53,8 @@ class Simulation:
     def __init__(self, seed: int, traveller: time_machine.Traveller, storage: Storage, chance: Chance) -> None:
         self.chance = chance
         self.settings = _settings(seed)
+        #: Whether nodes are other machines, whose links may be cut.
+        self.remote = random.Random(f"machines {seed}").random() < 0.5
         self.gate = Gate(chance, self.settings.lease_s)
         self.server = Server(self.gate)
         self.broker = Broker(self.gate)
@@ -99,7 +102,8 @@ class Simulation:
         app = bootstrap(
             self.settings, publisher=Hints(self.broker, self.gate, process),
             client=Client(self.server, self.gate, process), clock=_as_clock(clock),
-            providers={"local": self.provider}, database=database,
+            providers={"local": self.provider, "remote": self.provider}, database=database,
+            catalogue=_catalogue(self.settings, self.remote),
         )  # fmt: skip
         app.runner._renewer = simulate_renewal(process, app.control, clock)
         app.runner._rng = random.Random(f"{name} {self.events}")
@@ -202,6 +206,8 @@ class Simulation:
         self._break_redis()
         if self.chance.fault("node_death"):
             self.provider.kill_one()
+        if self.remote and self.chance.fault("link_cut"):
+            self.provider.cut_one(2.0 * self.settings.node_lost_s)
         choices = self._choices()
         if choices:
             weights = [weight for weight, _ in choices]
@@ -216,6 +222,7 @@ class Simulation:
             self.server.written = False
             self._check_alarms()
         invariants.effects_once(self.provider)
+        invariants.one_place_at_a_time(self.provider)
 
     def _choices(self) -> list[tuple[float, Callable[[], None]]]:
         now = time.time()
@@ -375,9 +382,18 @@ def _settings(seed: int) -> Settings:
         lease_s=vary.choice((2.0, 5.0)), near_window_s=vary.choice((3.0, 15.0)), shards=vary.choice((1, 2, 4)),
         turn_max_steps=vary.choice((1, 3, 50)), node_slots=vary.choice((1, 2)), local_nodes_max=vary.choice((1, 2)),
         node_warm_s=vary.choice((5.0, 40.0)), newer_state_retry_s=5.0, rescue_interval_s=10.0,
-        heartbeat_interval_s=15.0, step_max_crashes=50,
+        heartbeat_interval_s=15.0, step_max_crashes=50, dead_man_s=90.0, node_lost_s=150.0,
         **(_IMPATIENT if impatient else _PATIENT if patient else {}),
     )  # fmt: skip
+
+
+def _catalogue(settings: Settings, remote: bool) -> Catalogue:
+    """Nodes of this machine, or the same number of other machines."""
+    if not remote:
+        return load_catalogue(settings)
+    offer = Offer("remote", "s", "", vcpus=2.0, memory_mb=4000, slots=settings.node_slots)
+    most = settings.local_nodes_max
+    return Catalogue((ProviderSpec("remote", "simulated", (offer,), 0, most, most, {}),))
 
 
 def _release(app: Any, process: Process, simulation: Simulation) -> None:

@@ -5,13 +5,14 @@ Its callbacks go through the service with the tokens that came over the wire, as
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from taskflow import protocol, signing
+from taskflow import __version__, protocol, signing
 from taskflow.errors import Gone, UsageError
 from taskflow.nodes.providers.base import NodeOrder
 from taskflow.service import Service
@@ -57,6 +58,12 @@ class FakeAgent:
         self.node_key: tuple[str, int] = (order.agent["callback_token"], 0)
         self._service = service
         self._planner = planner
+        #: The link is down, both ways; what is to be told waits.
+        self.cut = False
+        #: It reached nobody for its dead-man time: its sessions are ended, and it takes no new work until it does.
+        self.cut_off = False
+        self.reached_at = time.time()
+        self._held: list[tuple[Tell, str, dict[str, Any], str]] = []
 
     # --- what the control plane asks
 
@@ -82,6 +89,8 @@ class FakeAgent:
         if path == protocol.AGENT_HEALTH:
             return 200, {"status": "alive"}
         workspace_id = parts[2]
+        if method == "PUT" and self.cut_off:
+            return 503, _error("cut_off")
         if len(parts) == 5:
             return self._session(method, workspace_id, parts[4], body)
         if method == "PUT":
@@ -165,12 +174,14 @@ class FakeAgent:
         """Say ready, and go on beating."""
         if not self.alive:
             return
-        if self.plan.beating:
+        self.watch()
+        if self.plan.beating and not self.cut:
             caller = self._service.accounts.authenticate(self.node_key[0], "node")
             try:
                 self.take_tokens(self._service.callbacks.node_heartbeat(caller, self.order.node_id, self.beat()))
             except Gone:
                 return
+            self.reached(time.time())
         self._planner.after(self.order.agent["heartbeat_interval_s"], self.boot)
 
     def take_tokens(self, answer: Mapping[str, Any]) -> None:
@@ -182,6 +193,29 @@ class FakeAgent:
             if workspace_id in self.workspaces:
                 self.workspaces[workspace_id] |= token
 
+    def reached(self, at: float) -> None:
+        """A heartbeat that was sent then is accepted."""
+        self.reached_at, self.cut_off = at, False
+
+    def watch(self) -> None:
+        """The dead-man switch: on another machine sessions end when nobody is reached for long."""
+        dead_man_s = self.order.agent.get("dead_man_s")
+        silent_s = time.time() - self.reached_at
+        if dead_man_s is None or silent_s < dead_man_s or self.cut_off:
+            return
+        self.cut_off = True
+        said = {"code": "cut_off", "message": f"nobody was reached for {silent_s:.0f} s", "phase": None}
+        for session_id, session in self.sessions.items():
+            if session["outcome"] is None:
+                self.finish_session(session_id, {"outcome": "lost", "error": said})
+
+    def heal(self) -> None:
+        """The link is up again."""
+        self.cut = False
+        held, self._held = self._held, []
+        for one in held:
+            self.send(*one)
+
     def beat(self) -> dict[str, Any]:
         """A heartbeat as it arrives."""
         sessions = [
@@ -192,7 +226,7 @@ class FakeAgent:
         return protocol.load(
             protocol.HeartbeatSchema,
             {
-                "protocol_version": protocol.PROTOCOL_VERSION, "agent_version": "test", "boot_id": "b1",
+                "protocol_version": protocol.PROTOCOL_VERSION, "agent_version": __version__, "boot_id": "b1",
                 "address": self.address, "ready": True,
                 "cores": 2, "load1": 0.5, "workspaces": list(self.workspaces), "sessions": sessions,
             },
@@ -233,6 +267,9 @@ class FakeAgent:
 
     def send(self, tell: Tell, subject: str, payload: dict[str, Any], token: str) -> None:
         """Make a callback about ``subject`` with a workspace's token."""
+        if self.cut:
+            self._held.append((tell, subject, payload, token))
+            return
         try:
             tell(self._service.accounts.authenticate(token, "workspace"), subject, payload)
         except UsageError:

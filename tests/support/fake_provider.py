@@ -137,6 +137,8 @@ class Wire:
         agent = next((one for one in self._provider.agents.values() if one.address == f"http://{parts.netloc}"), None)
         self.calls.append((method, parts.path))
         said = self.before(method, parts.path)
+        if agent is not None and agent.cut:
+            raise requests.ConnectTimeout("no route to host")
         if agent is None or not agent.alive:
             raise requests.ConnectionError("connection refused")
         if said is None:

@@ -14,6 +14,18 @@ from taskflow.db.session import make_engine
 from tests.support.world import World, world_of
 
 MakeWorld = Callable[..., World]
+#: A catalogue of other machines alone.
+_REMOTE = """
+[[provider]]
+name = "cloud"
+kind = "hetzner"
+token_env = "UNUSED"
+image = "debian-12"
+nodes_max = 10
+owner_nodes_max = 10
+parallel_max = 2
+offer = [{size = "s", location = "fsn1", vcpus = 2, memory_mb = 4000, slots = 2, price_per_hour = 0.01}]
+"""
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +53,21 @@ def make_world(tmp_path: Path, migrated_file: Path, monkeypatch: pytest.MonkeyPa
 def world(make_world: MakeWorld) -> World:
     """A world with the default settings."""
     return make_world()
+
+
+@pytest.fixture
+def make_remote_world(make_world: MakeWorld, tmp_path: Path) -> MakeWorld:
+    """Makes a world whose nodes are other machines, reached over a network; keyword arguments are settings."""
+
+    def make(**settings: Any) -> World:
+        path = tmp_path / "providers.toml"
+        path.write_text(_REMOTE)
+        return make_world(providers_file=str(path), public_url="https://control.example", **settings)
+
+    return make
+
+
+@pytest.fixture
+def remote_world(make_remote_world: MakeWorld) -> World:
+    """A world of other machines with the default settings."""
+    return make_remote_world()

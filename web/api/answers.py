@@ -59,6 +59,16 @@ class TaskUsageSchema(Schema):
     )
 
 
+class UnreachableSchema(Schema):
+    """What is known while a task's node is not heard of. Nothing has failed by it."""
+
+    since = _time()
+    asked_at = _time("when its agent and its provider were asked")
+    agent_answers = fields.Boolean(allow_none=True, metadata={"description": "null: it could not be asked"})
+    server_state = _text("as its provider says it; null: it has no such server", none=True)
+    verdict_at = _time("when it is given up if it stays silent; null: not while its agent answers")
+
+
 class TaskSchema(Schema):
     """A task. Its secrets are never part of it; ``has_secrets`` says that there are some."""
 
@@ -84,10 +94,16 @@ class TaskSchema(Schema):
     resources = _free("what its node has to be: provider, location, vcpus, memory_mb")
     node_id = _text(none=True)
     placement = _free("why this node, and why not the others")
+    node_loss_reruns = fields.Integer(
+        metadata={"description": "how often it is run again by itself when its node is lost"}
+    )
+    node_loss_reruns_done = fields.Integer(metadata={"description": "how often it was, since a user last ran it"})
+    unknown_since = _time("its node is not heard of since then; what becomes of it is not known")
+    unreachable = fields.Nested(UnreachableSchema, allow_none=True)
     result = fields.Nested(TaskResultSchema)
     usage = fields.Nested(TaskUsageSchema)
     error = _free("why it failed: code, message, advice, detail")
-    late_result = _free("what the session reported after it was taken for dead")
+    late_result = _free("what a session reported after it was taken for dead; `run_number` says of which run")
     created_at = _time()
     updated_at = _time("for people; nothing is decided by it")
     started_at = _time()
@@ -184,6 +200,8 @@ class WhySchema(Schema):
     cancel_requested = fields.Boolean()
     last_error = _free("the last failed attempt of this step")
     node = _free("the node it is on: id, status, address")
+    unknown_since = _time("its node is not heard of since then")
+    unreachable = fields.Nested(UnreachableSchema, allow_none=True)
     error = _free("why it failed")
 
 

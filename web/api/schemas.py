@@ -119,6 +119,14 @@ class TaskSpecSchema(Schema):
     allow_node_fallback = Flag(
         load_default=False, metadata={"description": "take another node when the one named is not usable"}
     )
+    node_loss_reruns = fields.Integer(
+        load_default=0,
+        strict=True,
+        validate=validate.Range(0, 5),
+        metadata={
+            "description": "how often it is run again by itself when its node is lost; it may have begun its work"
+        },
+    )
     start = Flag(load_default=True, metadata={"description": "false: only make a draft"})
 
 

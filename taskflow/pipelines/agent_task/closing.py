@@ -9,6 +9,7 @@ from taskflow.engine.pipeline import StepContext
 from taskflow.errors import PermanentError, StepError
 from taskflow.ids import session_id_of
 from taskflow.nodes.admission import allocate_effect
+from taskflow.nodes.liveness import is_lost
 from taskflow.pipelines.agent_task.shared import TaskSteps
 
 
@@ -30,12 +31,12 @@ class Closing(TaskSteps):
 
     def on_failure(self, ctx: StepContext, error: StepError) -> Outcome:
         """A step gave up. A failing cleanup never hides the cause: it ends the run and says so on the run alone."""
-        said = error.as_dict()
         if ctx.run.step == "cleanup":
-            return Done(error=said, effects=self._release(ctx, said))
+            return Done(error=error.as_dict(), effects=self._release(ctx, error.as_dict()))
+        said, promises = self._after_node_loss(ctx, error.as_dict())
         failed = transition_effect(
             ctx.run.subject_id, "failed", run_id=ctx.run.id, now=ctx.now, reason=error.message,
-            fields={"error": {**said, "step": ctx.run.step}},
+            fields={"error": {**said, "step": ctx.run.step}}, outbox=promises,
         )  # fmt: skip
         return Advance(
             "cleanup",
@@ -48,16 +49,19 @@ class Closing(TaskSteps):
         """Stop what runs, delete the workspace on its node, give the slot back. Repeated until it is done.
 
         The node is told even when the workspace may never have got there: the tombstone refuses a creation that a
-        paused worker sends late.
+        paused worker sends late. A lost node is not asked. It goes as a whole, with its server, and what a paused worker
+        still sends there is of a turn that began before the verdict: it is refused when its signature is too old, until
+        when nothing of the task begins elsewhere (``service.tasks``), and what it might have made goes with the server.
         """
         with self._tools.database.read() as tx:
             workspace = workspace_of_run(tx, ctx.run.id)
         if workspace is None or workspace.released_at is not None:
             return Done()
         node = self._node(ctx)
-        if node is not None and node.destroyed_at is None and node.address is not None:
+        lost = node is None or node.destroyed_at is not None or is_lost(node)
+        if node is not None and not lost and node.address is not None:
             self._tools.agent(node, ctx.now).delete_workspace(workspace.id, ctx.run.rev)
-        return Done(effects=self._release(ctx))
+        return Done(effects=self._release(ctx, ended="lost" if lost else "stopped"))
 
     def cleanup_expired(self, ctx: StepContext) -> Outcome:
         """The node could not be reached for the whole time: the run ends, the workspace may still be on the node."""
@@ -72,7 +76,9 @@ class Closing(TaskSteps):
             return ()  # it has one already, which its cleanup releases
         return (allocate_effect(self._tools, ctx.run.owner_id, ctx.now),)
 
-    def _release(self, ctx: StepContext, error: dict[str, object] | None = None) -> tuple[Effect, ...]:
+    def _release(
+        self, ctx: StepContext, error: dict[str, object] | None = None, ended: str = "stopped"
+    ) -> tuple[Effect, ...]:
         with self._tools.database.read() as tx:
             workspace = workspace_of_run(tx, ctx.run.id)
             session = get_session(tx, session_id_of(ctx.run.id))
@@ -83,5 +89,5 @@ class Closing(TaskSteps):
             allocate_effect(self._tools, ctx.run.owner_id, ctx.now),
         )
         if session is not None and session.ended_at is None:
-            effects += (end_session_effect(session.id, {"outcome": "stopped"}, now=ctx.now),)
+            effects += (end_session_effect(session.id, {"outcome": ended}, now=ctx.now),)
         return effects

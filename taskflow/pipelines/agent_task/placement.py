@@ -14,6 +14,7 @@ from taskflow.db.waiting import count_waiting
 from taskflow.db.workspaces import reserve_workspace_effect
 from taskflow.engine.outcomes import Advance, AwaitSignal, Effect, Outcome, Snooze
 from taskflow.engine.pipeline import StepContext
+from taskflow.engine.store import RunRow
 from taskflow.errors import PermanentError
 from taskflow.ids import TaskId, workspace_id_of
 from taskflow.nodes.admission import allocate_effect, situation, wish_of
@@ -30,6 +31,14 @@ from taskflow.vault import hash_token
 _ELSEWHERE = frozenset({NoCapacity.code, QuotaReached.code, NODE_DESTROYED})
 #: Looks of all who wait together. A thousand that looked every quarter of a minute were most of what the workers did.
 _LOOKS_PER_S = 4.0
+#: Result that holds when the run first waited for capacity.
+_WAITS_SINCE = "waits_since"
+
+
+def waits_since(run: RunRow) -> float | None:
+    """When the run first waited for capacity; None: it has not yet."""
+    found: float | None = run.results.get(_WAITS_SINCE)
+    return found
 
 
 class Placement(TaskSteps):
@@ -85,16 +94,17 @@ class Placement(TaskSteps):
         )
 
     def wait_expired(self, ctx: StepContext) -> Outcome:
-        """It waited as long as anybody may: what stood in the way last is the reason."""
+        """It waited as long as anybody may, all its waits together."""
         if ctx.is_recorded(CAPACITY):
             return self.wait_for_capacity(ctx)  # a place was given in the last moment
-        waited_s, placement = ctx.now - ctx.run.step_entered_at, self._task(ctx).placement or {}
+        since = waits_since(ctx.run) or ctx.run.step_entered_at
+        placement = self._task(ctx).placement or {}
         raise PermanentError(
-            f"no place on a node within {waited_s:.0f} s: {placement.get('reason', 'nothing was free')}",
+            f"no place on a node within {ctx.now - since:.0f} s: {placement.get('reason', 'nothing was free')}",
             code="step_timeout", advice="taskflow providers and taskflow usage say what is left",
             detail={
-                "step": ctx.run.step, "awaited": ctx.run.awaiting, "since": ctx.run.step_entered_at,
-                "until": ctx.run.deadline_at, "rejected": placement.get("rejected", []),
+                "step": ctx.run.step, "awaited": ctx.run.awaiting, "since": since, "until": ctx.run.deadline_at,
+                "rejected": placement.get("rejected", []),
             },
         )  # fmt: skip
 
@@ -159,9 +169,13 @@ class Placement(TaskSteps):
         return found.choose(wish_of(task), own_node_id=task.node_id)
 
     def _wait(self, ctx: StepContext, task: Row[Any], choice: Choice) -> Advance:
-        """Wait for capacity. What is freed in between is seen by one of both: this effect, or that of the release."""
+        """Wait for capacity. What is freed in between is seen by one of both: this effect, or that of the release.
+
+        A run that comes back here goes on with the wait that it began: whoever is sent away again and again has an end too.
+        """
+        since = waits_since(ctx.run)
         return Advance(
-            "waiting_for_capacity", reason=choice.reason,
+            "waiting_for_capacity", reason=choice.reason, results={_WAITS_SINCE: ctx.now if since is None else since},
             effects=(self._place(ctx, task, None, choice), self._allocate(ctx)),
         )  # fmt: skip
 

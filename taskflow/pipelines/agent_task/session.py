@@ -9,15 +9,13 @@ from sqlalchemy import Row
 
 from taskflow.db.tasks import set_fields_effect, transition_effect
 from taskflow.db.workspaces import SESSION_OUTCOME, end_session_effect
-from taskflow.engine.outcomes import Advance, AwaitSignal, Outcome
+from taskflow.engine.outcomes import Advance, AwaitSignal, Outcome, Snooze
 from taskflow.engine.pipeline import StepContext
 from taskflow.engine.store import RunRow
 from taskflow.errors import InfrastructureError, PermanentError, TransientError
 from taskflow.nodes.context import StepTools
-from taskflow.nodes.liveness import Liveness
-from taskflow.pipelines.agent_task.shared import TaskSteps
-
-_LOST_ADVICE = "its work may be incomplete; run it again: taskflow rerun"
+from taskflow.nodes.liveness import CUT_OFF, NODE_LOST, lost_error
+from taskflow.pipelines.agent_task.shared import LOST_ADVICE, TaskSteps
 
 
 class Execution(TaskSteps):
@@ -62,12 +60,15 @@ class Execution(TaskSteps):
         if signal is not None:
             return self._ended(ctx, signal.payload)
         node = self._living_node(ctx)
-        if self._tools.liveness(node, ctx.now) is Liveness.DEAD:
-            raise PermanentError(f"node {node.id} is gone", code="node_lost", advice=_LOST_ADVICE)
+        verdict = self._tools.verdict(node, ctx.now)
+        if verdict.dead:
+            said = lost_error(node, verdict, ctx.now)
+            raise PermanentError(said.message, code=said.code, advice=LOST_ADVICE, detail=said.detail)
         return AwaitSignal(SESSION_OUTCOME, poll_s=self._settings.liveness_poll_s)
 
     def follow_expired(self, ctx: StepContext) -> Outcome:
-        """Past the session's own time limit and no report: ask the node once."""
+        """Past the session's own time limit and no report: ask the node once. While the node is not heard of nothing is
+        known, and nothing failed: its report comes with the link, or the verdict about it does."""
         signal = ctx.take(SESSION_OUTCOME)
         if signal is not None:
             return self._ended(ctx, signal.payload)
@@ -75,9 +76,11 @@ class Execution(TaskSteps):
             agent = self._tools.agent(self._living_node(ctx), ctx.now)
             state = agent.get_session(ctx.results["workspace_id"], ctx.results["session_id"])
         except TransientError as error:
+            if self._verdict_is_due(ctx):
+                return Snooze(self._settings.liveness_poll_s)
             raise PermanentError(
                 f"the session did not report in time, and its node can't be asked: {error.message}",
-                code="session_lost", advice=_LOST_ADVICE,
+                code="session_lost", advice=LOST_ADVICE,
             ) from error  # fmt: skip
         if state is not None and state.get("outcome"):
             sealed = self._task(ctx).secrets_encrypted
@@ -85,7 +88,7 @@ class Execution(TaskSteps):
         raise PermanentError(
             f"the session did not report within {ctx.now - ctx.run.step_entered_at:.0f} s; its node says "
             f"{'nothing of it' if state is None else state['status']}",
-            code="session_lost", advice=_LOST_ADVICE,
+            code="session_lost", advice=LOST_ADVICE,
         )  # fmt: skip
 
     def _ended(self, ctx: StepContext, outcome: Mapping[str, Any]) -> Outcome:
@@ -103,14 +106,15 @@ class Execution(TaskSteps):
                 "cleanup",
                 effects=(ended, transition_effect(task_id, "completed", run_id=run_id, now=ctx.now, fields=fields)),
             )
-        said = error.as_dict()
+        said, promises = self._after_node_loss(ctx, error.as_dict())
         return Advance(
             "cleanup", error=said, reason=error.message,
             effects=(
                 ended,
                 set_fields_effect(task_id, run_id=run_id, now=ctx.now, **fields),
                 transition_effect(
-                    task_id, "failed", run_id=run_id, now=ctx.now, reason=error.message, fields={"error": said}
+                    task_id, "failed", run_id=run_id, now=ctx.now, reason=error.message, fields={"error": said},
+                    outbox=promises,
                 ),
             ),
         )  # fmt: skip
@@ -119,10 +123,15 @@ class Execution(TaskSteps):
 def failure_of(outcome: Mapping[str, Any]) -> PermanentError | None:
     """Why a session's outcome is a failure of the task, None when it is a success."""
     kind, code, error = outcome["outcome"], outcome.get("exit_code"), outcome.get("error") or {}
+    if kind == "lost" and error.get("code") == CUT_OFF:
+        return PermanentError(
+            f"its node ended the session, as it reached nobody: {error.get('message') or 'its dead-man time was over'}",
+            code=NODE_LOST, advice=LOST_ADVICE, detail={"by": CUT_OFF},
+        )  # fmt: skip
     if kind == "lost":
         return PermanentError(
             error.get("message") or "the session's end was not seen: its machine or supervisor went away",
-            code="session_lost", advice=_LOST_ADVICE,
+            code="session_lost", advice=LOST_ADVICE,
         )  # fmt: skip
     if kind == "timed_out":
         return PermanentError(

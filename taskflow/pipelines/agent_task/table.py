@@ -7,7 +7,7 @@ from taskflow.engine.pipeline import Pipeline, Step, StepContext
 from taskflow.errors import PermanentError
 from taskflow.nodes.context import StepTools
 from taskflow.pipelines.agent_task.closing import Closing
-from taskflow.pipelines.agent_task.placement import Placement
+from taskflow.pipelines.agent_task.placement import Placement, waits_since
 from taskflow.pipelines.agent_task.session import Execution, running_limit
 from taskflow.pipelines.agent_task.workspace import Preparation
 
@@ -26,7 +26,7 @@ def agent_task_pipeline(tools: StepTools) -> Pipeline:
         steps=(
             Step("node_selection", placement.select_node),
             Step(
-                "waiting_for_capacity", placement.wait_for_capacity, limit_s=s.admission_wait_s,
+                "waiting_for_capacity", placement.wait_for_capacity, limit_s=s.admission_wait_s, since=waits_since,
                 expired=placement.wait_expired,
             ),
             # Entering it is what orders a node.

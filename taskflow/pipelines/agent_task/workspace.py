@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taskflow.db.workspaces import WORKSPACE_OUTCOME, dispatched_effect, start_session_effect, workspace_asked_effect
-from taskflow.engine.outcomes import Advance, AwaitSignal, Effect, Outcome
+from taskflow.engine.outcomes import Advance, AwaitSignal, Effect, Outcome, Snooze
 from taskflow.engine.pipeline import StepContext
 from taskflow.errors import PermanentError, TransientError
 from taskflow.ids import session_id_of
@@ -60,6 +60,8 @@ class Preparation(TaskSteps):
         try:
             state = self._tools.agent(self._living_node(ctx), ctx.now).get_workspace(ctx.results["workspace_id"])
         except TransientError as error:
+            if self._verdict_is_due(ctx):
+                return Snooze(self._settings.liveness_poll_s)  # nothing is known, so nothing failed
             found = f"can't be asked: {error.message}"
         else:
             if state is not None and state["status"] in ("ready", "failed"):
