@@ -246,7 +246,7 @@ class Store:
                     digest,
                     payload["fence"],
                     payload["callback_token"],
-                    payload["callback_generation"],
+                    payload.get("callback_generation", 0),
                     json.dumps({key: value for key, value in payload.items() if key != "callback_token"}),
                     json.dumps(run),
                 ),
