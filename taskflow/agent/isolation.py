@@ -13,11 +13,11 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from taskflow.agent import cgroups, users
+from taskflow.agent import users
 from taskflow.agent.cgroups import Cgroups
 from taskflow.agent.confinement import PROCESSES_MAX, Confinement
 from taskflow.agent.containers import find_engine
-from taskflow.agent.killing import end_all
+from taskflow.agent.killing import end_all, give_back
 from taskflow.agent.places import Places, private_directory, read_json, remove_tree, write_json
 from taskflow.agent.problems import StartRefused
 
@@ -93,15 +93,8 @@ class Isolation:
             raise OSError(f"workspace {workspace_id}: processes {left} can't be ended")
 
     def release(self, workspace_id: str) -> None:
-        """Take back what the workspace had outside its directory, once nothing runs in it. Raises ``OSError``.
-
-        Its directory is removed next. Its user is another's only after that: the register goes by what lies in there.
-        """
-        confinement = self.of(workspace_id)
-        if confinement.cgroup is not None:
-            cgroups.end(Path(confinement.cgroup))
-        if confinement.uid is not None:
-            users.remove_leavings(confinement.uid)
+        """Take back what the workspace had outside its directory, once nothing runs in it. Raises ``OSError``."""
+        give_back(self.of(workspace_id))
 
     def _with_user(self, workspace_id: str, made: Confinement) -> Confinement:
         path = self._places.confinement(workspace_id)

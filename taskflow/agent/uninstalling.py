@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 from typing import IO
 
+from taskflow.agent.confinement import Confinement
 from taskflow.agent.keeping import take_lock
+from taskflow.agent.killing import end_all, give_back
 from taskflow.agent.marks import AGENT_ROOT
-from taskflow.agent.places import read_json, remove_tree
+from taskflow.agent.places import Places, read_json, remove_tree
 from taskflow.agent.processes import descendants_of, is_alive, kill_processes, processes_with_env, start_ticks
 
 _ROUNDS = 20
@@ -23,7 +25,8 @@ def uninstall(root: Path) -> list[str]:
     Repeats are fine. Processes of other users are found only by root.
     """
     root = root.resolve()
-    left = _end_all(root)
+    confinements = _confinements(root)
+    left = _end_all(root) or [pid for confinement in confinements for pid in end_all(confinement)]
     if left:
         return [f"process {pid}" for pid in left]  # its files stay, so that they say what it is
     if not root.is_dir():
@@ -32,12 +35,20 @@ def uninstall(root: Path) -> list[str]:
     if lock is None:
         return [f"a keeper that was just started for {root}"]
     try:
+        for confinement in confinements:
+            give_back(confinement)
         remove_tree(root)
     except OSError as error:
         return [f"{root}: {error}"]
     finally:
         lock.close()
     return [f"process {pid}" for pid in _end_all(root)]
+
+
+def _confinements(root: Path) -> list[Confinement]:
+    """How its workspaces are held: what hides from everything else is found by its user, control group or container."""
+    found = [read_json(Places(root).confinement(path.name)) for path in root.glob("workspaces/*")]
+    return [Confinement.of(said) for said in found if said]
 
 
 def processes_of(root: Path) -> list[int]:
