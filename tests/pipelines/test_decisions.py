@@ -164,15 +164,34 @@ def test_running_parks_until_its_outcome(world: World) -> None:
     assert bad.error["code"] == "command_failed"
 
 
-def test_running_raises_when_its_node_is_dead(world: World) -> None:
-    """No heartbeat, no answer, no server."""
+@pytest.mark.parametrize("given_up", [False, True])
+def test_running_leaves_the_verdict_to_its_nodes_runner_while_there_is_one(world: World, given_up: bool) -> None:
+    """No heartbeat, no answer, no server: only where the runner gave the node up does the task's own step judge."""
     task = at(world, "running")
     world.agent.alive = False
     world.provider.states.clear()
     world.travel.shift(100)
+    if not given_up:
+        assert isinstance(decide(world, task, "running"), AwaitSignal)
+        return
+    world.app.database.write(lambda tx: tx.execute(update(Node).values(status="error", error={"code": "refused"})))
     with pytest.raises(StepError) as lost:
         decide(world, task, "running")
-    assert lost.value.code == "node_lost"
+    assert (lost.value.code, lost.value.detail["by"]) == ("node_lost", "server_gone")
+
+
+@pytest.mark.parametrize("step", ["workspace_dispatch", "workspace_ready", "agent_session", "running"])
+def test_every_step_on_a_lost_node_fails_with_its_verdict(world: World, step: str) -> None:
+    """The same words and signs, whatever the step was about to do; the cleanup asks nobody."""
+    task = at(world, "running")
+    said = {"code": "node_lost", "message": "node x is lost: silent for 400 s", "detail": {"by": "silence"}}
+    world.app.database.write(lambda tx: tx.execute(update(Node).values(status="draining", error=said)))
+    asked = len(world.wire.calls)
+    with pytest.raises(PermanentError) as lost:
+        decide(world, task, step)
+    assert (lost.value.code, lost.value.message, lost.value.detail) == ("node_lost", said["message"], said["detail"])
+    assert isinstance(decide(world, task, "cleanup", rev=99), Done)
+    assert len(world.wire.calls) == asked
 
 
 def test_cleanup_tells_the_node_and_is_done(world: World) -> None:

@@ -55,15 +55,17 @@ class Execution(TaskSteps):
             raise PermanentError(error.message, code=error.code, advice=error.advice) from error
 
     def follow(self, ctx: StepContext) -> Outcome:
-        """Until the outcome is reported; in between, is there still anybody to report it?"""
+        """Until the outcome is reported; in between, is there still anybody to report it? That is one verdict for all on a
+        node: its runner makes it, and rings them."""
         signal = ctx.take(SESSION_OUTCOME)
         if signal is not None:
             return self._ended(ctx, signal.payload)
         node = self._living_node(ctx)
-        verdict = self._tools.verdict(node, ctx.now)
-        if verdict.dead:
-            said = lost_error(node, verdict, ctx.now)
-            raise PermanentError(said.message, code=said.code, advice=LOST_ADVICE, detail=said.detail)
+        if node.status == "error":  # its own runner, whose verdict it is otherwise, has given it up
+            verdict = self._tools.verdict(node, ctx.now)
+            if verdict.dead:
+                said = lost_error(node, verdict, ctx.now)
+                raise PermanentError(said.message, code=said.code, advice=LOST_ADVICE, detail=said.detail)
         return AwaitSignal(SESSION_OUTCOME, poll_s=self._settings.liveness_poll_s)
 
     def follow_expired(self, ctx: StepContext) -> Outcome:
