@@ -88,6 +88,22 @@ _SQL = (
         ("tests/pipelines/test_capacity.py::test_a_claim_just_before_the_warm_time_ends_keeps_the_node",),
     ),
     Mutant(
+        "limit-counted-before-the-lock", "two tasks that choose at the same time both pass a limit",
+        (Edit(
+            "taskflow/nodes/limits.py",
+            "found.no_room(project, node_id)\n        if why is not None:", "found.no_room(project, node_id)\n        if False:",
+        ),),
+        ("tests/db/test_usage.py",),
+    ),
+    Mutant(
+        "cost-beyond-the-month", "a node that stood over midnight costs in the month after what it cost before",
+        (Edit(
+            "taskflow/db/usage.py", "_earlier(ended, _UNTIL) - _later(began, _SINCE)",
+            "_earlier(ended, _UNTIL) - began",
+        ),),
+        ("tests/db/test_usage.py",),
+    ),
+    Mutant(
         "nodes-without-limit", "a race for the last allowed node makes two",
         (Edit(
             "taskflow/nodes/purchase.py", "        if why is not None:\n            raise Refused",
