@@ -65,6 +65,19 @@ certifi.core.exit_cacert_ctx()  # the certificates were unpacked for this proces
 # Not sys.exit: threads may hang in a request; all state is on disk.
 os._exit(status)
 '''
+#: What stands in for a compiled part that only an older Python needs and the agent makes no use of, by distribution.
+#: marshmallow asks for a backport that teaches ``datetime.fromisoformat`` more forms: the wire format has no dates.
+_STAND_INS: dict[str, dict[str, bytes]] = {
+    "backports-datetime-fromisoformat": {
+        "backports/__init__.py": b"",
+        "backports/datetime_fromisoformat.py": (
+            b"class MonkeyPatch:\n"
+            b"    @staticmethod\n"
+            b"    def patch_fromisoformat():\n"
+            b'        """Nothing: what is sent and received here holds no dates."""\n'
+        ),
+    },
+}
 _BUILD_WAIT_S = 120.0
 
 
@@ -111,9 +124,11 @@ def agent_file(directory: Path) -> Path:
 def _content() -> dict[str, bytes]:
     """All files by their names in the archive."""
     files = dict(_own_files())
-    needed = _closure(_imported(files.values()))
+    needed, absent = _closure(_imported(files.values()))
     for distribution in needed:
         files |= _files_of(distribution)
+    for name in absent:
+        files |= _STAND_INS.get(name, {})
     oldest = _oldest_python(needed)
     version = tuple(int(part) for part in oldest.split("."))
     files["__main__.py"] = _MAIN.replace("{python}", str(version)).replace("{text}", oldest).encode()
@@ -168,9 +183,11 @@ def _imported(sources: Iterable[bytes]) -> list[str]:
     return [name for top in foreign for name in providers.get(top, [top])]
 
 
-def _closure(names: Iterable[str]) -> list[metadata.Distribution]:
-    """These distributions and all that they require on some Python that the agent runs on."""
+def _closure(names: Iterable[str]) -> tuple[list[metadata.Distribution], list[str]]:
+    """These distributions and all that they require on some Python that the agent runs on; and which of the latter are
+    not installed, because this Python does not need them."""
     found: dict[str, metadata.Distribution] = {}
+    absent: set[str] = set()
     waiting = [(name, True) for name in names]
     while waiting:
         name, needed_here = waiting.pop()
@@ -181,14 +198,16 @@ def _closure(names: Iterable[str]) -> list[metadata.Distribution]:
         except metadata.PackageNotFoundError:
             if needed_here:
                 raise InfrastructureError(f"{name}, which the node agent needs, is not installed") from None
-            log.warning("agent_file_lacks", distribution=name)  # some older or newer Python would need it
+            absent.add(canonicalize_name(name))
+            if canonicalize_name(name) not in _STAND_INS:
+                log.warning("agent_file_lacks", distribution=name)  # some older or newer Python would need it
             continue
         found[canonicalize_name(name)] = distribution
         for requirement in map(Requirement, distribution.requires or ()):
             marker = requirement.marker
             if marker is None or any(marker.evaluate(_environment(python)) for python in _PYTHONS):
                 waiting.append((requirement.name, marker is None or marker.evaluate({"extra": ""})))
-    return [found[name] for name in sorted(found)]
+    return [found[name] for name in sorted(found)], sorted(absent)
 
 
 def _environment(python: str) -> dict[str, str]:
