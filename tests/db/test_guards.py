@@ -179,7 +179,7 @@ def test_no_more_nodes_than_allowed_under_a_race(world: World) -> None:
         )  # fmt: skip
         return world.write(
             create_node_effect(
-                NewNode(node_id, row, f"l{n}", "local", 1, f"h{n}"), guard(THREE_AT_MOST, OWNER), now=1.0
+                NewNode(node_id, row, f"l{n}", "local", 1, f"h{n}"), guard(THREE_AT_MOST, OWNER, lambda tx: None), now=1.0
             )
         )  # fmt: skip
 

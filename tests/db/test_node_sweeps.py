@@ -119,7 +119,7 @@ def place(
 ) -> Iterator[Place]:
     """An app at ``NOW`` with one node, "node-1"."""
     hints, agents = Hints(), Agents()
-    monkeypatch.setattr(StepTools, "agent", lambda _, node: agents.of(node))
+    monkeypatch.setattr(StepTools, "agent", lambda _, node, now: agents.of(node))
     with time_machine.travel(NOW, tick=False) as travel:
         app = bootstrap(
             dataclasses.replace(settings, heartbeat_interval_s=10.0, heartbeat_stale_s=60.0, sweep_page=10),

@@ -51,7 +51,7 @@ def _left(world: World, name: str) -> list[dict[str, Any]]:
             ]
     for row in found:
         if "seq" in row:
-            del row["id"]
+            del row["id"], row["xact"]  # each is a transaction of its own
     return found
 
 

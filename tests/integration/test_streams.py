@@ -25,6 +25,7 @@ from taskflow.clock import ManualClock
 from taskflow.db.models import LogChunk
 from taskflow.settings import Settings
 from taskflow.stack import gunicorn_conf
+from taskflow.vault import Vault
 from tests.conftest import ValkeyDatabase
 from tests.support.processes import die_with_parent, end_process, free_port
 from tests.support.waiting import wait_until
@@ -196,7 +197,16 @@ def _rest(client: socket.socket) -> int:
 def _write_output(server: Server, task: dict[str, Any], *, megabytes: int) -> None:
     """Give the task a session that wrote so much."""
     app = server.app
-    world = World(cast(Any, None), app.service, app.database, RecordingPublisher(), ManualClock(), "", "")
+    world = World(
+        cast(Any, None),
+        app.service,
+        app.database,
+        RecordingPublisher(),
+        ManualClock(),
+        "",
+        "",
+        Vault(app.settings.secret_key),
+    )
     session_id = world.place(task).session_id
     piece = b"x" * 2**16
 

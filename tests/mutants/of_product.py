@@ -91,7 +91,8 @@ _SQL = (
         "limit-counted-before-the-lock", "two tasks that choose at the same time both pass a limit",
         (Edit(
             "taskflow/nodes/limits.py",
-            "found.no_room(project, node_id)\n        if why is not None:", "found.no_room(project, node_id)\n        if False:",
+            "found.no_room(project, node_id)\n        if why is not None:",
+            "found.no_room(project, node_id)\n        if False:",
         ),),
         ("tests/db/test_usage.py",),
     ),
@@ -142,7 +143,7 @@ _TASK = (
         "start-before-commit", "the first alarm of a run fires before its row is there, and is taken for a leftover",
         (
             Edit(
-                "taskflow/service/tasks.py", "        if made and run is not None:\n            self._start(run)\n", "",
+                "taskflow/service/tasks.py", "        if run is not None:\n            self._start(run)\n        return task_view", "        return task_view",
             ),
             Edit(
                 "taskflow/service/tasks.py", "            insert_run(tx, run, created_at=now)\n        task = task_rows",
@@ -180,7 +181,7 @@ _TASK = (
     Mutant(
         "late-result-thrown-away", "work that was done on a node wrongly taken for dead is lost",
         (Edit(
-            _CALLBACKS, "if task.run_id != run.id or known is not None or not wrongly_dead:", "if True:",
+            _CALLBACKS, 'if (verdict or {}).get("code") not in _LIVENESS_VERDICTS or payload["outcome"] not in _LATE_RESULTS:', "if True:",
         ),),
         ("tests/pipelines/test_failures.py",),
     ),
@@ -193,7 +194,7 @@ _TASK = (
                 "effects=(ended,),",
             ),
             Edit(
-                _CLOSING, "        return Done(effects=self._release(ctx))\n",
+                _CLOSING, '        return Done(effects=self._release(ctx, ended="lost" if lost else "stopped"))\n',
                 "        end = transition_effect(ctx.run.subject_id, 'completed', run_id=ctx.run.id, now=ctx.now)\n"
                 "        return Done(effects=(*self._release(ctx), end))\n",
             ),
@@ -210,7 +211,10 @@ _TASK = (
     ),
     Mutant(
         "slot-not-given-back", "every task takes a slot for ever",
-        (Edit(_CLOSING, "        return Done(effects=self._release(ctx))\n", "        return Done()\n"),),
+        (Edit(
+            _CLOSING, '        return Done(effects=self._release(ctx, ended="lost" if lost else "stopped"))\n',
+            "        return Done()\n",
+        ),),
         ("tests/pipelines/test_capacity.py",),
     ),
     Mutant(
@@ -304,7 +308,7 @@ _NODE = (
     ),
     Mutant(
         "full-account-bought-from", "a full account is asked again by every task",
-        (Edit("taskflow/nodes/purchase.py", "_rests(account, now) or _full", "_full"),), _PURCHASES,
+        (Edit("taskflow/nodes/purchase.py", "_rests(account, now) or full", "full"),), _PURCHASES,
     ),
     Mutant(
         "slot-promised-twice", "a node that is coming is promised to everybody",
@@ -326,7 +330,11 @@ _NODE = (
     ),
     Mutant(
         "one-sign-is-death", "a node that is only slow, or only out of reach, loses its tasks",
-        (Edit("taskflow/nodes/liveness.py", "if gone and agent_answers is False:", "if gone or agent_answers is False:"),),
+        (Edit(
+            "taskflow/nodes/liveness.py",
+            'if server_state not in ("starting", "running", UNKNOWN) and agent_answers is False:',
+            'if server_state not in ("starting", "running", UNKNOWN) or agent_answers is False:',
+        ),),
         ("tests/nodes/test_selector.py",),
     ),
     Mutant(

@@ -198,18 +198,13 @@ def test_over_tls_an_agent_is_known_by_its_nodes_name_not_by_its_address(tls_age
 
 
 @pytest.mark.parametrize(
-    ("secret", "node_id", "settings"),
-    [
-        ("a secret key of this test", "node-2", {}),
-        ("another secret key than that", "node-1", {}),
-        ("a secret key of this test", "node-1", {"agent_tls_name": "agents.example"}),
-    ],
+    ("secret", "node_id"), [("a secret key of this test", "node-2"), ("another secret key than that", "node-1")]
 )
 def test_who_can_not_show_the_nodes_certificate_is_told_nothing(
-    tls_agent: TinyAgent, secret: str, node_id: str, settings: dict[str, str]
+    tls_agent: TinyAgent, secret: str, node_id: str
 ) -> None:
-    """Another node's, another installation's, another name: no request is sent, and it is no living agent either."""
-    asked = tls_client(tls_agent, authority(secret, **settings), node_id)
+    """Another node's, another installation's: no request is sent, and it is no living agent either."""
+    asked = tls_client(tls_agent, authority(secret), node_id)
     with pytest.raises(OutcomeUnknown) as raised:
         asked.put_workspace("ws-1", {"secrets": {"A": "s3cret-value"}})
     assert raised.value.code == "agent_untrusted"

@@ -124,19 +124,19 @@ def test_a_lost_node_that_can_not_be_destroyed_yet_is_nobodys_place(
     agent.cut = True
     assert world.finish(task)["error"]["code"] == "node_lost"
     world.run_for(300.0)
-    assert world.service.node(world.caller, lost)["status"] == "draining"
+    assert world.service.nodes.show(world.caller, lost)["status"] == "draining"
 
     world.plan.session_s = 5.0
     agent.heal()  # it comes back, is heard, and is not taken back
     world.run_for(60.0)
-    assert world.service.node(world.caller, lost)["heartbeat_age_s"] < 30.0
+    assert world.service.nodes.show(world.caller, lost)["heartbeat_age_s"] < 30.0
     second = world.finish(world.submit())
     assert second["status"] == "completed" and second["node_id"] != lost
     assert "it is draining" in [one["reason"] for one in second["placement"]["rejected"]]
-    assert world.service.node(world.caller, lost)["status"] == "draining"
+    assert world.service.nodes.show(world.caller, lost)["status"] == "draining"
 
     lost_labels.clear()
-    world.run_until(lambda: world.service.node(world.caller, lost)["status"] == "destroyed", "it is destroyed")
+    world.run_until(lambda: world.service.nodes.show(world.caller, lost)["status"] == "destroyed", "it is destroyed")
     agent.workspaces.clear()
     world.assert_settled()
 

@@ -37,7 +37,9 @@ def test_a_node_of_another_release_ends_its_work_and_goes(
     agent.finish_session(next(iter(agent.sessions)))
     assert world.finish(first)["status"] == "completed"
 
-    world.run_until(lambda: world.service.node(world.caller, old.id)["status"] == "destroyed", "the old node goes")
+    world.run_until(
+        lambda: world.service.nodes.show(world.caller, old.id)["status"] == "destroyed", "the old node goes"
+    )
     with world.app.database.read() as tx:
         said = [
             row.data.get("reason") or "" for row in tx.execute(select(Event.data).where(Event.subject_id == old.id))

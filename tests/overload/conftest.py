@@ -15,13 +15,25 @@ from taskflow.clock import ManualClock
 from taskflow.db.session import Database, make_engine
 from taskflow.engine.control import Control
 from taskflow.settings import Settings
-from tests.agent.conftest import agent, control_plane, rig
+from taskflow.vault import Vault
+from tests.agent.conftest import agent, control_plane, isolate, rig
 from tests.engine.conftest import MakeRig, make_rig
 from tests.support.world_fixtures import make_world, migrated_file, world
 from tests.web import world as web_world
 from web import create_app
 
-__all__ = ["MakeRig", "WebWorld", "agent", "control_plane", "make_rig", "make_world", "migrated_file", "rig", "world"]
+__all__ = [
+    "MakeRig",
+    "WebWorld",
+    "agent",
+    "control_plane",
+    "isolate",
+    "make_rig",
+    "make_world",
+    "migrated_file",
+    "rig",
+    "world",
+]
 
 
 @dataclasses.dataclass
@@ -45,7 +57,7 @@ def web(
     yield WebWorld(
         web_world.World(
             client=create_app(service, settings).test_client(), service=service, database=database,
-            publisher=publisher, clock=manual_clock,
+            publisher=publisher, clock=manual_clock, vault=Vault(settings.secret_key),
             token=service.accounts.create_token(owner="ada", name="cli")["token"],
             other_token=service.accounts.create_token(owner="bob", name="cli")["token"],
         )

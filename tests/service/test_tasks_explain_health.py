@@ -73,7 +73,8 @@ def test_another_owners_task_does_not_exist(world: World) -> None:
     """No verb reaches it or says that it is there."""
     task, bob = world.submit(), world.caller_of("bob")
     tasks = world.service.tasks
-    for verb in (tasks.get, tasks.cancel, tasks.rerun, tasks.run, tasks.events, tasks.logs, world.service.explain.why):
+    others = (world.service.events.of_task, world.service.explain.why)
+    for verb in (tasks.get, tasks.cancel, tasks.rerun, tasks.run, tasks.logs, *others):
         with pytest.raises(NotFound):
             verb(bob, task["id"])
 
@@ -125,7 +126,10 @@ def test_why_says_something_true_of_every_step(make_world: MakeWorld, step: str)
     assert WHY[step] in why["summary"]
     limited = next(one for one in world.app.pipelines["agent_task"].steps if one.name == step).limit_s is not None
     assert (why["until"] is not None) is limited
-    expected = {"cleanup": "gives up", "running": "asked once", "workspace_ready": "asked once"}
+    expected = {
+        "cleanup": "gives up", "running": "asked once", "workspace_ready": "asked once",
+        "waiting_for_capacity": "the reason why it waits",
+    }  # fmt: skip
     assert expected.get(step, "then the step fails" if limited else "it goes on") in why["then"]
 
 

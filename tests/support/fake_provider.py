@@ -91,6 +91,7 @@ class FakeProvider:
         self.states[server_id] = "destroyed"
         if server_id in self.agents:
             self.agents[server_id].alive = False
+            self.agents[server_id].workspaces.clear()  # they went with their machine
         return True
 
     def leftovers(self) -> list[Leftover]:

@@ -49,7 +49,7 @@ def uninstall(root):
         with open(root + "/pid") as file:
             os.kill(int(file.read()), signal.SIGKILL)
         while held(root + "/keep.lock"):
-            time.sleep(0.01)
+            time.sleep(0.01)  # a real process that is being killed; nothing tells when it is gone
     if os.path.exists(root):
         shutil.rmtree(root)
 

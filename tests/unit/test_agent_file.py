@@ -40,7 +40,7 @@ def _pythons() -> list[str]:
 
 def _oldest() -> tuple[int, ...]:
     """Of the Pythons that what is installed here runs on."""
-    needed = module._closure(module._imported(dict(module._own_files()).values()))
+    needed, _ = module._closure(module._imported(dict(module._own_files()).values()))
     return tuple(int(part) for part in module._oldest_python(needed).split("."))
 
 

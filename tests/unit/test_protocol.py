@@ -44,6 +44,7 @@ WHOLE: dict[type[Schema], dict[str, Any]] = {
         "agent_token": "u",
         "heartbeat_interval_s": 10.0,
     },
+    protocol.LimitsSchema: {},
     protocol.CallbackTokenSchema: {"token": "t", "generation": 1},
     protocol.TlsSchema: {"certificate": "c", "private_key": "k"},
     protocol.HeartbeatAnswerSchema: {"status": "active", "time": 1.0},
