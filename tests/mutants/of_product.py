@@ -91,7 +91,8 @@ _SQL = (
         "limit-counted-before-the-lock", "two tasks that choose at the same time both pass a limit",
         (Edit(
             "taskflow/nodes/limits.py",
-            "found.no_room(project, node_id)\n        if why is not None:", "found.no_room(project, node_id)\n        if False:",
+            "found.no_room(project, node_id)\n        if why is not None:",
+            "found.no_room(project, node_id)\n        if False:",
         ),),
         ("tests/db/test_usage.py",),
     ),
