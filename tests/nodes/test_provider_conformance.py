@@ -217,7 +217,7 @@ def test_provider_conformance_to_destroy_what_never_was_is_done(subject: Subject
 @every_provider
 def test_provider_conformance_a_server_leaves_nothing_else_behind(subject: Subject) -> None:
     """Nothing besides the server is bought or marked, so there is nothing to be forgotten."""
-    made = subject.provider.create(order())
+    made = subject.provider.create(subject.order())
     assert list(subject.provider.leftovers()) == []
     destroy(subject.provider, made.server_id)
     assert list(subject.provider.leftovers()) == []

@@ -18,6 +18,7 @@ from tests.support.ssh_lab import tombstones
 from tests.support.stand_in_agent import make
 
 LABEL = "tf-installation-1"
+WANT = {"label": LABEL, "isolate": False}
 #: What changes a host, as Python's audit events call it.
 CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "subprocess.Popen")
 KILLED = 77
@@ -35,7 +36,7 @@ def directory(tmp_path: Path) -> Iterator[Path]:
 def make_node(directory: Path, agent: bytes) -> str:
     """The requests that make a node, in their order. Its state."""
     place = Place(str(directory), LIMIT_S)
-    claim = ssh_host.claim(place, {"label": LABEL}, b"")
+    claim = ssh_host.claim(place, WANT, b"")
     assert claim["by"] == LABEL
     if claim["state"] != "starting":
         return str(claim["state"])
@@ -119,7 +120,7 @@ def test_a_node_is_ended_whole_wherever_its_end_was_killed(directory: Path, tmp_
     make_node(directory, agent)
     while killed_at(change, lambda: end_node(directory, agent)):
         begun = LABEL in tombstones(directory)
-        assert not begun or ssh_host.claim(Place(str(directory), LIMIT_S), {"label": LABEL}, b"") == {"destroyed": True}
+        assert not begun or ssh_host.claim(Place(str(directory), LIMIT_S), WANT, b"") == {"destroyed": True}
         assert end_node(directory, agent), change
         assert standing(directory) == [] and living(directory) == 0, change
         tombstones(directory)[LABEL].unlink()
@@ -141,7 +142,22 @@ def test_a_claim_is_not_made_over_another_one(directory: Path) -> None:
 def test_a_change_waits_for_another_one_and_not_for_ever(directory: Path) -> None:
     """Who holds the lock and hangs is left to its own end."""
     with Place(str(directory), LIMIT_S).locked(), pytest.raises(ssh_host.Busy):
-        ssh_host.claim(Place(str(directory), 0.3), {"label": LABEL}, b"")
+        ssh_host.claim(Place(str(directory), 0.3), WANT, b"")
+
+
+def test_a_host_whose_workspaces_can_have_no_users_is_not_claimed(tmp_path: Path, monkeypatch: Any) -> None:
+    """The agent would say so only to its log, on and on; the directory's way has to be open, and only root can do it."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    want = {"label": LABEL, "isolate": True}
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ssh_host.Refused, match="only where root is the user"):
+        ssh_host.claim(Place(str(closed / "nodes"), LIMIT_S), want, b"")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for ask in (ssh_host.claim, ssh_host.check):
+        with pytest.raises(ssh_host.Refused, match="lets nobody pass"):
+            ask(Place(str(closed / "nodes"), LIMIT_S), want, b"")
+    assert list(closed.iterdir()) == []
 
 
 def test_a_label_names_no_path(directory: Path) -> None:
@@ -156,7 +172,7 @@ def test_a_file_that_did_not_come_whole_is_not_put_anywhere(directory: Path, tmp
     """Half an agent would start, and fail where nobody looks."""
     agent = make(tmp_path / "agent.pyz").read_bytes()
     place = Place(str(directory), LIMIT_S)
-    ssh_host.claim(place, {"label": LABEL}, b"")
+    ssh_host.claim(place, WANT, b"")
     request = {"label": LABEL, "hash": hashlib.sha256(agent).hexdigest()}
     assert "failed" in ssh_host.put_agent(place, request, agent[:-1])
     assert not place.agent.exists()

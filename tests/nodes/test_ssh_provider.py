@@ -11,23 +11,21 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from taskflow.clock import ManualClock
 from taskflow.errors import OutcomeUnknown, StepError, TransientError
-from taskflow.nodes.audit import audit
 from taskflow.nodes.providers.base import AccessRefused, NoCapacity, OrderInvalid, ProviderUnavailable, Server
 from taskflow.nodes.providers.ssh import SshProvider
-from taskflow.settings import Settings
 from tests.support.ssh_lab import PREFIX, Lab, lab, tombstones
 from tests.support.sshd import make_key
 from tests.support.stand_in_agent import make
+from tests.support.virtual import FollowingClock
 from tests.support.waiting import wait_until
+from tests.support.world_fixtures import MakeWorld
 
 LABEL = f"{PREFIX}1"
 
@@ -69,7 +67,7 @@ def test_an_agent_is_told_where_it_is_reached_and_nothing_secret_is_part_of_a_co
     order = json.loads(file.read_text())
     assert (order["node_id"], order["advertise_host"]) == ("node-1", "127.0.0.1")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(one.directory().stat().st_mode) == 0o700
+    assert stat.S_IMODE(one.directory().stat().st_mode) == 0o711
     argv = one.servers[0].argv
     assert order["agent_token"] not in argv and order["callback_token"] not in argv
     assert LABEL not in argv
@@ -464,20 +462,38 @@ def test_a_check_says_of_each_host_what_is_wrong(two: Lab) -> None:
     assert not two.directory(1).exists()
 
 
-# --- the audit
+# --- the sweep
+
+FILE = """
+[[provider]]
+name = "cloud"
+kind = "ssh"
+user = "unused"
+key_file = "unused"
+known_hosts = "unused"
+host = [{address = "unused", vcpus = 2, memory_mb = 4000, slots = 2}]
+"""
 
 
-def test_a_node_of_a_host_that_nobody_needs_is_found_by_the_audit(two: Lab) -> None:
-    """And a host that is down gives no difference, only its name."""
-    provider = two.provider(timeout_s=5.0)
-    provider.create(two.order(1))
-    no_rows = SimpleNamespace(execute=lambda *_: [])
-    tools = SimpleNamespace(
-        catalogue=SimpleNamespace(providers=[SimpleNamespace(name="lab", remote=True, offers=())]),
-        providers={"lab": provider}, database=SimpleNamespace(read=lambda: nullcontext(no_rows)), settings=Settings(),
-    )  # fmt: skip
-    found, failed = audit(cast(Any, tools), ManualClock().now())
-    assert [(one.kind, one.label) for one in found] == [("orphan", LABEL)] and failed == {}
+def test_a_node_that_nobody_needs_is_ended_by_the_sweep_and_never_while_a_host_is_down(
+    two: Lab, make_world: MakeWorld, tmp_path: Path
+) -> None:
+    """Another installation's is not seen. What can't be asked is shown as what failed."""
+    path = tmp_path / "providers.toml"
+    path.write_text(FILE)
+    world = make_world(providers_file=str(path), public_url="https://control.example")
+    clock = FollowingClock(world.travel)
+    world.cloud = lambda: two.provider(prefix=PREFIX, timeout_s=5.0, clock=clock)
+    world.start_worker()
+    two.provider().create(two.order(1))
+    two.provider(prefix="tf-another-").create(dataclasses.replace(two.order(2), label="tf-another-1"))
+    for host in (0, 1):
+        claim = two.directory(host) / "claim" / "claim.json"
+        os.utime(claim, (claim.stat().st_mtime - 7200.0,) * 2)
     two.servers[1].stop()
-    found, failed = audit(cast(Any, tools), ManualClock().now())
-    assert found == [] and two.servers[1].name in failed["lab"]
+    swept = world.app.sweep("delete_orphans")
+    assert (swept["done"], swept["failed"]) == (0, 1)
+    two.servers[1].start()
+    assert world.app.sweep("delete_orphans")["done"] == 1
+    assert (two.standing(0), two.standing(1)) == ([], ["claim"])
+    assert len(two.keepers()) == 1

@@ -41,7 +41,7 @@ class Lab:
 
     def provider(
         self, *, prefix: str = PREFIX, timeout_s: float = 20.0, clock: Clock | None = None, agent: Path | None = None,
-        **account: Any,
+        isolate: bool = False, **account: Any,
     ) -> SshProvider:  # fmt: skip
         """A provider of them all, as a worker has it."""
         known: dict[str, Any] = {
@@ -51,8 +51,8 @@ class Lab:
         return SshProvider(
             "lab", account=Account(**known),
             hosts={server.name: Host(server.address, server.port) for server in self.servers}, prefix=lambda: prefix,
-            agent_file=lambda: agent or self.agent, control_plane_url="http://control.test", ca="", timeout_s=timeout_s,
-            clock=clock or ManualClock(),
+            agent_file=lambda: agent or self.agent, control_plane_url="http://control.test", ca="", isolate=isolate,
+            timeout_s=timeout_s, clock=clock or ManualClock(),
         )  # fmt: skip
 
     def order(self, number: int = 1, host: int | None = None, **agent: Any) -> NodeOrder:

@@ -118,7 +118,8 @@ def _of_hosts(
     return SshProvider(
         spec.name, account=account, hosts=dict(zip((offer.size for offer in spec.offers), hosts, strict=True)),
         prefix=lambda: label_prefix(installation()), agent_file=reach.agent_file,
-        control_plane_url=reach.control_plane_url, ca=ca, clock=clock, timeout_s=timeout_s,
+        control_plane_url=reach.control_plane_url, ca=ca, isolate=options.get("isolate", True), clock=clock,
+        timeout_s=timeout_s,
     )  # fmt: skip
 
 

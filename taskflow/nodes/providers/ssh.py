@@ -35,13 +35,13 @@ _PARTS = "/"
 class SshProvider:
     """``hosts`` by the name of their offer. ``prefix`` says how labels of this installation begin; ``agent_file`` makes the
     agent's file or says where it is; ``ca`` is the PEM text that agents check the control plane by, empty for their
-    system's; ``timeout_s`` bounds each call."""
+    system's; ``isolate``: whether orders will ask for a user for each workspace; ``timeout_s`` bounds each call."""
 
     creates_once = told_at_once = True
 
     def __init__(
         self, name: str, *, account: Account, hosts: dict[str, Host], prefix: Callable[[], str],
-        agent_file: Callable[[], Path], control_plane_url: str, ca: str, clock: Clock, timeout_s: float,
+        agent_file: Callable[[], Path], control_plane_url: str, ca: str, isolate: bool, clock: Clock, timeout_s: float,
     ) -> None:  # fmt: skip
         self.name = name
         self._account = account
@@ -50,6 +50,7 @@ class SshProvider:
         self._agent_file = agent_file
         self._control_plane_url = control_plane_url
         self._ca = ca
+        self._isolate = isolate
         self._clock = clock
         self._timeout_s = timeout_s
 
@@ -72,10 +73,11 @@ class SshProvider:
             raise OrderInvalid(f"provider {self.name} has no host {order.size}")
         agent = self._agent()
         wanted = hashlib.sha256(agent).hexdigest()
+        isolate = bool(order.agent.get("isolate"))
         told = {**order.agent, "advertise_host": host.address}
 
         async def work(session: Session) -> str:
-            claim = _standing(host, order.label, await session.ask("claim", label=order.label))
+            claim = _standing(host, order.label, await session.ask("claim", label=order.label, isolate=isolate))
             if claim["by"] != order.label:
                 raise NoCapacity(f"host {host.name} is taken by {claim['by']}", retry_after_s=_TAKEN_S)
             if claim["state"] != "starting":
@@ -145,7 +147,7 @@ class SshProvider:
         """Log in everywhere and see whether nodes could be made. Raises with what is wrong, host by host."""
 
         async def work(session: Session) -> dict[str, Any]:
-            return await session.ask("check")
+            return await session.ask("check", isolate=self._isolate)
 
         answers = self._ask_all(work)
         _must_all_answer(answers)

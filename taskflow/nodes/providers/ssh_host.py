@@ -42,6 +42,8 @@ MARK = "taskflow-host:"
 TOMBSTONE_S = 86400.0
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SAID_MAX = 600
+#: The users of workspaces pass through to what is theirs, and see nothing on the way.
+_PASSAGE = 0o711
 
 
 class Refused(Exception):
@@ -65,7 +67,7 @@ class Place:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One at a time. Raises ``Refused`` for a directory that somebody else could write to, ``Busy``."""
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path.mkdir(parents=True, exist_ok=True, mode=_PASSAGE)
         self.must_be_ours()
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -78,6 +80,19 @@ class Place:
             yield
         finally:
             os.close(descriptor)
+
+    def must_hold(self, isolate: bool) -> None:
+        """Whether an agent that gives each workspace a user of its own could work here: it says so itself only later."""
+        if not isolate:
+            return
+        if os.geteuid() != 0:
+            raise Refused("workspaces have users of their own only where root is the user (or set isolate = false)")
+        for parent in self.path.parents:
+            if parent.exists() and not parent.stat().st_mode & stat.S_IXOTH:
+                raise Refused(
+                    f"users of workspaces can't reach {self.path}: {parent} lets nobody pass (name another directory, or "
+                    "set isolate = false)"
+                )
 
     def must_be_ours(self) -> None:
         """Whoever else can write here could put a program of theirs in the agent's place."""
@@ -99,7 +114,7 @@ class Place:
     def take(self, label: str) -> None:
         """Make the claim, unless there is one: a rename onto a directory that holds something fails."""
         aside = self._aside()
-        aside.mkdir(mode=0o700)
+        aside.mkdir(mode=_PASSAGE)
         _write(aside / "claim.json", json.dumps({"label": label}).encode())
         _sync(aside)
         try:
@@ -171,6 +186,7 @@ class Place:
 def check(place: Place, request: dict[str, Any], _file: bytes) -> dict[str, Any]:
     """Whether nodes could be made here. Makes nothing."""
     _must_have_git()
+    place.must_hold(request["isolate"])
     known = place.path
     while not known.exists():
         known = known.parent
@@ -198,6 +214,7 @@ def claim(place: Place, request: dict[str, Any], _file: bytes) -> dict[str, Any]
     """Take this host for a label, or go on with what an earlier attempt took. ``by``: who has it."""
     _must_have_git()
     label = _label(request)
+    place.must_hold(request["isolate"])
     with place.locked():
         if place.tombstone(label).exists():
             return {"destroyed": True}
