@@ -143,7 +143,8 @@ _TASK = (
         "start-before-commit", "the first alarm of a run fires before its row is there, and is taken for a leftover",
         (
             Edit(
-                "taskflow/service/tasks.py", "        if run is not None:\n            self._start(run)\n        return task_view", "        return task_view",
+                "taskflow/service/tasks.py",
+                "        if run is not None:\n            self._start(run)\n        return task_view", "        return task_view",
             ),
             Edit(
                 "taskflow/service/tasks.py", "            insert_run(tx, run, created_at=now)\n        task = task_rows",
@@ -181,7 +182,9 @@ _TASK = (
     Mutant(
         "late-result-thrown-away", "work that was done on a node wrongly taken for dead is lost",
         (Edit(
-            _CALLBACKS, 'if (verdict or {}).get("code") not in _LIVENESS_VERDICTS or payload["outcome"] not in _LATE_RESULTS:', "if True:",
+            _CALLBACKS,
+            'if (verdict or {}).get("code") not in _LIVENESS_VERDICTS or payload["outcome"] not in _LATE_RESULTS:',
+            "if True:",
         ),),
         ("tests/pipelines/test_failures.py",),
     ),

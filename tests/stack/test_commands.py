@@ -36,6 +36,7 @@ def test_procfile_and_supervisor_run_the_same_commands() -> None:
 
 def test_the_web_is_as_many_processes_as_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """gunicorn reads its settings from ours."""
+    monkeypatch.delitem(sys.modules, "taskflow.stack.gunicorn_conf", raising=False)  # another test may have read it
     monkeypatch.setenv("TASKFLOW_WEB_PROCESSES", "3")
     assert runpy.run_module("taskflow.stack.gunicorn_conf")["workers"] == 3
     monkeypatch.delenv("TASKFLOW_WEB_PROCESSES")
