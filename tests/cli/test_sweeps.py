@@ -49,14 +49,4 @@ def test_a_price_that_nobody_knows_is_not_shown_as_nothing(invoke: Invoke, monke
     monkeypatch.setattr("taskflow.cli.nodes.database_app", _app(providers=SimpleNamespace(audit=lambda: found)))
     done = invoke("nodes", "audit")
     assert done.exit_code == 1
-    assert done.stdout.splitlines()[1].split()[:9] == [
-        "volume",
-        "cloud",
-        "tf-1-disk",
-        "volumes/17",
-        "2",
-        "h",
-        "0",
-        "min",
-        "?",
-    ]
+    assert " ? " in done.stdout.splitlines()[1]
