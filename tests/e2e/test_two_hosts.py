@@ -76,7 +76,7 @@ class Lab:
 
 @contextmanager
 def lab(tmp_path: Path, count: int, environ: dict[str, str]) -> Iterator[Lab]:
-    """A stack with ``count`` other hosts; nothing of them is left. Skips where namespaces can't be made, but not under CI."""
+    """A stack with ``count`` other hosts; nothing of them is left. Skips where there can be no namespaces, but not under CI."""
     with _hosts(count) as network:
         data_dir, port = tmp_path / "data", free_port()
         data_dir.mkdir(mode=0o700)
@@ -102,7 +102,7 @@ def _catalogue(network: Network) -> str:
     lines = [
         "[[provider]]", 'name = "lab"', 'kind = "ssh"', f'user = "{network.hosts[0].server.user}"',
         f'key_file = "{network.key}"', f'known_hosts = "{network.known_hosts}"',
-        f'python = "{getattr(sys, "_base_executable", sys.executable)}"',  # it has none of our packages
+        f'python = "{getattr(sys, "_base_executable", sys.executable)}"',  # not the one that the stack runs on
     ]  # fmt: skip
     for host in network.hosts:
         lines += [
