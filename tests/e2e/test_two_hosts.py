@@ -76,7 +76,7 @@ class Lab:
 
 @contextmanager
 def lab(tmp_path: Path, count: int, environ: dict[str, str]) -> Iterator[Lab]:
-    """A stack with ``count`` other hosts; nothing of them is left. Skips where there can be no namespaces, but not under CI."""
+    """A stack with ``count`` other hosts; nothing of them is left. Skips where namespaces can't be, not under CI."""
     with _hosts(count) as network:
         data_dir, port = tmp_path / "data", free_port()
         data_dir.mkdir(mode=0o700)
