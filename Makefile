@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up test simulate mutants crashpoints bench newest-celery chaos lint types contracts agent wheel clean
+.PHONY: help install run up sshd test simulate mutants crashpoints bench newest-celery chaos lint types contracts agent wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,7 +27,12 @@ run: install ## start everything, run one real task against a real git repositor
 up: install ## start everything and serve until Ctrl-C
 	@exec $(BIN)/taskflow up
 
-test: install ## lint, types, import contracts, all tests
+sshd: # the tests talk to real servers of OpenSSH; one that is installed here is not started
+	@command -v sshd >/dev/null || test -x /usr/sbin/sshd || \
+		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && RUNLEVEL=1 apt-get install -y -q openssh-server; } || \
+		{ echo "sshd is missing: apt-get install openssh-server (it need not run)" >&2; exit 1; }
+
+test: install sshd ## lint, types, import contracts, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -18,6 +18,8 @@ _GUARDS = ("tests/db/test_guards.py",)
 _CALLS = ("tests/service/test_callbacks.py",)
 _CONTRACT = ("tests/agent/test_contract.py",)
 _MACHINE = ("tests/nodes/test_machine.py",)
+_SSH_HOST = "taskflow/nodes/providers/ssh_host.py"
+_LAB = ("tests/nodes/test_ssh_provider.py",)
 
 _FEED = "taskflow/db/feed.py"
 _STREAMS = "web/streams.py"
@@ -337,6 +339,30 @@ _NODE = (
             'if (folder / "destroy").exists() or (folder / "destroyed").exists():', "if False:",
         ),),
         ("tests/nodes/test_local_provider.py",),
+    ),
+    Mutant(
+        "a-host-for-two", "a host that somebody has is given to whoever asks",
+        (Edit(_SSH_HOST, '{"by": place.label(), ', '{"by": label, '),),
+        _LAB,
+    ),
+    Mutant(
+        "host-forgets-the-destroyed", "a late order brings back a node that was destroyed on its host",
+        (Edit(_SSH_HOST, "        place.bury(label)\n", ""),),
+        _LAB,
+    ),
+    Mutant(
+        "any-host-key", "whoever answers at a host's address is given the order with its tokens",
+        (Edit("taskflow/nodes/providers/ssh_link.py", "known_hosts=known_hosts", "known_hosts=None"),),
+        _LAB,
+    ),
+    Mutant(
+        "a-host-that-is-down-has-nothing", "a node is destroyed because its host could not be asked",
+        (Edit(
+            "taskflow/nodes/providers/ssh.py",
+            "        _must_all_answer(answers)\n        return all(answer is True for _, answer in answers)",
+            "        return all(answer is not False for _, answer in answers)",
+        ),),
+        _LAB,
     ),
 )  # fmt: skip
 

@@ -263,6 +263,13 @@ def test_a_keeper_that_does_not_start_is_told_with_its_words(one: Lab) -> None:
     assert one.standing() == []
 
 
+def test_an_agent_that_needs_a_newer_python_is_not_tried_again(one: Lab) -> None:
+    """Its file knows best what its parts need; no time mends that."""
+    order = dataclasses.replace(one.order(), agent={**one.order().agent, "node_id": "node-of-tomorrow"})
+    assert "Python 4.0 or newer" in refused(lambda: one.provider().create(order), OrderInvalid).message
+    assert one.provider().destroy(LABEL)
+
+
 # --- what is not known is not gone
 
 

@@ -26,6 +26,8 @@ def keep(root):
         order = json.load(file)
     if os.stat(root + "/order.json").st_mode & 0o077:
         sys.exit("order.json is readable by others")
+    if order.get("node_id") == "node-of-tomorrow":
+        sys.exit("taskflow agent: Python 4.0 or newer is needed; this is 3.11.2")
     if order.get("node_id") == "node-that-fails":
         sys.exit("this one never starts")
     if held(root + "/keep.lock"):

@@ -1,8 +1,8 @@
 """Machines that the user already has, reached over SSH. Each is sold as one offer, and to one node at a time.
 
 A host is claimed by a directory on it that appears by one rename, so that exactly one wins, of two workers and of two
-installations that share its account; see ``ssh_host`` for what stands there. Making a node is four requests, each of which
-may be repeated: claim, the agent's file where it is another one, the order, the keeper.
+installations that share its account; see ``ssh_host`` for what stands there. Making a node is three requests, each of which
+may be repeated: the claim, the agent's file where it is another one, the order with its keeper.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ MARK = "taskflow-host:"
 TOMBSTONE_S = 86400.0
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SAID_MAX = 600
+#: What the agent's file says where its Python is older than the newest that one of its parts asks for.
+_TOO_OLD = "or newer is needed; this is"
 #: The users of workspaces pass through to what is theirs, and see nothing on the way.
 _PASSAGE = 0o711
 
@@ -248,6 +250,8 @@ def start(place: Place, request: dict[str, Any], _file: bytes) -> dict[str, Any]
                 _replace(place.claim / "ca.pem", request["ca"].encode())
                 arguments += ["--ca-file", str(place.claim / "ca.pem")]
             status, said = place.run_agent(*arguments)
+            if status and _TOO_OLD in said:
+                raise Refused(said)
             if status != 0 or place.state() != "running":
                 return {"failed": f"the agent's keeper did not start ({_how(status)}): {said}"}
         _replace(place.claim / "started", b"")
