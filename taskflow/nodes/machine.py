@@ -26,7 +26,14 @@ from taskflow.nodes.admission import allocate_effect
 from taskflow.nodes.boot import agent_late
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.liveness import Verdict, is_lost, lost_error
-from taskflow.nodes.providers.base import AccessRefused, NoCapacity, NodeOrder, Provider, QuotaReached
+from taskflow.nodes.providers.base import (
+    AccessRefused,
+    HostUnreachable,
+    NoCapacity,
+    NodeOrder,
+    Provider,
+    QuotaReached,
+)
 from taskflow.nodes.selector import Wish
 from taskflow.nodes.user_data import ca_certificates, user_data
 
@@ -122,6 +129,11 @@ class NodeMachine:
                 server = provider.create(self._order(node))
             except NoCapacity as error:
                 return self._elsewhere(ctx, node, error)
+            except HostUnreachable as error:
+                if not fresh:  # an earlier call may have made something there, and this label lives only once
+                    raise
+                self._intents[node.id] = node.intent  # nothing got there: it is unused
+                return self._elsewhere(ctx, node, error)
         if server.state == "destroyed":
             raise PermanentError(f"server {server.server_id} was destroyed meanwhile", code="server_gone")
         bought = self._to(ctx, "awaiting_agent", server_id=server.server_id, bought_at=ctx.now)
@@ -135,8 +147,9 @@ class NodeMachine:
             "create_server", effects=(self._to(ctx, "creating", intent=intent, intent_at=ctx.now, **fields),)
         )
 
-    def _elsewhere(self, ctx: StepContext, node: Row[Any], error: NoCapacity) -> Outcome:
-        """Sold out: the next offer that meets the wish, and a rest for this one. Raises when there is none."""
+    def _elsewhere(self, ctx: StepContext, node: Row[Any], error: NoCapacity | HostUnreachable) -> Outcome:
+        """The next offer that meets the wish, and a rest for this one. When there is none, a machine that can't be reached
+        is tried again, and what is sold out raises ``SoldOut``."""
         rest_s = self._tools.settings.offer_rest_s if error.retry_after_s is None else error.retry_after_s
         spec = self._tools.catalogue.spec(node.provider)
         sold_out = f"{node.size}@{node.location}"
@@ -148,6 +161,8 @@ class NodeMachine:
             offer for offer in spec.offers
             if offer.key != sold_out and resting.get(offer.key, 0.0) <= ctx.now and wish.fits(offer) is None
         ]  # fmt: skip
+        if not others and isinstance(error, HostUnreachable):
+            raise error
         if not others:
             raise SoldOut(f"{node.provider} has nothing that fits: {error.message}", detail={"offer": sold_out})
         offer = others[0]
@@ -156,7 +171,8 @@ class NodeMachine:
             slots=offer.slots, price_per_hour=offer.price_per_hour,
         )  # fmt: skip
         rest = rest_offer_effect(node.provider, sold_out, until=ctx.now + rest_s, now=ctx.now)
-        return replace(moved, effects=(*moved.effects, rest), reason=f"{sold_out} is sold out, {offer.key} is tried")
+        why = "can't be reached" if isinstance(error, HostUnreachable) else "is sold out"
+        return replace(moved, effects=(*moved.effects, rest), reason=f"{sold_out} {why}, {offer.key} is tried")
 
     def await_agent(self, ctx: StepContext) -> Outcome:
         """Until the agent says that it is ready; each heartbeat repeats it. Not for a server that is gone already."""

@@ -121,6 +121,38 @@ def test_sold_out_here_is_bought_there(cloud: World) -> None:
     cloud.assert_settled()
 
 
+def test_a_machine_that_can_not_be_reached_is_passed_over(cloud: World) -> None:
+    """Nothing got there, so another one is ordered under the same label instead of waiting for it; it rests."""
+    cloud.provider.unreachable = {("s", "fsn1")}
+    assert cloud.finish(cloud.submit(resources=CLOUD))["status"] == "completed"
+    assert (cloud.node().size, cloud.node().location) == ("s", "nbg1")
+    assert set(_account(cloud).offers_rest) == {"s@fsn1"}
+    cloud.assert_settled()
+
+
+def test_a_machine_that_may_have_heard_of_the_order_is_waited_for(cloud: World) -> None:
+    """An earlier call's answer was lost: the label may live there, so it is ordered nowhere else."""
+    cloud.provider.creates_once = True
+    cloud.provider.lose_answers, cloud.provider.lag_s = 1, 30.0
+    task = cloud.submit(resources=CLOUD)
+    cloud.run_until(lambda: cloud.provider.bought, "the order got there")
+    cloud.provider.unreachable = {("s", "fsn1")}
+    assert cloud.finish(task)["status"] == "completed"
+    assert cloud.provider.calls.count("create") > 1
+    assert (cloud.node().location, sum(cloud.provider.bought.values())) == ("fsn1", 1)
+    cloud.assert_settled()
+
+
+def test_the_only_machine_that_would_do_is_tried_until_it_is_reached(cloud: World) -> None:
+    """There is no other one to pass on to; when it is back the order goes on."""
+    cloud.provider.unreachable = {("l", "fsn1")}
+    task = cloud.submit(resources={**CLOUD, "vcpus": 4})
+    cloud.run_until(lambda: cloud.provider.calls.count("create") > 2, "it was tried again")
+    cloud.provider.unreachable = set()
+    assert cloud.finish(task)["status"] == "completed"
+    cloud.assert_settled()
+
+
 def test_sold_out_everywhere_waits_and_is_bought_when_there_is_one(cloud: World) -> None:
     """Nobody fails for a full data centre; who waits is told."""
     cloud.provider.sold_out = {("l", "fsn1")}

@@ -16,7 +16,7 @@ import requests
 from requests.auth import AuthBase
 
 from taskflow.errors import OutcomeUnknown, PermanentError
-from taskflow.nodes.providers.base import Leftover, NoCapacity, NodeOrder, Server
+from taskflow.nodes.providers.base import HostUnreachable, Leftover, NoCapacity, NodeOrder, Server
 from taskflow.service import Service
 from tests.support.fake_agent import FakeAgent, Plan
 from tests.support.virtual import Planner
@@ -37,8 +37,10 @@ class FakeProvider:
         self.states: dict[str, str] = {}
         self.calls: list[str] = []
         self.refuse: Exception | None = None
-        #: Sold-out (size, location); how many creates lose their answer; how long a server is missing from look-ups.
+        #: Sold-out (size, location), and those that can't be reached; how many creates lose their answer; how long a server
+        #: is missing from look-ups.
         self.sold_out: set[tuple[str, str]] = set()
+        self.unreachable: set[tuple[str, str]] = set()
         self.lose_answers = 0
         self.lag_s = 0.0
         self.orders: list[NodeOrder] = []
@@ -56,6 +58,8 @@ class FakeProvider:
             raise self.refuse
         if (order.size, order.location) in self.sold_out:
             raise NoCapacity(f"no {order.size} at {order.location}")
+        if (order.size, order.location) in self.unreachable:
+            raise HostUnreachable(f"{order.size} at {order.location} can't be reached")
         if self.states.get(order.label) == "destroyed":
             raise PermanentError("destroyed before", code="provider_invalid")
         assert self.service is not None

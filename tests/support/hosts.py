@@ -1,6 +1,6 @@
 """Other hosts, each with a network namespace, a home and an SSH server of its own, on one bridge with this one.
 
-Only root can make them. They share processes and files with this machine; a link can be cut without anybody noticing at once.
+Only root can make them. They share processes and files with this machine; a link is cut without anybody being told.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class OtherHost:
         for link in ("lo", inside):
             _ip("-n", self.name, "link", "set", link, "up")
         self.heal()
-        self.namespace = f"net:[{os.stat(f'/run/netns/{self.name}').st_ino}]"
+        self.namespace = f"net:[{Path('/run/netns', self.name).stat().st_ino}]"
         self.server = SshServer(
             network.root / f"host-{number}", network.root / "key.pub", address=self.address,
             within=("ip", "netns", "exec", self.name),
@@ -57,7 +57,8 @@ class OtherHost:
 
     def processes(self) -> list[str]:
         """The command lines of what lives there, besides its SSH server."""
-        return [" ".join(_cmdline(one)) for one in self._all() if "sshd" not in one.name()]
+        found = [_cmdline(one) for one in self._all()]
+        return [" ".join(line) for line in found if line and "sshd" not in line[0]]
 
     def files(self) -> list[str]:
         """What lies in its home, besides the provider's lock and its tombstones."""
@@ -85,7 +86,7 @@ class OtherHost:
         for one in psutil.process_iter():
             with contextlib.suppress(OSError, psutil.Error):
                 # A zombie has no namespaces any more.
-                if os.readlink(f"/proc/{one.pid}/ns/net") == self.namespace:
+                if str(Path(f"/proc/{one.pid}/ns/net").readlink()) == self.namespace:
                     found.append(one)
         return found
 
@@ -146,7 +147,7 @@ def _cmdline(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
     except psutil.Error:
-        return ["(gone)"]
+        return []  # gone
 
 
 def _ip(*arguments: str) -> None:

@@ -1,12 +1,15 @@
 """The port of providers.
 
 Every call is idempotent by ``label``, which is persisted before the first call; the caller looks a label up before it
-creates. Six typed errors, each with an answer of its own in the node machine:
+creates. Seven typed errors, each with an answer of its own in the node machine:
 
 ======================  =======================  ================================================================
 error                   means                    answer
 ======================  =======================  ================================================================
 ``ProviderUnavailable`` no answer worth having   again, with backoff
+``HostUnreachable``     the same, of what was      another one, if nothing was asked of this one before;
+                        ordered, and nothing got   else again
+                        there
 ``RateLimited``         too many requests        again when the provider says so
 ``NoCapacity``          nothing of this size here  another size or place; this one rests for a while
 ``QuotaReached``        the account is full      nothing is bought for a while, those who wait are told, a human acts
@@ -30,6 +33,10 @@ class ProviderUnavailable(TransientError):
     """The provider can't be reached, or is out of order."""
 
     code = "provider_unavailable"
+
+
+class HostUnreachable(ProviderUnavailable):
+    """The machine itself can't be reached: nothing of this call got there. Others of the provider may do."""
 
 
 class RateLimited(TransientError):

@@ -20,7 +20,7 @@ import asyncssh
 
 from taskflow.errors import OutcomeUnknown, StepError
 from taskflow.nodes.providers import ssh_host
-from taskflow.nodes.providers.base import AccessRefused, OrderInvalid, ProviderUnavailable
+from taskflow.nodes.providers.base import AccessRefused, HostUnreachable, OrderInvalid, ProviderUnavailable
 
 _Answer = TypeVar("_Answer")
 
@@ -161,8 +161,8 @@ async def on_host(
 ) -> _Answer:
     """Connect, do ``work``, let go; all of it within ``timeout_s``.
 
-    Raises ``AccessRefused``, ``ProviderUnavailable``, and, for work that ``makes`` something and was begun,
-    ``OutcomeUnknown`` where the connection fails.
+    Raises ``AccessRefused``; where the connection fails ``HostUnreachable`` if nothing was asked yet, else
+    ``ProviderUnavailable``, or ``OutcomeUnknown`` for work that ``makes`` something.
     """
     opened: list[Session] = []
 
@@ -190,7 +190,9 @@ async def on_host(
         if refused is not None:
             raise refused from error
         why = str(error) or type(error).__name__
-    kind = OutcomeUnknown if makes and opened and opened[0].sent else ProviderUnavailable
+    if not opened or not opened[0].sent:
+        raise HostUnreachable(f"host {host.name} can't be asked: {why}")
+    kind = OutcomeUnknown if makes else ProviderUnavailable
     raise kind(f"host {host.name} can't be asked: {why}", code="provider_unavailable")
 
 
