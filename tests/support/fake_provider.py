@@ -37,7 +37,8 @@ class FakeProvider:
         self.states: dict[str, str] = {}
         self.calls: list[str] = []
         self.refuse: Exception | None = None
-        #: Sold-out and unreachable (size, location); how many creates lose their answer; how long look-ups miss a server.
+        #: Sold-out (size, location), and those that can't be reached; how many creates lose their answer; how long a server
+        #: is missing from look-ups.
         self.sold_out: set[tuple[str, str]] = set()
         self.unreachable: set[tuple[str, str]] = set()
         self.lose_answers = 0

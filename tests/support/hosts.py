@@ -1,6 +1,6 @@
 """Other hosts, each with a network namespace, a home and an SSH server of its own, on one bridge with this one.
 
-Only root can make them. They share processes and files with this machine; a link can be cut and nobody notices at once.
+Only root can make them. They share processes and files with this machine; a link is cut without anybody being told.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class OtherHost:
         for link in ("lo", inside):
             _ip("-n", self.name, "link", "set", link, "up")
         self.heal()
-        self.namespace = f"net:[{Path(f'/run/netns/{self.name}').stat().st_ino}]"
+        self.namespace = f"net:[{Path('/run/netns', self.name).stat().st_ino}]"
         self.server = SshServer(
             network.root / f"host-{number}", network.root / "key.pub", address=self.address,
             within=("ip", "netns", "exec", self.name),
