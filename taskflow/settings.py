@@ -171,7 +171,9 @@ class Settings:
     agent_ca_file: str = _setting("", "path", "CA certificates (PEM) that it is checked by")
     agent_tls_name: str = _setting("", "text", "the DNS name in that certificate")
     callback_token_s: float = _setting(
-        172_800.0, "s", "tokens of nodes and workspaces are good for this long; heartbeats renew them after half of it"
+        172_800.0,
+        "s",
+        "tokens of nodes on other machines and of their workspaces live this long; heartbeats renew them at half of it",
     )
     signature_age_s: float = _setting(60.0, "s", "a signed request that is older, or this far ahead, is refused")
     capacity_poll_s: float = _setting(15.0, "s", "how often a waiting task looks for capacity when nobody rings it")

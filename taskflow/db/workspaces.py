@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, literal, select
 from taskflow.db.models import AgentSession, Node, Run, Task, Workspace
 from taskflow.db.nodes import WORKSPACE_CHANGED, live_count
 from taskflow.db.runs import consume_signal, get_run, record_answer, record_signal, to_row
-from taskflow.db.status import NODE_USABLE
+from taskflow.db.status import LOCAL_PROVIDER, NODE_USABLE
 from taskflow.db.tokens import insert_callback_token
 from taskflow.engine.outcomes import Effect, Refused
 from taskflow.engine.store import RunRow, SignalArrived
@@ -66,7 +66,10 @@ def reserve_workspace_effect(
     *, workspace_id: WorkspaceId, task_id: TaskId, run: RunRow, node_id: str, callback_token_hash: str, now: float,
     callback_token_expires_at: float | None = None, vcpus: float = 0.0, memory_mb: int = 0,
 ) -> Effect:  # fmt: skip
-    """Take a slot (or a warm node) for a run, and reserve a part of it. Refused when the node is not usable or full."""
+    """Take a slot (or a warm node) for a run, and reserve a part of it. Refused when the node is not usable or full.
+
+    On a local node the token does not expire: it never leaves the machine, which may sleep for days.
+    """
 
     def effect(tx: Connection) -> Iterable[RunId]:
         node = tx.execute(select(Node.run_id).where(Node.id == node_id, Node.owner_id == run.owner_id)).first()
@@ -78,7 +81,7 @@ def reserve_workspace_effect(
             update(Node)
             .where(Node.id == node_id, Node.status.in_(NODE_USABLE))
             .values(status="active", warm_until=None, placements=Node.placements + 1)
-            .returning(Node.slots, Node.run_id, Node.vcpus, Node.memory_mb)
+            .returning(Node.slots, Node.run_id, Node.vcpus, Node.memory_mb, Node.provider)
         ).first()
         if taken is None:
             raise Refused(f"node {node_id} is not usable any more")
@@ -94,7 +97,7 @@ def reserve_workspace_effect(
         )  # fmt: skip
         insert_callback_token(
             tx, owner_id=run.owner_id, scope="workspace", subject_id=workspace_id, token_hash=callback_token_hash,
-            now=now, expires_at=callback_token_expires_at,
+            now=now, expires_at=None if taken.provider == LOCAL_PROVIDER else callback_token_expires_at,
         )  # fmt: skip
         return _tell_node(tx, taken.run_id, f"{workspace_id}:reserved", now)
 

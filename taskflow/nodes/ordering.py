@@ -44,11 +44,13 @@ def new_node(
     if key is not None:
         node_id = NodeId(node_id[:_TIME_PART] + keyed_part(owner_id, key))
     vault, kept = tools.vault, ordered_by is not None
+    # A local node and its tokens outlive a machine that sleeps for days; nothing of them leaves it.
+    expires_at = now + tools.settings.callback_token_s if spec.remote else None
     bootstrap = hash_token(vault.derive_token("bootstrap", node_id)) if spec.needs_user_data else None
     return NewNode(
         id=node_id, run=new_node_run(new_run_id(), node_id, owner_id, now, kept=kept), label=tools.label_of(node_id),
         provider=offer.provider, slots=offer.slots, callback_token_hash=hash_token(vault.derive_token("node", node_id)),
-        callback_token_expires_at=now + tools.settings.callback_token_s,
+        callback_token_expires_at=expires_at,
         size=offer.size, location=offer.location, vcpus=offer.vcpus, memory_mb=offer.memory_mb,
         price_per_hour=offer.price_per_hour, bootstrap_token_hash=bootstrap, wish=wish.as_dict(), kept=kept,
         ordered_by=ordered_by,

@@ -19,9 +19,9 @@ LIFE_S = 1000.0
 
 
 @pytest.fixture
-def world(make_world: MakeWorld) -> World:
+def world(make_remote_world: MakeWorld) -> World:
     """A task runs, its node keeps silent, and tokens live for a thousand seconds."""
-    made = make_world(callback_token_s=LIFE_S)
+    made = make_remote_world(callback_token_s=LIFE_S)
     made.plan.session_s = None
     made.at_step(made.submit(time_limit_s=20_000.0), "running")
     made.plan.beating = False
@@ -117,3 +117,12 @@ def test_what_ended_has_no_token_of_any_generation(world: World) -> None:
     world.travel.shift(10)
     prune(world.app.database, now=world.app.control.now(), keep_s=0.0, limit=100)
     assert _generations(world, "node") == _generations(world, "workspace") == []
+
+
+def test_tokens_of_a_local_node_do_not_expire(make_world: MakeWorld) -> None:
+    """Its machine may sleep for days with a task on it, whose outcome counts all the same."""
+    world = make_world(callback_token_s=LIFE_S)
+    world.at_step(world.submit(), "running")
+    with world.app.database.read() as tx:
+        rows = tx.execute(select(Token.expires_at).where(Token.scope.in_(("node", "workspace")))).scalars().all()
+    assert rows == [None, None]
