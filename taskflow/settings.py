@@ -135,7 +135,9 @@ class Settings:
         300.0, "s", "a size that is sold out at a place is not asked for again for this long"
     )
     node_max_life_s: float = _setting(
-        86_400.0, "s", "an older node takes no new workspace and goes when its last one is released; 0 = no limit"
+        86_400.0,
+        "s",
+        "an older node on another machine takes no new work and goes when its last is released; 0 = no limit",
     )
     node_load_max: float = _setting(
         2.0, "load/core", "a server with a higher load average gets no further work; the local node always does"

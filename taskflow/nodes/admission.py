@@ -22,8 +22,8 @@ from taskflow.nodes.catalogue import Offer
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.limits import NO_LIMITS, Standing, claims, standing
 from taskflow.nodes.purchase import Market, market
+from taskflow.nodes.retirement import speaks_this_protocol
 from taskflow.nodes.selector import Candidate, Choice, Limits, Wish, select
-from taskflow.nodes.upgrade import speaks_this_protocol
 
 #: How many of those who wait are looked at when something became free. More would hardly fit where these did not.
 _PAGE = 50
@@ -184,6 +184,6 @@ def _candidate(tools: StepTools, node: Row[Any], now: float) -> Candidate:
         expected=node.expected, provider=node.provider, location=node.location, vcpus=node.vcpus,
         memory_mb=node.memory_mb, reserved_vcpus=float(node.reserved_vcpus),
         reserved_memory_mb=int(node.reserved_memory_mb),
-        agent_fits=speaks_this_protocol(node) and tools.outdated(node) is None,
+        agent_fits=speaks_this_protocol(node), retires=tools.retires(node, now),
         unreachable=node.unreachable_since is not None,
     )  # fmt: skip

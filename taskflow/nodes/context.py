@@ -18,7 +18,7 @@ from taskflow.nodes.catalogue import Catalogue
 from taskflow.nodes.liveness import UNKNOWN, Liveness, Verdict, is_lost, node_verdict
 from taskflow.nodes.providers.base import Provider
 from taskflow.nodes.providers.factory import label_prefix
-from taskflow.nodes.upgrade import outdated
+from taskflow.nodes.retirement import outdated, too_old
 from taskflow.settings import Settings
 from taskflow.vault import Vault
 
@@ -69,9 +69,13 @@ class StepTools:
         """Silence after which no session lives on it; None where sessions outlive every silence."""
         return self.settings.node_lost_s if self.is_remote(node) else None
 
-    def outdated(self, node: Row[Any]) -> str | None:
-        """Why it has to make room for a node with this release's agent, None when it need not."""
-        return outdated(node, remote=self.is_remote(node), by_version=self.settings.agent_upgrade)
+    def retires(self, node: Row[Any], now: float) -> str | None:
+        """Why it takes no new work and goes when it is idle, None when it stays. Never one that somebody keeps."""
+        if node.kept or not self.is_remote(node):
+            return None
+        return outdated(node, by_version=self.settings.agent_upgrade) or too_old(
+            node, now, life_s=self.settings.node_max_life_s
+        )
 
     def liveness(self, node: Row[Any], now: float) -> Liveness:
         """The bare verdict, see ``verdict``."""

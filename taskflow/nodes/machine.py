@@ -193,15 +193,15 @@ class NodeMachine:
     # --- in use and idle
 
     def active(self, ctx: StepContext) -> Outcome:
-        """While workspaces live on it; warm as soon as none does, unless its agent is of another release."""
+        """While workspaces live on it; warm as soon as none does, unless it retires."""
         node = self._node(ctx)
         self._take_changes(ctx)
         verdict = self._tools.verdict(node, ctx.now)
         if verdict.dead:
             return self._lost(ctx, node, verdict)
-        outdated = self._tools.outdated(node) if node.live_workspaces == 0 and not node.kept else None
-        if outdated is not None:
-            return self._retire(ctx, outdated, otherwise=self._look_again(ctx, node))
+        retires = self._tools.retires(node, ctx.now) if node.live_workspaces == 0 else None
+        if retires is not None:
+            return self._retire(ctx, retires, otherwise=self._look_again(ctx, node))
         if node.live_workspaces == 0:
             warm_until = None if node.kept else ctx.now + self._tools.settings.node_warm_s
             return Advance(
@@ -221,9 +221,9 @@ class NodeMachine:
         verdict = self._tools.verdict(node, ctx.now)
         if verdict.dead:
             return self._lost(ctx, node, verdict)
-        outdated = None if node.kept else self._tools.outdated(node)
-        if outdated is not None:
-            return self._retire(ctx, outdated, otherwise=Advance("active"))
+        retires = self._tools.retires(node, ctx.now)
+        if retires is not None:
+            return self._retire(ctx, retires, otherwise=Advance("active"))
         return self._look_again(ctx, node)
 
     def _warm_limit(self, run: RunRow) -> float | None:

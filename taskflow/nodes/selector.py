@@ -36,6 +36,8 @@ class Candidate:
     reserved_memory_mb: int = 0
     agent_fits: bool = True
     unreachable: bool = False
+    #: Why it gets no new work and goes when it is idle.
+    retires: str | None = None
     #: Why a limit leaves nothing of it for the task that a node is chosen for.
     closed: str | None = None
 
@@ -210,6 +212,8 @@ def _never(node: Candidate, wish: Wish) -> str | None:
         return f"it is at {node.location or 'no place'}, {wish.location} was asked for"
     if not node.agent_fits:
         return "its agent is of another release, and takes no new work"
+    if node.retires is not None:
+        return f"it takes no new work: {node.retires}"
     return _too_small(wish, node.vcpus, node.memory_mb, "has")
 
 

@@ -12,6 +12,8 @@ from taskflow.errors import UsageError
 from taskflow.settings import ENV_PREFIX, LADDER, Settings, table
 from tests.support import settings_docs
 
+ROOT = Path(__file__).parents[2]
+
 
 def _as_env(values: dict[str, float]) -> dict[str, str]:
     return {ENV_PREFIX + name.upper(): repr(value) for name, value in values.items()}
@@ -145,3 +147,12 @@ def test_reference_page_is_the_table() -> None:
     documented = re.findall(rf"^\| `({ENV_PREFIX}\w+)`", page, flags=re.MULTILINE)
     assert documented == [row.env for row in table()]
     assert page == settings_docs.render(), "stale: run python -m tests.support.settings_docs"
+
+
+def test_every_setting_has_a_reader() -> None:
+    """A setting that nobody reads is a promise that nobody keeps."""
+    files = [file for room in ("taskflow", "web") for file in (ROOT / room).rglob("*.py") if file.name != "settings.py"]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    own = (ROOT / "taskflow" / "settings.py").read_text(encoding="utf-8")
+    read = [row.name for row in table() if re.search(rf"\b{row.name}\b", text) or f"self.{row.name}" in own]
+    assert [row.name for row in table() if row.name not in read] == []

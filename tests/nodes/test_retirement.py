@@ -1,4 +1,4 @@
-"""A new release and nodes whose agents are of the old one: they end their work, and go instead of idling."""
+"""Nodes whose agents are of an old release, and those that are old themselves: they end their work, and go."""
 
 from __future__ import annotations
 
@@ -68,3 +68,25 @@ def test_a_version_matters_only_where_it_is_asked_for(
     report_as(world, monkeypatch, agent_version="0.0.1")
     world.run_for(60.0)
     assert world.node().status == "warm"
+
+
+def test_a_node_that_lived_long_enough_ends_its_work_and_goes(make_remote_world: MakeWorld) -> None:
+    """Never with work on it; the next task goes to a fresh one, and reads why not to the old one."""
+    world = make_remote_world(node_max_life_s=300.0)
+    world.plan.session_s = None
+    first = world.submit()
+    world.at_step(first, "running")
+    old, agent = world.node(), world.agent
+    world.run_for(400.0)
+    assert world.node().status == "active"
+
+    second = world.submit()
+    world.at_step(second, "running")
+    placement = world.task(second["id"])["placement"]
+    assert world.task(second["id"])["node_id"] != old.id
+    assert any("300 s is the most" in one["reason"] for one in placement["rejected"])
+    agent.finish_session(next(iter(agent.sessions)))
+    assert world.finish(first)["status"] == "completed"
+    world.run_until(
+        lambda: world.service.nodes.show(world.caller, old.id)["status"] == "destroyed", "the old node goes"
+    )

@@ -1,4 +1,4 @@
-"""Which agents are of another release than this one: they end their work and get no more."""
+"""Which nodes end their work and get no more: their agents are of another release, or they have lived long enough."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ def speaks_this_protocol(node: Row[Any]) -> bool:
     return not beat or beat.get("protocol_version") == PROTOCOL_VERSION
 
 
-def outdated(node: Row[Any], *, remote: bool, by_version: bool) -> str | None:
+def outdated(node: Row[Any], *, by_version: bool) -> str | None:
     """Why a node has to make room for one with this release's agent; None: it need not, or nobody knows yet.
 
-    Agents on this machine are started again with the stack. ``by_version``: another release is enough, also when it
-    speaks the same protocol.
+    ``by_version``: another release is enough, also when it speaks the same protocol.
     """
-    if not remote or node.agent_version is None:
+    if node.agent_version is None:
         return None
     if not speaks_this_protocol(node):
         spoken = (node.heartbeat or {}).get("protocol_version")
@@ -30,3 +29,9 @@ def outdated(node: Row[Any], *, remote: bool, by_version: bool) -> str | None:
     if by_version and node.agent_version != __version__:
         return f"its agent is of release {node.agent_version}, this is {__version__}"
     return None
+
+
+def too_old(node: Row[Any], now: float, *, life_s: float) -> str | None:
+    """Why a node has to make room for a fresh one: it is older than ``life_s`` (0: no limit). Its work ends first (L-100)."""
+    age_s = now - (node.bought_at or node.created_at)
+    return f"it is {age_s:.0f} s old, {life_s:.0f} s is the most" if 0 < life_s < age_s else None
