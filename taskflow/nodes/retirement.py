@@ -32,6 +32,6 @@ def outdated(node: Row[Any], *, by_version: bool) -> str | None:
 
 
 def too_old(node: Row[Any], now: float, *, life_s: float) -> str | None:
-    """Why a node has to make room for a fresh one: it is older than ``life_s`` (0: no limit). Its work ends first (L-100)."""
+    """Why a node has to make room for a fresh one: it is older than ``life_s`` (0: no limit). Its work ends first."""
     age_s = now - (node.bought_at or node.created_at)
     return f"it is {age_s:.0f} s old, {life_s:.0f} s is the most" if 0 < life_s < age_s else None

@@ -341,7 +341,39 @@ _NODE = (
             'if server_state not in ("starting", "running", UNKNOWN) and agent_answers is False:',
             'if server_state not in ("starting", "running", UNKNOWN) or agent_answers is False:',
         ),),
-        ("tests/nodes/test_selector.py",),
+        ("tests/nodes/test_liveness.py",),
+    ),
+    Mutant(
+        "cut-link-is-death", "a link that is cut is taken for two signs, while sessions still live behind it",
+        (Edit(
+            "taskflow/nodes/liveness.py", "    if lost_s is None and server_state != UNKNOWN and agent_answers is False",
+            "    if server_state != UNKNOWN and agent_answers is False",
+        ),),
+        ("tests/nodes/test_liveness.py",),
+    ),
+    Mutant(
+        "verdict-over-a-heartbeat", "a node that was heard of while its verdict was written is destroyed",
+        (Edit(
+            _NODES, ".where(Node.id == node.id, Node.last_heartbeat_at.is_not_distinct_from(node.last_heartbeat_at))",
+            ".where(Node.id == node.id)",
+        ),),
+        ("tests/nodes/test_lost.py::test_who_is_heard_of_while_the_verdict_is_written_lives",),
+    ),
+    Mutant(
+        "rerun-for-each-delivery", "a promise that is delivered twice runs a lost task twice",
+        (Edit(
+            "taskflow/service/tasks.py", "last is None or task.run_id != run_id or task.status != \"failed\":",
+            "last is None or task.status not in (\"failed\", \"completed\"):",
+        ),),
+        ("tests/pipelines/test_node_loss_reruns.py",),
+    ),
+    Mutant(
+        "rerun-beside-the-lost-run", "a task begins elsewhere while its sessions still live on a silent machine",
+        (Edit(
+            "taskflow/service/reruns.py", "return by != UNANSWERED and now > (task.completed_at or now) + signature_age_s",
+            "return True",
+        ),),
+        ("tests/pipelines/test_node_loss_reruns.py",),
     ),
     Mutant(
         "late-order-for-a-destroyed-node", "a paused worker's order makes a server that nobody knows",
