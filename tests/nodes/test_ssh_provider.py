@@ -18,7 +18,14 @@ import pytest
 
 from taskflow.clock import ManualClock
 from taskflow.errors import OutcomeUnknown, StepError, TransientError
-from taskflow.nodes.providers.base import AccessRefused, NoCapacity, OrderInvalid, ProviderUnavailable, Server
+from taskflow.nodes.providers.base import (
+    AccessRefused,
+    HostUnreachable,
+    NoCapacity,
+    OrderInvalid,
+    ProviderUnavailable,
+    Server,
+)
 from taskflow.nodes.providers.ssh import SshProvider
 from tests.support.ssh_lab import PREFIX, Lab, lab, tombstones
 from tests.support.sshd import make_key
@@ -281,7 +288,7 @@ def test_a_label_is_looked_up_where_hosts_answer(two: Lab) -> None:
     found = provider.find_by_label(LABEL)
     assert found is not None and found.server_id == server.server_id
     assert provider.find_by_label(f"{PREFIX}2") is None
-    refused(lambda: provider.create(two.order(2)), ProviderUnavailable)
+    refused(lambda: provider.create(two.order(2)), HostUnreachable)
     two.servers[0].stop()
     refused(lambda: provider.find_by_label(f"{PREFIX}2"), ProviderUnavailable)
 
