@@ -63,7 +63,7 @@ def test_the_secrets_of_the_settings_are_masked_in_every_line(fresh: None, capsy
     )
     logging.getLogger("some.library").warning("key %s", KEY)
     try:
-        raise ValueError(f"password {PASSWORD}")
+        raise ValueError(f"password {PASSWORD}") from None
     except ValueError:
         logs.get_logger("ours").exception("failed", said=["p@ss-of-the-database"], token="t-1")
     written = capsys.readouterr().err
