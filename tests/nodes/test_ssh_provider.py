@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 
 from taskflow.clock import ManualClock
@@ -436,6 +437,22 @@ def test_a_host_without_python_is_told_and_has_nothing_of_ours(one: Lab, tmp_pat
         one.provider().destroy(LABEL)
     with pytest.raises(OrderInvalid):
         one.provider().inventory()
+
+
+def test_a_command_that_ended_before_it_was_sent_anything_is_told_by_its_status(
+    one: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncssh.SSHClientConnection.create_process
+
+    async def ended(*arguments: Any, **options: Any) -> asyncssh.SSHClientProcess[Any]:
+        process = await begun(*arguments, **options)
+        await process.wait_closed()
+        return process
+
+    monkeypatch.setattr(asyncssh.SSHClientConnection, "create_process", ended)
+    _without_python(one, str(tmp_path / "nowhere"))
+    assert "needs Python 3.10 or newer" in refused(one.provider().check, OrderInvalid).message
+    assert list(one.provider().inventory()) == []
 
 
 def test_an_older_python_is_refused_by_its_version(one: Lab, tmp_path: Path) -> None:

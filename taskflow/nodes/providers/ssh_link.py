@@ -8,6 +8,7 @@ when the catalogue was read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import shlex
@@ -133,8 +134,10 @@ class Session:
         """Exit status and output. More output than an answer has is read no further: the host may be anybody's."""
         process = await self._connection.create_process(command, encoding=None, stderr=asyncssh.STDOUT)
         try:
-            process.stdin.write(sent)
-            process.stdin.write_eof()
+            # A command that ended before it read (there is no such Python) has said why in its status and output.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(sent)
+                process.stdin.write_eof()
             said = b""
             while len(said) < _ANSWER_MAX:
                 more = await process.stdout.read(_ANSWER_MAX)
