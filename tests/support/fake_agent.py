@@ -44,8 +44,10 @@ class FakeAgent:
 
     def __init__(self, order: NodeOrder, service: Service, planner: Planner, plan: Plan) -> None:
         self.order = order
-        # One port for each label: on this machine, as a local node's address must be, and listened on by nobody.
-        self.address = f"http://127.0.0.1:{10_000 + zlib.crc32(order.label.encode()) % 50_000}"
+        # One address for each label: on this machine, as a local node's must be, and listened on by nobody. Of as many as
+        # there are: among 80 labels two would share one of 50,000 ports once in sixteen runs.
+        a, b, c, d = zlib.crc32(order.label.encode()).to_bytes(4, "big")
+        self.address = f"http://127.{a}.{b}.{1 + c % 254}:{10_000 + d}"
         self.plan = plan
         self.alive = True
         self.workspaces: dict[str, dict[str, Any]] = {}
