@@ -3,6 +3,7 @@
 ==========  =======================================================================================
 public      no token
 api         a user's token; acts for its owner, and another owner's things do not exist for it (404)
+page        who signed in with a browser; anybody else is sent to the sign-in page
 node        the callback token of exactly the node that the path names
 bootstrap   the bootstrap token of exactly the node that the path names, until its agent is ready
 workspace   the callback token of exactly the workspace that the path names
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from flask import Flask, current_app, g, request
+from flask import Flask, abort, current_app, g, redirect, request, url_for
 
 from taskflow.errors import NotFound
 from taskflow.service import Caller
@@ -38,10 +39,13 @@ CALLBACK_BODY_BYTES_MAX = 32 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Guard:
-    """The auth class of a route. ``subject``: the path parameter that the token must be for."""
+    """The auth class of a route. ``subject``: the path parameter that the token must be for. ``role``: the least that a
+    user needs. ``page``: a person's browser reads the answer, so no part of the API."""
 
     scope: str
     subject: str | None = None
+    role: str = ""
+    page: bool = False
 
     @property
     def signable(self) -> bool:
@@ -55,7 +59,11 @@ class Guard:
 
 
 PUBLIC = Guard("public")
-API = Guard("api")
+PUBLIC_PAGE = Guard("public", page=True)
+API = Guard("api", role="viewer")
+API_WRITE = Guard("api", role="operator")
+API_ADMIN = Guard("api", role="admin")
+PAGE = Guard("page", role="viewer", page=True)
 NODE = Guard("node", "node_id")
 BOOTSTRAP = Guard("bootstrap", "node_id")
 WORKSPACE = Guard("workspace", "workspace_id")
@@ -99,6 +107,8 @@ def _admit() -> None:
         return
     header = request.headers.get("Authorization", "")
     signed = None
+    if guard.scope == "page":
+        abort(redirect(url_for("sign_in.login", next=request.path), 303))
     if guard.signable and header.partition(" ")[0].lower() == "signed":
         signed = service().signatures.check(header, guard.scope, method=request.method, target=_target())
         g.caller = signed.caller
@@ -118,7 +128,7 @@ def _admit() -> None:
 def _bearer(guard: Guard) -> Caller:
     authorization = request.authorization
     token = authorization.token if authorization is not None and authorization.type == "bearer" else None
-    if guard is API and token:
+    if guard.scope == "api" and token:
         limit: RequestLimit = current_app.extensions["taskflow.limit"]
         limit.count(token)  # first of all: a flood must not reach the database
     return service().accounts.authenticate(token, guard.scope)

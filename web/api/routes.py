@@ -14,7 +14,7 @@ from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import UnsupportedMediaType
 
 from taskflow.errors import UsageError
-from web.auth import API, PUBLIC, Guard, guarded
+from web.auth import Guard, guarded
 from web.context import read_body
 from web.errors import InvalidRequest
 from web.streams import MIMETYPE
@@ -130,11 +130,11 @@ def _operation(
     said = dict(refusals)
     if schema is not None:
         said.setdefault(400 if guard.callback else 422, "the input does not fit; `fields` names what is wrong")
-    if guard is not PUBLIC:
+    if guard.scope != "public":
         said |= {401: "no valid token", 403: "the token is not for this"}
-    if guard is API:
+    if guard.scope == "api":
         said[429] = "too many requests; `Retry-After` says when to ask again"
-    security: Sequence[dict[str, list[str]]] = [] if guard is PUBLIC else [{guard.scope: []}]
+    security: Sequence[dict[str, list[str]]] = [] if guard.scope == "public" else [{guard.scope: []}]
     return {
         "operationId": view.__name__,
         "security": security,
