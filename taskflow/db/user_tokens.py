@@ -15,6 +15,8 @@ from taskflow.ids import new_token_id
 from taskflow.vault import hash_token, new_api_token
 
 NAME_MAX = 200
+#: A hundred years.
+EXPIRES_MAX_S = 100 * 365 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class NewToken:
             raise UsageError(f"there is no role {role!r}", fields={"role": f"one of {', '.join(ROLES)}"})
         if expires_s is not None and expires_s <= 0:
             raise UsageError("a token must expire in the future", fields={"expires_s": "must be positive"})
+        if expires_s is not None and expires_s > EXPIRES_MAX_S:
+            raise UsageError(
+                "a token can't expire so late; leave the time out for one that does not",
+                fields={"expires_s": f"must not be above {EXPIRES_MAX_S:.0f}"},
+            )
         expires_at = None if expires_s is None else now + expires_s
         return cls(new_token_id(), new_api_token(), name, role, now, expires_at)
 
