@@ -46,6 +46,11 @@ def new_token_id() -> str:
     return _new("token")
 
 
+def new_browser_id() -> str:
+    """A new id of a browser that is signed in (not what its cookie holds)."""
+    return _new("browser")
+
+
 def workspace_id_of(run_id: RunId) -> WorkspaceId:
     """The workspace of a run: one per run, so its id follows from it and creating it twice names the same one."""
     return WorkspaceId("ws-" + run_id.removeprefix("run-"))

@@ -40,6 +40,7 @@ LADDER = (
     ("workspace_ready_timeout_s", "delegated_stuck_s"),
     ("execution_timeout_s", "execution_ceiling_s"),
     ("execution_ceiling_s", "callback_token_s"),
+    ("browser_idle_s", "browser_session_s"),
 )
 #: Counts of what nothing works without.
 _NEEDED = frozenset({"web_processes", "worker_concurrency", "shards"})
@@ -211,6 +212,14 @@ class Settings:
     )
     stream_max_s: float = _setting(600.0, "s", "a stream ends after this, and its client goes on with a new one")
 
+    # --- browsers that are signed in
+    browser_idle_s: float = _setting(43_200.0, "s", "a browser that asked for nothing for this long is signed out")
+    browser_session_s: float = _setting(604_800.0, "s", "a browser is signed out this long after it signed in")
+    sign_in_code_s: float = _setting(600.0, "s", "a sign-in link is good for this long, once")
+    sign_in_rate: float = _setting(
+        20.0, "1/min", "sign-ins from one address to one web process, failed ones included; more get 429; 0 = no limit"
+    )
+
     # --- what tasks may name
     repository_local_paths: bool = _setting(
         True, "flag", "tasks may name a path on the node as their repository; switch it off where owners share nodes"
@@ -244,6 +253,7 @@ class Settings:
     history_after_s: float = _setting(
         365 * 86_400.0, "s", "ended tasks, destroyed nodes and their events are deleted after this; 0 = never"
     )
+    audit_after_s: float = _setting(365 * 86_400.0, "s", "lines of the audit trail are deleted after this; 0 = never")
     sweep_page: int = _setting(100, "count", "rows one sweep handles at most")
 
     @classmethod

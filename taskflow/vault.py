@@ -106,6 +106,11 @@ def new_api_token() -> str:
     return API_TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
+def new_secret(purpose: str) -> str:
+    """A random text for ``purpose``, of the form of a token, so that log lines mask it; stored as its hash."""
+    return f"{API_TOKEN_PREFIX}{purpose}_{secrets.token_urlsafe(32)}"
+
+
 def hash_token(token: str) -> str:
     """What is stored of a token. It has enough entropy for a plain hash."""
     return hashlib.sha256(token.encode()).hexdigest()

@@ -8,7 +8,7 @@ from flask import Flask
 
 from taskflow import logs
 from taskflow.settings import Settings
-from web import api, auth, context, errors
+from web import api, audit, auth, context, errors, sessions, sign_in
 from web.door import Door
 from web.limits import RequestLimit
 from web.streams import Streams
@@ -37,6 +37,9 @@ def create_app(service: Service | None = None, settings: Settings | None = None)
     app.extensions["taskflow.streams"] = Streams(limits)
     context.register(app)
     auth.register(app)
+    audit.register(app)
+    sessions.register(app, limits)
     api.register(app)
+    sign_in.register(app, limits)
     errors.register(app)  # last: it replaces the handlers that the API extension brings
     return app

@@ -2,14 +2,17 @@
 
 ==========  =======================================================================================
 public      no token
-api         a user's token; acts for its owner, and another owner's things do not exist for it (404)
+api         a user: a token with the role that the guard names, or a browser that is signed in with one; acts for its
+            owner, and another owner's things do not exist for it (404)
+page        a browser that is signed in; any other is sent to the sign-in page
 node        the callback token of exactly the node that the path names
 bootstrap   the bootstrap token of exactly the node that the path names, until its agent is ready
 workspace   the callback token of exactly the workspace that the path names
 ==========  =======================================================================================
 
 Nodes and workspaces sign their requests with the callback token (``taskflow.signing``); the token itself as a bearer
-is as good there, for a person with curl. Everybody else sends a bearer token.
+is as good there, for a person with curl. Everybody else sends a bearer token, or the cookie of a browser that is signed in;
+with a cookie, what writes also carries the token of ``web.sessions``.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from flask import Flask, current_app, g, request
+from flask import Flask, Response, abort, current_app, g, redirect, request, url_for
 
-from taskflow.errors import NotFound
+from taskflow.errors import NotFound, Unauthorized
 from taskflow.service import Caller
+from taskflow.service.accounts import ADMIN, OPERATOR, VIEWER
+from web import sessions
 from web.context import allow_body, read_body
 from web.door import service
 from web.limits import RequestLimit
@@ -38,10 +43,13 @@ CALLBACK_BODY_BYTES_MAX = 32 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Guard:
-    """The auth class of a route. ``subject``: the path parameter that the token must be for."""
+    """The auth class of a route. ``subject``: the path parameter that the token must be for. ``role``: the least that a
+    user needs. ``page``: a person's browser reads the answer, so no part of the API."""
 
     scope: str
     subject: str | None = None
+    role: str = ""
+    page: bool = False
 
     @property
     def signable(self) -> bool:
@@ -55,7 +63,13 @@ class Guard:
 
 
 PUBLIC = Guard("public")
-API = Guard("api")
+#: Of signing in and out, which do their own checks.
+PUBLIC_PAGE = Guard("public", page=True)
+#: Reads.
+API = Guard("api", role=VIEWER)
+API_WRITE = Guard("api", role=OPERATOR)
+API_ADMIN = Guard("api", role=ADMIN)
+PAGE = Guard("page", role=VIEWER, page=True)
 NODE = Guard("node", "node_id")
 BOOTSTRAP = Guard("bootstrap", "node_id")
 WORKSPACE = Guard("workspace", "workspace_id")
@@ -80,6 +94,7 @@ def guard_of(view: Callable[..., Any]) -> Guard | None:
 def register(app: Flask) -> None:
     """Check the caller before any view of ``app``, and before its body is read."""
     app.before_request(_admit)
+    app.after_request(_note_use)
 
 
 def caller() -> Caller:
@@ -102,12 +117,16 @@ def _admit() -> None:
     if guard.signable and header.partition(" ")[0].lower() == "signed":
         signed = service().signatures.check(header, guard.scope, method=request.method, target=_target())
         g.caller = signed.caller
+    elif guard.page or (guard.scope == "api" and not header and sessions.shown()):
+        _admit_browser(guard)
     else:
         g.caller = _bearer(guard)
     named: dict[str, str] = request.view_args or {}
     if guard.subject is not None:
         g.caller.must_be(guard.scope, named[guard.subject])
         allow_body(CALLBACK_BODY_BYTES_MAX)
+    if guard.role:
+        g.caller.must_have(guard.role)
     for name, value in named.items():
         if not _ID.match(value):  # no id of ours; some databases fail on such a text instead of finding nothing
             raise NotFound("no such thing", fields={name: "is no id"})
@@ -115,13 +134,41 @@ def _admit() -> None:
         signed.check_body(read_body())
 
 
+def _admit_browser(guard: Guard) -> None:
+    secret = sessions.shown()
+    if secret:
+        _limit().count(secret)
+    try:
+        g.caller = sessions.authenticate()
+    except Unauthorized:
+        if not guard.page:
+            raise
+        # Where they wanted to go is kept when going there changes nothing.
+        wanted = _target() if request.method in sessions.SAFE_METHODS else None
+        abort(redirect(url_for("sign_in.login", next=wanted), 303))
+    sessions.check_csrf(form=guard.page)
+
+
 def _bearer(guard: Guard) -> Caller:
     authorization = request.authorization
     token = authorization.token if authorization is not None and authorization.type == "bearer" else None
-    if guard is API and token:
-        limit: RequestLimit = current_app.extensions["taskflow.limit"]
-        limit.count(token)  # first of all: a flood must not reach the database
+    if guard.scope == "api" and token:
+        _limit().count(token)  # first of all: a flood must not reach the database
     return service().accounts.authenticate(token, guard.scope)
+
+
+def _limit() -> RequestLimit:
+    limit: RequestLimit = current_app.extensions["taskflow.limit"]
+    return limit
+
+
+def _note_use(response: Response) -> Response:
+    who: Caller | None = g.get("caller")
+    if who is not None and who.role:
+        served = service()
+        served.accounts.note_use(who)
+        served.browsers.note_seen(who)
+    return response
 
 
 def _target() -> str:

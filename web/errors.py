@@ -64,6 +64,7 @@ def error_response(
     status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None, **extra: Any
 ) -> Response:
     """The answer; of ``extra`` (fields, advice, detail) only what is set."""
+    g.error_code = code  # for the audit trail
     body = {"code": code, "message": message, **{k: v for k, v in extra.items() if v}, "request_id": request_id()}
     response = jsonify({"error": body})
     response.status_code = _final(status)

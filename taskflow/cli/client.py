@@ -187,6 +187,22 @@ class Api:
         """What was used in a month."""
         return self._call("reading the usage", "GET", "/api/usage", query={"month": month} if month else None)
 
+    # --- who asks
+
+    def whoami(self) -> dict[str, Any]:
+        """Whose token this is."""
+        return self._call("asking whose token this is", "GET", "/api/whoami")
+
+    def sign_in_link(self) -> dict[str, Any]:
+        """A link that signs a browser in: ``{"path", "expires_at"}``."""
+        return self._call("asking for a sign-in link", "POST", "/api/sign-in-links", body={})
+
+    def audit(self, *, limit: int = 50, cursor: str | None = None) -> tuple[list[dict[str, Any]], str | None]:
+        """A page of the audit trail, newest first, and the cursor of the next one."""
+        query: dict[str, Any] = {"limit": limit, **({"cursor": cursor} if cursor else {})}
+        found = self._call("reading the audit trail", "GET", "/api/audit", query=query)
+        return found["lines"], found["next_cursor"]
+
     # --- how
 
     def _call(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from taskflow import logs
-from taskflow.cli.client import Api
+from taskflow.cli.client import Api, Target
 from taskflow.cli.render import Progress, duration
 from taskflow.errors import TaskflowError
 from taskflow.settings import Settings
@@ -89,6 +89,17 @@ def serving_lines(info: StackInfo, settings: Settings, stack_file: object) -> li
     if info.flower_url:
         lines.append(f"flower   {info.flower_url}   user {info.flower_user}, password: flower_password in {stack_file}")
     return [*lines, f"data     {settings.data_path}", "Ctrl-C stops"]
+
+
+def sign_in_line(info: StackInfo) -> str:
+    """How a browser is signed in: a link for it, which is good once and soon."""
+    api = Api(Target(info.url, info.token))
+    try:
+        return f"sign in  {info.url.rstrip('/')}{api.sign_in_link()['path']}   (once; another: taskflow login)"
+    except TaskflowError as error:  # the stack is up all the same
+        return f"sign in  taskflow login   (no link now: {error.message})"
+    finally:
+        api.close()
 
 
 def destroy_nodes(api: Api, sleep: Callable[[float], None], progress: Progress, limit_s: float = NODES_GONE_S) -> bool:

@@ -18,6 +18,7 @@ from taskflow.cli import connection, embedded, render
 from taskflow.cli.problems import FAILED, OK, CommandError, no_stack
 from taskflow.cli.render import Progress
 from taskflow.cli.tasks import json_option
+from taskflow.db.roles import ROLES
 from taskflow.settings import Settings, table
 from taskflow.stack.data_dir import DataDir, StackInfo
 
@@ -47,7 +48,7 @@ def up(no_flower: bool, as_json: bool) -> int:
         if as_json:
             click.echo(render.to_json(_public(info, supervisor.data_dir)))
         else:
-            progress.line("\n".join(["", *lines]))
+            progress.line("\n".join(["", *lines, embedded.sign_in_line(info)]))
 
     progress.line(f"starting the stack in {supervisor.data_dir.root}")
     try:
@@ -127,12 +128,17 @@ def token() -> None:
 @token.command("create")
 @click.option("--name", required=True, metavar="NAME", help="What it is for.")
 @click.option("--owner", default="default", show_default=True, metavar="NAME", help="Whose tasks it acts for.")
+@click.option("--role", type=click.Choice(ROLES), default="admin", show_default=True, help="What it may do.")
 @click.option("--expires", "expires_s", type=float, metavar="S", help="Seconds it is valid. Default: until revoked.")
 @json_option
-def create_token(name: str, owner: str, expires_s: float | None, as_json: bool) -> int:
-    """Make a token. It is shown this once."""
+def create_token(name: str, owner: str, role: str, expires_s: float | None, as_json: bool) -> int:
+    """Make a token. It is shown this once.
+
+    A viewer reads; an operator also submits, stops and drains; an admin also orders and destroys nodes, and makes and
+    revokes the owner's tokens.
+    """
     with database_app() as app:
-        made = app.service.accounts.create_token(owner=owner, name=name, expires_s=expires_s)
+        made = app.service.accounts.create_token(owner=owner, name=name, expires_s=expires_s, role=role)
     click.echo(render.to_json(made) if as_json else made["token"])
     return OK
 
@@ -146,8 +152,9 @@ def list_tokens(as_json: bool) -> int:
     if as_json:
         click.echo(render.to_json({"tokens": found}))
         return OK
-    rows = [(t["id"], t["name"], t["owner"], t["created_at"], t["expires_at"], t["revoked_at"]) for t in found]
-    headers = ("ID", "NAME", "OWNER", "CREATED", "EXPIRES", "REVOKED")
+    columns = ("id", "name", "owner", "role", "created_at", "last_used_at", "expires_at", "revoked_at")
+    rows = [tuple(one[name] for name in columns) for one in found]
+    headers = [name.removesuffix("_at").replace("_", " ").upper() for name in columns]
     click.echo(render.table(headers, rows) if rows else "no tokens")
     return OK
 

@@ -9,78 +9,33 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
-    Double,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Text,
     UniqueConstraint,
     false,
     text,
 )
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.orm import Mapped, mapped_column
 
+import taskflow.db.account_models  # noqa: F401 - its tables are part of the schema
+from taskflow.db.base import Base as Base
+from taskflow.db.base import Id, Serial, TransactionId, one_of, partial
+from taskflow.db.roles import ROLES
 from taskflow.db.status import NODE_STATUSES, SESSION_STATUSES, STATUSES, WORKSPACE_STATUSES
-
-_Id = String(64)
-#: SQLite numbers rows by itself only for a plain INTEGER key.
-_Serial = BigInteger().with_variant(Integer, "sqlite")
-
-
-class _TransactionId(FunctionElement[int]):
-    """The number of the transaction that writes the row. SQLite has one writer at a time: 0 does there."""
-
-    inherit_cache = True
-
-
-@compiles(_TransactionId)
-def _no_transaction_id(_element: Any, _compiler: Any, **_kw: Any) -> str:
-    return "0"
-
-
-@compiles(_TransactionId, "postgresql")
-def _transaction_id(_element: Any, _compiler: Any, **_kw: Any) -> str:
-    return "(pg_current_xact_id()::text::bigint)"
-
-
-def _one_of(column: str, values: tuple[str, ...]) -> str:
-    return f"{column} IN ({', '.join(repr(value) for value in values)})"
-
-
-def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
-    """An index of the rows of which ``where`` is true: it stays as small as they are few."""
-    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
-
-
-class Base(DeclarativeBase):
-    """Base of all tables; constraints get names, so that migrations can name them."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {float: Double(), dict[str, Any]: JSON(), list[str]: JSON()}  # noqa: RUF012
 
 
 class Owner(Base):
     """Whose tasks, nodes and tokens these are. Every query of the product carries it."""
 
     __tablename__ = "owners"
-    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
     created_at: Mapped[float]
 
@@ -91,13 +46,15 @@ class Token(Base):
 
     __tablename__ = "tokens"
     __table_args__ = (
-        CheckConstraint(_one_of("scope", ("api", "node", "workspace", "bootstrap")), name="scope"),
+        CheckConstraint(one_of("scope", ("api", "node", "workspace", "bootstrap")), name="scope"),
         CheckConstraint("(scope = 'api') = (subject_id IS NULL)", name="subject"),
+        CheckConstraint(one_of("role", ROLES), name="role"),
+        CheckConstraint("(scope = 'api') = (role IS NOT NULL)", name="role_of_user"),
     )
-    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"), index=True)
     scope: Mapped[str] = mapped_column(String(16))
-    subject_id: Mapped[str | None] = mapped_column(_Id, index=True)
+    subject_id: Mapped[str | None] = mapped_column(Id, index=True)
     name: Mapped[str] = mapped_column(String(200))
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     #: How often it was renewed: each renewal is a row, and the one before stays good until it expires.
@@ -105,6 +62,9 @@ class Token(Base):
     created_at: Mapped[float]
     expires_at: Mapped[float | None]
     revoked_at: Mapped[float | None]
+    #: Of a user's token: what it may do, and about when it was used last.
+    role: Mapped[str | None] = mapped_column(String(16))
+    last_used_at: Mapped[float | None]
 
 
 class Task(Base):
@@ -112,15 +72,15 @@ class Task(Base):
 
     __tablename__ = "tasks"
     __table_args__ = (
-        CheckConstraint(_one_of("status", STATUSES), name="status"),
+        CheckConstraint(one_of("status", STATUSES), name="status"),
         CheckConstraint(
             "(status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)", name="completed_at"
         ),
         Index("ix_tasks_owner_status", "owner_id", "status", "id"),
         Index("ix_tasks_owner_created", "owner_id", "created_at", "id"),
-        _partial("ix_tasks_ended", "completed_at", where="completed_at IS NOT NULL"),
+        partial("ix_tasks_ended", "completed_at", where="completed_at IS NOT NULL"),
     )
-    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
     title: Mapped[str] = mapped_column(String(500))
     status: Mapped[str] = mapped_column(String(16), index=True)
@@ -137,15 +97,15 @@ class Task(Base):
     push: Mapped[bool] = mapped_column(Boolean)
     time_limit_s: Mapped[float]
     resources: Mapped[dict[str, Any] | None]
-    requested_node_id: Mapped[str | None] = mapped_column(_Id)
+    requested_node_id: Mapped[str | None] = mapped_column(Id)
     allow_node_fallback: Mapped[bool] = mapped_column(Boolean, default=False)
     #: How often it may be run again by itself after its node was lost, and how often it was.
     node_loss_reruns_max: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     node_loss_reruns: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # the run under way, or the last one
-    run_id: Mapped[str | None] = mapped_column(_Id, index=True)
+    run_id: Mapped[str | None] = mapped_column(Id, index=True)
     run_number: Mapped[int] = mapped_column(Integer, default=0)
-    node_id: Mapped[str | None] = mapped_column(_Id, index=True)
+    node_id: Mapped[str | None] = mapped_column(Id, index=True)
     placement: Mapped[dict[str, Any] | None]
     # what became of it
     output_branch: Mapped[str | None] = mapped_column(String(500))
@@ -171,18 +131,18 @@ class Run(Base):
     __tablename__ = "runs"
     __table_args__ = (
         UniqueConstraint("subject_kind", "subject_id", "number"),
-        _partial("ux_runs_open_subject", "subject_kind", "subject_id", where="finished_at IS NULL", unique=True),
-        _partial("ix_runs_open", "id", where="finished_at IS NULL"),
-        _partial("ix_runs_cancelled", "id", where="finished_at IS NULL AND cancel_requested_at IS NOT NULL"),
-        _partial("ix_runs_to_prune", "finished_at", where="finished_at IS NOT NULL AND pruned_at IS NULL"),
+        partial("ux_runs_open_subject", "subject_kind", "subject_id", where="finished_at IS NULL", unique=True),
+        partial("ix_runs_open", "id", where="finished_at IS NULL"),
+        partial("ix_runs_cancelled", "id", where="finished_at IS NULL AND cancel_requested_at IS NOT NULL"),
+        partial("ix_runs_to_prune", "finished_at", where="finished_at IS NOT NULL AND pruned_at IS NULL"),
         CheckConstraint("rev >= 0", name="rev"),
     )
-    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
     pipeline: Mapped[str] = mapped_column(String(64))
     version: Mapped[int]
     subject_kind: Mapped[str] = mapped_column(String(32))
-    subject_id: Mapped[str] = mapped_column(_Id)
+    subject_id: Mapped[str] = mapped_column(Id)
     number: Mapped[int]
     step: Mapped[str] = mapped_column(String(64))
     rev: Mapped[int] = mapped_column(BigInteger, default=0)
@@ -219,9 +179,9 @@ class SignalRow(Base):
     __tablename__ = "signals"
     __table_args__ = (
         UniqueConstraint("run_id", "name", "subject"),
-        _partial("ix_signals_unconsumed", "run_id", "name", where="consumed_at IS NULL"),
+        partial("ix_signals_unconsumed", "run_id", "name", where="consumed_at IS NULL"),
     )
-    id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
+    id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(64))
     subject: Mapped[str] = mapped_column(String(128))
@@ -241,13 +201,13 @@ class Event(Base):
         UniqueConstraint("subject_kind", "subject_id", "seq"),
         Index("ix_events_feed", "owner_id", "xact", "id"),
     )
-    id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
-    xact: Mapped[int] = mapped_column(BigInteger, server_default=_TransactionId())
+    id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    xact: Mapped[int] = mapped_column(BigInteger, server_default=TransactionId())
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
     subject_kind: Mapped[str] = mapped_column(String(32))
-    subject_id: Mapped[str] = mapped_column(_Id)
+    subject_id: Mapped[str] = mapped_column(Id)
     seq: Mapped[int]
-    run_id: Mapped[str | None] = mapped_column(_Id)
+    run_id: Mapped[str | None] = mapped_column(Id)
     kind: Mapped[str] = mapped_column(String(64))
     step: Mapped[str | None] = mapped_column(String(64))
     actor: Mapped[str] = mapped_column(String(200))
@@ -260,9 +220,9 @@ class ErrorRow(Base):
 
     __tablename__ = "errors"
     __table_args__ = (Index("ix_errors_run", "run_id", "id"),)
-    id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
+    id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
-    run_id: Mapped[str] = mapped_column(_Id)
+    run_id: Mapped[str] = mapped_column(Id)
     step: Mapped[str] = mapped_column(String(64))
     attempt: Mapped[int]
     code: Mapped[str] = mapped_column(String(64))
@@ -276,15 +236,15 @@ class Node(Base):
 
     __tablename__ = "nodes"
     __table_args__ = (
-        CheckConstraint(_one_of("status", NODE_STATUSES), name="status"),
+        CheckConstraint(one_of("status", NODE_STATUSES), name="status"),
         CheckConstraint("slots > 0", name="slots"),
         Index("ix_nodes_owner_status", "owner_id", "status"),
-        _partial("ix_nodes_standing", "provider", "owner_id", where="destroyed_at IS NULL"),
-        _partial("ix_nodes_destroyed", "destroyed_at", where="destroyed_at IS NOT NULL"),
+        partial("ix_nodes_standing", "provider", "owner_id", where="destroyed_at IS NULL"),
+        partial("ix_nodes_destroyed", "destroyed_at", where="destroyed_at IS NOT NULL"),
     )
-    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
-    run_id: Mapped[str] = mapped_column(_Id, unique=True)
+    run_id: Mapped[str] = mapped_column(Id, unique=True)
     name: Mapped[str] = mapped_column(String(200))
     provider: Mapped[str] = mapped_column(String(32))
     label: Mapped[str] = mapped_column(String(128), unique=True)
@@ -342,12 +302,12 @@ class Workspace(Base):
 
     __tablename__ = "workspaces"
     __table_args__ = (
-        CheckConstraint(_one_of("status", WORKSPACE_STATUSES), name="status"),
+        CheckConstraint(one_of("status", WORKSPACE_STATUSES), name="status"),
         CheckConstraint("(status = 'released') = (released_at IS NOT NULL)", name="released_at"),
-        _partial("ix_workspaces_live", "node_id", where="released_at IS NULL"),
+        partial("ix_workspaces_live", "node_id", where="released_at IS NULL"),
         Index("ix_workspaces_node", "node_id"),
     )
-    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
     task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), index=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), unique=True)
@@ -368,10 +328,10 @@ class AgentSession(Base):
 
     __tablename__ = "agent_sessions"
     __table_args__ = (
-        CheckConstraint(_one_of("status", SESSION_STATUSES), name="status"),
+        CheckConstraint(one_of("status", SESSION_STATUSES), name="status"),
         CheckConstraint("(status = 'ended') = (ended_at IS NOT NULL)", name="ended_at"),
     )
-    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
     task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), index=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
@@ -399,10 +359,10 @@ class OutboxRow(Base):
 
     __tablename__ = "outbox"
     __table_args__ = (
-        _partial("ix_outbox_open", "next_at", where="done_at IS NULL"),
-        _partial("ix_outbox_done", "done_at", where="done_at IS NOT NULL"),
+        partial("ix_outbox_open", "next_at", where="done_at IS NULL"),
+        partial("ix_outbox_done", "done_at", where="done_at IS NOT NULL"),
     )
-    id: Mapped[int] = mapped_column(_Serial, primary_key=True, autoincrement=True)
+    id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
     kind: Mapped[str] = mapped_column(String(64))
     payload: Mapped[dict[str, Any]]
     created_at: Mapped[float]

@@ -13,6 +13,8 @@ from taskflow.engine.pipeline import Pipeline
 from taskflow.nodes.context import StepTools
 from taskflow.service.accounts import Accounts
 from taskflow.service.admission import Admission
+from taskflow.service.audit import Audit
+from taskflow.service.browsers import Browsers
 from taskflow.service.callbacks import Callbacks
 from taskflow.service.events import Events
 from taskflow.service.explain import Explain
@@ -22,14 +24,15 @@ from taskflow.service.providers import Providers
 from taskflow.service.signatures import Signatures
 from taskflow.service.tasks import Tasks
 from taskflow.service.timing import StoreClock
+from taskflow.service.tokens import Tokens
 from taskflow.service.usage import Usage
 from taskflow.settings import Settings
 from taskflow.vault import Vault
 
 
 class Service:
-    """The verbs: ``accounts``, ``tasks``, ``events``, ``nodes``, ``usage``, ``callbacks``, ``providers``, ``explain``,
-    ``health``; ``signatures`` says who signed a request."""
+    """The verbs: ``accounts``, ``tokens``, ``browsers``, ``audit``, ``tasks``, ``events``, ``nodes``, ``usage``,
+    ``callbacks``, ``providers``, ``explain``, ``health``; ``signatures`` says who signed a request."""
 
     def __init__(
         self,
@@ -46,6 +49,9 @@ class Service:
         self.now = StoreClock(control, clock).now
         self.agent_file = AgentFile(settings.data_path.expanduser().absolute() / "agent").path
         self.accounts = Accounts(database, clock)
+        self.tokens = Tokens(database, clock)
+        self.browsers = Browsers(database, clock, settings)
+        self.audit = Audit(database, clock)
         self.signatures = Signatures(self.accounts, vault, settings, self.now)
         self.tasks = Tasks(database, control, ringer, tools, pipelines, self.now, Admission(settings, clock))
         self.events = Events(database)

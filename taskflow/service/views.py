@@ -10,6 +10,7 @@ from sqlalchemy import Row
 from taskflow.clock import isoformat
 from taskflow.db.status import TERMINAL
 from taskflow.db.usage import NOTHING, Use, node_use
+from taskflow.db.user_tokens import NewToken
 from taskflow.engine.store import RunRow
 
 
@@ -135,4 +136,31 @@ def node_view(row: Row[Any], now: float) -> dict[str, Any]:
         "error": row.error,
         "created_at": isoformat(row.created_at),
         "destroyed_at": isoformat(row.destroyed_at),
+    }
+
+
+def token_view(row: Row[Any]) -> dict[str, Any]:
+    """A user's token as lists show it, without the token."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "role": row.role,
+        "created_at": isoformat(row.created_at),
+        "expires_at": isoformat(row.expires_at),
+        "revoked_at": isoformat(row.revoked_at),
+        "last_used_at": isoformat(row.last_used_at),
+    }
+
+
+def new_token_view(made: NewToken, owner: str, owner_id: str) -> dict[str, Any]:
+    """A user's token that was just made, with the token: it is shown this once."""
+    return {
+        "id": made.id,
+        "token": made.token,
+        "name": made.name,
+        "role": made.role,
+        "owner": owner,
+        "owner_id": owner_id,
+        "created_at": isoformat(made.created_at),
+        "expires_at": isoformat(made.expires_at),
     }

@@ -2,7 +2,7 @@
 
 First logs, signals, errors, keys and callback tokens of ended runs, and done outbox rows. Much later the history: ended
 tasks with their runs and events, and destroyed nodes that no task is left of. Besides, after a day, what sweeps remember of
-items that failed and were not met again.
+items that failed and were not met again; browsers that are signed out and sign-in links; old lines of the audit trail.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, exists, select, union, update
 
+from taskflow.db.audit import prune_audit
+from taskflow.db.browsers import prune_browsers
 from taskflow.db.models import (
     AgentSession,
     ErrorRow,
@@ -45,6 +47,7 @@ def prune_all(database: Database, settings: Settings, now: float) -> dict[str, A
     stages = (
         (prune, settings.prune_after_s, ("runs", "outbox")),
         (prune_history, history_s, ("tasks", "nodes")),
+        (prune_accounts, settings.audit_after_s, ("browsers", "audit")),
     )
     for stage, keep_s, paged in stages:
         for _ in range(_PAGES):
@@ -110,6 +113,16 @@ def prune_history(database: Database, *, now: float, keep_s: float, limit: int) 
         _forget(tx, "node", of_nodes)
         tx.execute(delete(Node).where(Node.id.in_(of_nodes)))
         return {"tasks": len(of_tasks), "nodes": len(of_nodes)}
+
+    return database.write(work)
+
+
+def prune_accounts(database: Database, *, now: float, keep_s: float, limit: int) -> dict[str, Any]:
+    """Delete what signed-out browsers leave, and lines of the audit trail older than ``keep_s``; 0 keeps those."""
+
+    def work(tx: Connection) -> dict[str, Any]:
+        lines = prune_audit(tx, now - keep_s, limit) if keep_s else 0
+        return {"browsers": prune_browsers(tx, now, limit), "audit": lines}
 
     return database.write(work)
 

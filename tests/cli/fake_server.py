@@ -38,6 +38,7 @@ class FakeServer:
     events: list[dict[str, Any]] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
+    audit: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
     token: str = TOKEN
     drop: int = 0
@@ -120,6 +121,10 @@ class FakeServer:
                 return status, body
         return self._route(request)
 
+    def _audit(self, limit: int, after: int) -> dict[str, Any]:
+        page, rest = self.audit[after : after + limit], self.audit[after + limit :]
+        return {"lines": page, "next_cursor": str(after + limit) if rest else None}
+
     def _route(self, request: Request) -> tuple[int, dict[str, Any]]:
         after, path = int(request.query.get("after", 0)), request.path
         if (request.method, path) == ("POST", "/api/tasks"):
@@ -129,6 +134,13 @@ class FakeServer:
             return 200, {"tasks": [self.task], "next_cursor": None}
         if path == "/api/nodes":
             return (202, self.nodes[0]) if request.method == "POST" else (200, {"nodes": self.nodes})
+        if path == "/api/sign-in-links":
+            return 201, {"path": "/login?code=tf_code_once", "expires_at": "2026-01-01T00:10:00.000Z"}
+        if path == "/api/whoami":
+            return 200, {"owner": "ada", "owner_id": "owner-1", "token_id": "token-1", "name": "laptop",
+                         "role": "viewer", "browser_id": None, "expires_at": None}  # fmt: skip
+        if path == "/api/audit":
+            return 200, self._audit(int(request.query["limit"]), int(request.query.get("cursor", 0)))
         if path.startswith("/api/nodes/"):
             node_id = path.split("/")[3]
             found = next(node for node in self.nodes if node["id"] == node_id)

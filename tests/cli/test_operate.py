@@ -186,11 +186,19 @@ def test_up_says_where_things_are_and_no_secret(
     assert done.exit_code == 0, done.output
     for said in (server.url, "http://127.0.0.1:2", "stack.json", str(tmp_path / "data"), "Ctrl-C stops"):
         assert said in done.stdout
+    assert done.stdout.count(f"{server.url}/login?code=") == 1
     as_json = invoke("up", "--json")
     assert json.loads(as_json.stdout)["url"] == server.url
     for output in (done.output, as_json.output):
         assert "pw!" not in output
         assert server.token not in output
+    assert "/login" not in as_json.output
+
+
+def test_up_goes_on_when_there_is_no_link(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
+    """A stack that is up is up: the line then says how to get one."""
+    server.refuse["POST", "/api/sign-in-links"] = (500, {"error": {"code": "internal", "message": "a fault"}})
+    assert embedded.sign_in_line(make_info(server.url, server.token)).startswith("sign in  taskflow login")
 
 
 def test_processes_are_told_with_their_durations(capsys: pytest.CaptureFixture[str]) -> None:

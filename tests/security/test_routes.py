@@ -24,6 +24,8 @@ _API = {
 _LIST = {**_API, "another_owner": 200}
 _MAKE = {**_API, "another_owner": 202}
 _OPEN = dict.fromkeys(CALLERS, 200)
+#: Only a browser that is signed in sees it; see test_browsers.py.
+_PAGE = dict.fromkeys(CALLERS, 303)
 _NODE = {**_API, "another_owner": 403, "its_node": 200}
 _WORKSPACE = {**_API, "another_owner": 403, "its_workspace": 200}
 
@@ -51,6 +53,17 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/callbacks/nodes/<node_id>/bootstrap"): {**_API, "another_owner": 403},
     ("POST", "/callbacks/nodes/<node_id>/boot/<stage>"): {**_API, "another_owner": 403},
     ("GET", "/api/usage"): _LIST,
+    ("GET", "/api/whoami"): _LIST,
+    ("GET", "/api/tokens"): _LIST,
+    ("POST", "/api/tokens"): {**_API, "another_owner": 201},
+    ("DELETE", "/api/tokens/<token_id>"): _API,
+    ("POST", "/api/sign-in-links"): {**_API, "another_owner": 201},
+    ("GET", "/api/audit"): _LIST,
+    ("GET", "/login"): _OPEN,
+    ("POST", "/login"): dict.fromkeys(CALLERS, 400),  # a bearer token is not what it takes
+    ("GET", "/login/style.css"): _OPEN,
+    ("GET", "/account"): _PAGE,
+    ("POST", "/logout"): _PAGE,
     ("POST", "/api/nodes/<node_id>/drain"): _API,
     ("POST", "/api/nodes/<node_id>/destroy"): _API,
     ("POST", "/callbacks/nodes/<node_id>/ready"): _NODE,
@@ -59,9 +72,12 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/callbacks/workspaces/<workspace_id>/sessions/<session_id>/logs"): _WORKSPACE,
     ("POST", "/callbacks/workspaces/<workspace_id>/sessions/<session_id>/outcome"): _WORKSPACE,
 }
+#: For people: no part of the API's document.
+PAGES = frozenset({"/login", "/login/style.css", "/account", "/logout"})
 BODIES: dict[str, Any] = {
     "/api/tasks": SPEC,
     "/api/nodes": {"provider": "local"},
+    "/api/tokens": {"name": "further", "role": "viewer"},
     "/callbacks/nodes/<node_id>/bootstrap": {"protocol_version": 1, "claim": "c" * 32},
     "/callbacks/nodes/<node_id>/ready": BEAT,
     "/callbacks/nodes/<node_id>/heartbeat": BEAT,
@@ -79,12 +95,13 @@ class Scene:
     task_id: str
     place: Place
     tokens: dict[str, str | None]
+    token_id: str
 
     def path(self, rule: str) -> str:
         """The rule with the ids of the task."""
         ids = {
             "task_id": self.task_id, "node_id": self.place.node_id, "workspace_id": self.place.workspace_id,
-            "session_id": self.place.session_id, "stage": "booted",
+            "session_id": self.place.session_id, "stage": "booted", "token_id": self.token_id,
         }  # fmt: skip
         for name, value in ids.items():
             rule = rule.replace(f"<{name}>", value)
@@ -111,6 +128,7 @@ def scene(world: World) -> Scene:
             "another_node": other_place.node_token, "another_workspace": other_place.workspace_token,
             "ended_workspace": ended_place.workspace_token,
         },
+        accounts.create_token(owner="ada", name="further")["id"],
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from werkzeug.routing import Rule
 from tests.web.world import SPEC, Place, World
 from web.auth import Guard, guard_of
 
-SCOPES = {"public", "api", "node", "workspace", "bootstrap"}
+SCOPES = {"public", "api", "page", "node", "workspace", "bootstrap"}
 
 
 def _routes(app: Flask) -> list[tuple[Rule, str, Guard]]:
@@ -24,7 +24,7 @@ def _routes(app: Flask) -> list[tuple[Rule, str, Guard]]:
 def _path(rule: Rule, place: Place, task_id: str) -> str:
     ids = {
         "task_id": task_id, "node_id": place.node_id, "workspace_id": place.workspace_id,
-        "session_id": place.session_id, "stage": "booted",
+        "session_id": place.session_id, "stage": "booted", "token_id": "token-of-somebody",
     }  # fmt: skip
     path = rule.rule
     for name in rule.arguments:
@@ -44,7 +44,7 @@ def test_every_route_declares_who_may_call_it(app: Flask) -> None:
     routes = _routes(app)
     assert {guard.scope for _, _, guard in routes} == SCOPES
     public = {rule.rule for rule, _, guard in routes if guard.scope == "public"}
-    assert public == {"/healthz", "/readyz", "/api/openapi.json", "/agent.pyz"}
+    assert public == {"/healthz", "/readyz", "/api/openapi.json", "/agent.pyz", "/login", "/login/style.css"}
 
 
 def test_a_route_without_a_guard_is_never_reached(app: Flask, world: World) -> None:
@@ -64,18 +64,22 @@ def test_a_route_without_a_guard_is_never_reached(app: Flask, world: World) -> N
 def test_no_valid_token_is_401_on_every_route(
     app: Flask, world: World, placed: tuple[str, Place], authorization: str | None
 ) -> None:
-    """Without a token, or with something that is none, every closed route answers 401 and says how to send one."""
+    """Without a token, or with something that is none, every closed route answers 401 and says how to send one, and a page
+    leads to where one signs in."""
     headers = {} if authorization is None else {"Authorization": authorization}
     for rule, method, guard in _routes(app):
         if guard.scope == "public":
             continue
         answer = world.call(method, _path(rule, placed[1], placed[0]), token=None, headers=headers)
+        if guard.scope == "page":
+            assert answer.status_code == 303 and answer.headers["Location"].startswith("/login"), f"{method} {rule}"
+            continue
         assert answer.status_code == 401, f"{method} {rule}"
         assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
 def test_a_token_of_another_scope_is_403_on_every_route(app: Flask, world: World, placed: tuple[str, Place]) -> None:
-    """A token opens the routes of its own scope only."""
+    """A token opens the routes of its own scope only. (No token opens a page: see test_no_valid_token.)"""
     task_id, place = placed
     tokens = {
         "api": world.token, "node": place.node_token, "workspace": place.workspace_token,
@@ -83,7 +87,7 @@ def test_a_token_of_another_scope_is_403_on_every_route(app: Flask, world: World
     }  # fmt: skip
     for rule, method, guard in _routes(app):
         for scope, token in tokens.items():
-            if guard.scope in ("public", scope):
+            if guard.scope in ("public", "page", scope):
                 continue
             answer = world.call(method, _path(rule, place, task_id), token=token)
             assert answer.status_code == 403, f"{method} {rule} with a {scope} token"

@@ -33,11 +33,17 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, 
                 yield path, method.upper(), operation
 
 
+def _is_page(app: Flask, endpoint: str) -> bool:
+    guard = guard_of(app.view_functions[endpoint])
+    return guard is not None and guard.page
+
+
 def test_every_route_and_method_is_listed_and_no_other(app: Flask, document: dict[str, Any]) -> None:
     """The document and the map of URLs name the same operations."""
     served = {
         (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method)
         for rule in app.url_map.iter_rules()
+        if not _is_page(app, rule.endpoint)
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
     assert {(path, method) for path, method, _ in _operations(document)} == served
@@ -65,6 +71,8 @@ def test_every_operation_says_what_it_takes_answers_and_needs(app: Flask, docume
         guard = guards[path, method]
         assert guard is not None
         assert operation["security"] == ([] if guard.scope == "public" else [{guard.scope: []}]), path
+        assert operation.get("x-needed-role", "") == guard.role, path
+        assert not guard.role or f"Least role: {guard.role}." in operation["description"], path
         named = {row["name"] for row in document["paths"][path].get("parameters", []) if row["in"] == "path"}
         assert named == set(re.findall(r"{(\w+)}", path))
     assert len(ids) == len(set(ids))

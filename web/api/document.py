@@ -14,7 +14,11 @@ OPENAPI_VERSION = "3.1.0"
 API_VERSION = "1"
 DESCRIPTION = """Submit a task, follow it to its end, and stop it.
 
-Every request carries `Authorization: Bearer <token>`; make a token with `taskflow token create`. Bodies are JSON, one
+Every request carries `Authorization: Bearer <token>`; make a token with `taskflow token create`. A token has a role:
+`viewer` reads, `operator` also submits, stops and drains, `admin` also orders and destroys nodes and has the tokens and the
+audit trail of its owner; each operation says the least role that it needs (`x-needed-role`), and a lesser one is answered
+403 `role_too_low`. A browser that is signed in sends its cookie instead, and in the header `X-CSRF-Token` what its page was
+given, when the request writes. Bodies are JSON, one
 MiB at most; an unknown field is refused. Every error has one shape, `ErrorBody`, whose `request_id` is also in the
 header `X-Request-Id` and in the log. A body or query that does not fit answers 422; one that fits but can't be done
 answers 400. Callbacks answer 400 for both, because their senders stop at that status. 429 and 503 come with

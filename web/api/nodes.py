@@ -7,7 +7,7 @@ from typing import Any
 from web.api import answers, schemas
 from web.api.keys import idempotency_key, idempotency_parameter
 from web.api.routes import Routes
-from web.auth import API, caller
+from web.auth import API, API_ADMIN, API_WRITE, caller
 from web.door import service
 
 routes = Routes("nodes", "The machines on which tasks run")
@@ -25,7 +25,7 @@ def list_nodes(query: dict[str, Any]) -> dict[str, Any]:
 @routes.add(
     "POST",
     "/api/nodes",
-    guard=API,
+    guard=API_ADMIN,
     body=schemas.NodeSpecSchema,
     answers={202: answers.NodeSchema},
     refusals={
@@ -54,7 +54,7 @@ def read_node(node_id: str) -> dict[str, Any]:
 @routes.add(
     "POST",
     "/api/nodes/<node_id>/drain",
-    guard=API,
+    guard=API_WRITE,
     body=schemas.ReasonSchema,
     answers={202: answers.NodeSchema},
     refusals=_NO_NODE,
@@ -70,7 +70,7 @@ def drain_node(body: dict[str, Any], node_id: str) -> dict[str, Any]:
 @routes.add(
     "POST",
     "/api/nodes/<node_id>/destroy",
-    guard=API,
+    guard=API_ADMIN,
     body=schemas.DestroySchema,
     answers={202: answers.NodeSchema},
     refusals=_NO_NODE,

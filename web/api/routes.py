@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import UnsupportedMediaType
 
 from taskflow.errors import UsageError
-from web.auth import API, PUBLIC, Guard, guarded
+from web.auth import Guard, guarded
 from web.context import read_body
 from web.errors import InvalidRequest
 from web.streams import MIMETYPE
@@ -130,17 +131,26 @@ def _operation(
     said = dict(refusals)
     if schema is not None:
         said.setdefault(400 if guard.callback else 422, "the input does not fit; `fields` names what is wrong")
-    if guard is not PUBLIC:
+    if guard.scope != "public":
         said |= {401: "no valid token", 403: "the token is not for this"}
-    if guard is API:
+    if guard.role:
+        said[403] = f"not for this role: {guard.role} is the least"
+    if guard.scope == "api":
         said[429] = "too many requests; `Retry-After` says when to ask again"
-    security: Sequence[dict[str, list[str]]] = [] if guard is PUBLIC else [{guard.scope: []}]
+    security: Sequence[dict[str, list[str]]] = [] if guard.scope == "public" else [{guard.scope: []}]
     return {
         "operationId": view.__name__,
         "security": security,
         "responses": {status: _refusal(text) for status, text in sorted(said.items())},
+        **({"x-needed-role": guard.role, "description": _with_role(view, guard.role)} if guard.role else {}),
         **doc,
     }
+
+
+def _with_role(view: Callable[..., Any], role: str) -> str:
+    """What the view says of itself after its first line, and the least role that may call it."""
+    more = inspect.cleandoc(view.__doc__ or "").partition("\n")[2].strip()
+    return f"{more}\n\nLeast role: {role}.".strip()
 
 
 def _refusal(text: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from web import streams
 from web.api import answers, following, schemas
 from web.api.keys import idempotency_key, idempotency_parameter
 from web.api.routes import Routes
-from web.auth import API, caller
+from web.auth import API, API_WRITE, caller
 from web.door import service
 
 routes = Routes("tasks", "What is to be done, and what became of it")
@@ -24,7 +24,7 @@ _Answer = tuple[dict[str, Any], int, dict[str, str]]
 @routes.add(
     "POST",
     "/api/tasks",
-    guard=API,
+    guard=API_WRITE,
     body=schemas.TaskSpecSchema,
     answers={202: answers.TaskSchema, 201: answers.TaskSchema},
     refusals={
@@ -76,7 +76,7 @@ def get_task(task_id: str) -> dict[str, Any]:
 @routes.add(
     "POST",
     f"{_TASK}/run",
-    guard=API,
+    guard=API_WRITE,
     body=schemas.NothingSchema,
     answers={202: answers.TaskSchema},
     refusals={404: _NO_TASK, 409: "it was started already"},
@@ -89,7 +89,7 @@ def run_task(_body: dict[str, Any], task_id: str) -> dict[str, Any]:
 @routes.add(
     "POST",
     f"{_TASK}/cancel",
-    guard=API,
+    guard=API_WRITE,
     body=schemas.ReasonSchema,
     answers={202: answers.TaskSchema},
     refusals={404: _NO_TASK, 409: "it has ended; `detail.status` says how"},
@@ -105,7 +105,7 @@ def cancel_task(body: dict[str, Any], task_id: str) -> dict[str, Any]:
 @routes.add(
     "POST",
     f"{_TASK}/rerun",
-    guard=API,
+    guard=API_WRITE,
     body=schemas.NothingSchema,
     answers={202: answers.TaskSchema},
     refusals={404: _NO_TASK, 409: "it has not failed or been cancelled, or its last run still cleans up"},

@@ -1,0 +1,73 @@
+"""Browsers that are signed in, and sign-in links, in SQL. What a cookie or a link holds is stored as its hash."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+
+from taskflow.db.account_models import BrowserSession, SignInCode
+from taskflow.db.models import Token
+
+_SIGNED_IN = (
+    select(
+        BrowserSession.id.label("browser_id"),
+        BrowserSession.csrf_secret,
+        BrowserSession.last_seen_at,
+        BrowserSession.expires_at.label("ends_at"),
+        Token.__table__,
+    )
+    .join(Token, Token.id == BrowserSession.token_id)
+    .where(BrowserSession.secret_hash == bindparam("hashed"))
+)
+
+
+def signed_in_browser(tx: Connection, secret_hash: str) -> Row[Any] | None:
+    """The session whose cookie has this hash, with its token."""
+    return tx.execute(_SIGNED_IN, {"hashed": secret_hash}).first()
+
+
+def insert_browser(tx: Connection, **values: Any) -> None:
+    """A browser that signs in."""
+    tx.execute(insert(BrowserSession).values(**values))
+
+
+def note_seen(tx: Connection, browser_id: str, now: float, before: float) -> None:
+    """It was there now, unless that was noted after ``before`` already."""
+    stale = update(BrowserSession).where(BrowserSession.id == browser_id, BrowserSession.last_seen_at <= before)
+    tx.execute(stale.values(last_seen_at=now))
+
+
+def delete_browser(tx: Connection, secret_hash: str) -> None:
+    """Sign a browser out."""
+    tx.execute(delete(BrowserSession).where(BrowserSession.secret_hash == secret_hash))
+
+
+def insert_code(tx: Connection, code_hash: str, token_id: str, now: float, expires_at: float) -> None:
+    """A sign-in link."""
+    tx.execute(insert(SignInCode).values(code_hash=code_hash, token_id=token_id, created_at=now, expires_at=expires_at))
+
+
+def use_code(tx: Connection, code_hash: str, now: float) -> str | None:
+    """The token that the link signs in for, to whoever comes first and in time; None to everybody else."""
+    unused = update(SignInCode).where(
+        SignInCode.code_hash == code_hash, SignInCode.used_at.is_(None), SignInCode.expires_at > now
+    )
+    row = tx.execute(unused.values(used_at=now).returning(SignInCode.token_id)).first()
+    return None if row is None else str(row.token_id)
+
+
+def token_of_code(tx: Connection, code_hash: str) -> Row[Any] | None:
+    """The token for which a link was made, whether the link is still good or not."""
+    of_code = select(Token.__table__).join(SignInCode, SignInCode.token_id == Token.id)
+    return tx.execute(of_code.where(SignInCode.code_hash == code_hash)).first()
+
+
+def prune_browsers(tx: Connection, now: float, limit: int) -> int:
+    """Delete sessions and links whose time is over; how many there were."""
+    sessions = select(BrowserSession.id).where(BrowserSession.expires_at <= now).limit(limit)
+    codes = select(SignInCode.code_hash).where(SignInCode.expires_at <= now).limit(limit)
+    return (
+        tx.execute(delete(BrowserSession).where(BrowserSession.id.in_(sessions))).rowcount
+        + tx.execute(delete(SignInCode).where(SignInCode.code_hash.in_(codes))).rowcount
+    )

@@ -1,0 +1,60 @@
+"""What an owner's admin does with the owner's tokens, and what anybody asks of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+
+from taskflow.clock import Clock, isoformat
+from taskflow.db.models import Owner, Token
+from taskflow.db.session import Database
+from taskflow.db.user_tokens import NewToken, list_user_tokens, revoke_user_token
+from taskflow.service.accounts import Caller
+from taskflow.service.views import new_token_view, token_view
+
+
+class Tokens:
+    """See the module."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def who_is(self, caller: Caller) -> dict[str, Any]:
+        """The caller as they are known here: owner, token, role."""
+        own = select(Owner.name, Token.expires_at).join(Token, Token.owner_id == Owner.id)
+        with self._database.read() as tx:
+            row = tx.execute(own.where(Token.id == caller.token_id)).one()
+        return {
+            "owner": row.name,
+            "owner_id": caller.owner_id,
+            "token_id": caller.token_id,
+            "name": caller.name,
+            "role": caller.role,
+            "browser_id": caller.browser_id,
+            "expires_at": isoformat(row.expires_at),
+        }
+
+    def list(self, caller: Caller) -> Sequence[dict[str, Any]]:
+        """The tokens of the caller's owner, the oldest first, without the tokens."""
+        with self._database.read() as tx:
+            return [token_view(row) for row in list_user_tokens(tx, caller.owner_id)]
+
+    def create(self, caller: Caller, name: str, role: str, expires_s: float | None = None) -> dict[str, Any]:
+        """A further token of the caller's owner; the token itself is shown only here. Raises ``UsageError``."""
+        made = NewToken.make(name, role, expires_s, self._clock.now())
+        named = select(Owner.name).where(Owner.id == caller.owner_id)
+
+        def work(tx: Any) -> str:
+            made.insert(tx, caller.owner_id)
+            return str(tx.execute(named).scalar_one())
+
+        return new_token_view(made, self._database.write(work), caller.owner_id)
+
+    def revoke(self, caller: Caller, token_id: str) -> None:
+        """Revoke a token of the caller's owner, their own too; browsers signed in with it are signed out by that. Raises
+        ``NotFound``."""
+        now = self._clock.now()
+        self._database.write(lambda tx: revoke_user_token(tx, token_id, now, caller.owner_id))
