@@ -69,9 +69,7 @@ def test_a_heartbeat_that_can_not_be_made_ends_no_heartbeats(control_plane: Fake
     assert sender.gone == 0
 
 
-def test_a_refusal_is_logged_with_its_reason(
-    control_plane: FakeControlPlane, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refusal_is_logged_with_its_reason(control_plane: FakeControlPlane, caplog: pytest.LogCaptureFixture) -> None:
     """Who reads the agent's log is told what the control plane said."""
     sender = Sender(control_plane)
     control_plane.fault = lambda call: 403
