@@ -187,7 +187,7 @@ def _redis(settings: Settings) -> redis.Redis:
 def _sweeps(app: App) -> dict[str, SweepFunction]:
     settings, database, now = app.settings, app.database, app.service.now
     tools, ringer, handlers = app.tools, app.ringer, consumers(app.tools, app.ringer, now, app.service.tasks.rerun_lost)
-    lost, ended = LostNodes(database, app.control, ringer, settings), EndedWorkspaces(tools, ringer)
+    lost, ended = LostNodes(database, app.control, ringer, settings), EndedWorkspaces(tools.in_haste(), ringer)
 
     def items(memory: Memory) -> Items:
         return Items(database, memory, now, settings.sweep_page)
@@ -199,7 +199,7 @@ def _sweeps(app: App) -> dict[str, SweepFunction]:
 
     return {
         "rescue": rescue,
-        "stuck_tasks": StuckTasks(database, app.control, ringer, settings, tools.liveness, now),
+        "stuck_tasks": StuckTasks(database, app.control, ringer, settings, tools.in_haste().liveness, now),
         "outbox": lambda memory: drain_outbox(database, handlers, now, settings.sweep_page),
         "warm_nodes": lambda memory: expire_warm_nodes(items(memory), ringer, overdue_s=settings.alarm_overdue_s),
         "lost_nodes": lambda memory: lost(items(memory)),

@@ -113,7 +113,5 @@ def _checked(node_id: str, order: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refusal(node_id: str, answer: Answer) -> str:
-    error = answer.body.get("error")
-    said = error.get("message") if isinstance(error, dict) else answer.body.get("message")
     meaning = _MEANINGS.get(answer.status, "it is of another version, maybe: see the agent's and its version")
-    return f"the control plane does not give node {node_id} its order ({answer.status} {said or ''}): {meaning}"
+    return f"the control plane does not give node {node_id} its order ({answer.status} {answer.says}): {meaning}"

@@ -75,15 +75,20 @@ class DeadMan:
         if self._limit_s is not None:
             threading.Thread(target=self._run, name="dead-man", daemon=True).start()
 
-    def heard(self) -> None:
-        """The control plane accepted a heartbeat. Raises ``sqlite3.Error`` when that can't be kept."""
+    def heard(self, sent_at: float) -> None:
+        """The control plane accepted a heartbeat that was sent when the machine's clock said ``sent_at``.
+
+        The control plane counts from when it came in, which is later: so this wait never ends after that one. Raises
+        ``sqlite3.Error`` when that can't be kept.
+        """
         if self._limit_s is None:
             return
         with self._lock:
             if self._cut_off:
                 log.warning("the control plane is reached again after %.0f s", self._ticks() - self._contact)
-            self._contact = self._ticks()
+            self._contact = max(self._contact, sent_at)
             self._cut_off = self._done = False
+            self._tried = True  # from here on the silence counts, also if the next attempt never comes back
             self._keep()
 
     def unheard(self) -> None:

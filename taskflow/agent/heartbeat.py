@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taskflow import __version__, protocol
+from taskflow.agent.clock import boot_time
 from taskflow.agent.wire import Answer, Key, Wire, wait_s
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,8 @@ def measure(
 class Heartbeat:
     """Sends ready until it is accepted, then a heartbeat every ``interval_s`` seconds, in a thread of its own.
 
-    ``answered`` is called after each attempt with what came back, ``gone`` once when the control plane says that there is
-    no such node any more.
+    ``answered`` is called after each attempt with what came back and the ``ticks`` at which it was sent, ``gone`` once when
+    the control plane says that there is no such node any more.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class Heartbeat:
         key: Callable[[], Key],
         interval_s: float,
         beat: Callable[[], dict[str, Any]],
-        answered: Callable[[Answer], None],
+        answered: Callable[[Answer, float], None],
         gone: Callable[[], None],
+        ticks: Callable[[], float] = boot_time,
     ) -> None:
         self._wire = wire
         self._node_id = node_id
@@ -77,6 +79,7 @@ class Heartbeat:
         self._beat = beat
         self._answered = answered
         self._gone = gone
+        self._ticks = ticks
         self._closed = threading.Event()
 
     def start(self) -> None:
@@ -87,27 +90,35 @@ class Heartbeat:
         """Send no more."""
         self._closed.set()
 
-    def _take(self, answer: Answer) -> None:
+    def _send(self, path: str) -> Answer:
         try:
-            self._answered(answer)
+            return self._wire.post(path, self._key(), self._beat())
+        except Exception:  # a disk that can't be read: without this thread the node would be given up
+            log.exception("heartbeat")
+            return Answer(0, {})
+
+    def _take(self, answer: Answer, sent_at: float) -> None:
+        try:
+            self._answered(answer, sent_at)
         except Exception:  # a full disk: the next answer says it again
             log.exception("heartbeat's answer")
 
     def _run(self) -> None:
         path, attempts = protocol.route(protocol.CALLBACK_NODE_READY, node_id=self._node_id), 0
         while not self._closed.is_set():
-            answer = self._wire.post(path, self._key(), self._beat())
+            sent_at = self._ticks()
+            answer = self._send(path)
             if answer.over:
                 log.error("the control plane has no node %s any more (%s)", self._node_id, answer.status)
                 self._gone()
                 return
-            self._take(answer)
+            self._take(answer, sent_at)
             if answer.accepted:
                 path, attempts = protocol.route(protocol.CALLBACK_NODE_HEARTBEAT, node_id=self._node_id), 0
                 self._closed.wait(self._interval_s)
             else:
                 if answer.final:
-                    log.error("the control plane refuses this node: %s %s", answer.status, answer.body.get("message"))
+                    log.error("the control plane refuses this node: %s %s", answer.status, answer.says)
                 # A heartbeat holds for the moment it is made, so a late one is never worth waiting longer for.
                 self._closed.wait(min(self._interval_s, wait_s(attempts)) if not answer.final else self._interval_s)
                 attempts += 1

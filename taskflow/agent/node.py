@@ -164,11 +164,11 @@ class Node:
         """Let ``run`` return."""
         self._ended.set()
 
-    def _answered(self, answer: Answer) -> None:
+    def _answered(self, answer: Answer, sent_at: float) -> None:
         if not answer.accepted:
             self.dead_man.unheard()
             return
-        self.dead_man.heard()
+        self.dead_man.heard(sent_at)
         self._tokens.take(answer.body)
 
     def _gone(self) -> None:

@@ -72,6 +72,12 @@ class Answer:
         """What it is about has ended, or is unknown there."""
         return self.status in (404, 410)
 
+    @property
+    def says(self) -> str:
+        """A refusal's own words; empty when there are none."""
+        error = self.body.get("error")
+        return str(error.get("message") or "") if isinstance(error, dict) else ""
+
 
 def wait_s(attempts: int) -> float:
     """Seconds before attempt number ``attempts`` + 1: doubling from 0.5 to 15, with jitter so that nodes spread out."""

@@ -100,9 +100,11 @@ def count_resting_promises(tx: Connection, now: float) -> int:
     return tx.execute(select(func.count()).select_from(OutboxRow).where(*resting)).scalar_one()
 
 
-def settle_promise(tx: Connection, row_id: int, *, now: float, retry_at: float | None = None) -> None:
-    """Mark an outbox row done, or due again at ``retry_at``."""
-    values: dict[str, Any] = {"attempts": OutboxRow.attempts + 1}
+def settle_promise(
+    tx: Connection, row_id: int, *, now: float, retry_at: float | None = None, tried: bool = True
+) -> None:
+    """Mark an outbox row done, or due again at ``retry_at``; not ``tried``: it was too early for it."""
+    values: dict[str, Any] = {"attempts": OutboxRow.attempts + int(tried)}
     if retry_at is None:
         values["done_at"] = now
     else:

@@ -46,7 +46,7 @@ def differences(
         listed[server.label] = server
         node = nodes.get(server.label)
         age_s = None if server.created_at is None else now - server.created_at
-        price = prices.get(server.size, 0.0)
+        price = prices.get(server.size)  # None for one that we never sold
         of_it = (provider, server.label, server.server_id, None if node is None else node.id, age_s, price)
         if node is None:
             says = "a server of this installation that no node ever had"

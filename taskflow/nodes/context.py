@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Row
@@ -22,6 +22,9 @@ from taskflow.nodes.retirement import outdated, too_old
 from taskflow.settings import Settings
 from taskflow.vault import Vault
 
+#: How long a sweep waits for one answer of an agent, in seconds.
+_HASTE_S = 5.0
+
 
 @dataclass(frozen=True)
 class StepTools:
@@ -35,6 +38,12 @@ class StepTools:
     #: The installation's id; asks the database, once.
     installation: Callable[[], str]
     authority: AgentAuthority
+    #: Bounds one request to an agent, in seconds; None: what steps allow it, ``TASKFLOW_AGENT_REQUEST_TIMEOUT_S``.
+    agent_timeout_s: float | None = None
+
+    def in_haste(self) -> StepTools:
+        """The same for a sweep, which has many agents to ask: one that does not answer must not hold up the others."""
+        return replace(self, agent_timeout_s=min(_HASTE_S, self.settings.agent_request_timeout_s))
 
     def agent(self, node: Row[Any], now: float) -> AgentClient:
         """The client of a node's agent. Raises ``TransientError`` while its address is not known.
@@ -48,7 +57,8 @@ class StepTools:
         if node.address.startswith("https:"):
             trust = AgentTrust(self.authority.context(), self.authority.name_of(node.id))
         token = self.vault.derive_token("agent", node.id)
-        return AgentClient(node.address, token, self.settings.agent_request_timeout_s, now=now, trust=trust)
+        limit_s = self.settings.agent_request_timeout_s if self.agent_timeout_s is None else self.agent_timeout_s
+        return AgentClient(node.address, token, limit_s, now=now, trust=trust)
 
     def agent_order(self, node: Row[Any]) -> dict[str, Any]:
         """What the node's agent has to know of itself."""

@@ -83,7 +83,7 @@ def _handle(database: Database, handlers: Mapping[str, Consumer], row: Row[Any],
     try:
         handlers[row.kind](row.payload)
     except Postponed:
-        database.write(lambda tx: settle_promise(tx, row.id, now=now(), retry_at=now() + _POSTPONED_S))
+        database.write(lambda tx: settle_promise(tx, row.id, now=now(), retry_at=now() + _POSTPONED_S, tried=False))
         return True
     except Exception as error:  # one bad row must not strand the others
         log.error("outbox_row_failed", row_id=row.id, kind=row.kind, error=repr(error))

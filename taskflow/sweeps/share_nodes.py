@@ -33,12 +33,16 @@ def share_nodes(items: Items, ringer: Ringer, catalogue: Catalogue, *, ageing_s:
 def _hand_over(tx: Connection, *, spec: ProviderSpec, now: float, ageing_s: float) -> RunId | None:
     rows = tx.execute(
         select(Node.id, Node.run_id, Node.owner_id, Node.status, Node.kept, live_workspaces_of().label("live")).where(
-            Node.provider == spec.name, Node.destroyed_at.is_(None), Node.status != "error"
+            Node.provider == spec.name, Node.destroyed_at.is_(None)
         )
     ).all()
     if len(rows) < spec.nodes_max:
         return None
-    held = [Held(row.id, row.run_id, row.owner_id, row.live, row.status == "draining", row.kept) for row in rows]
+    # One in status error may still be paid for, and so counts against the limit; it is on its way out already.
+    held = [
+        Held(row.id, row.run_id, row.owner_id, row.live, row.status == "draining", row.kept)
+        for row in rows if row.status != "error"
+    ]  # fmt: skip
     chosen = to_hand_over(held, claims(tx, spec.name, now, ageing_s=ageing_s))
     if chosen is None:
         return None

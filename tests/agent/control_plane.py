@@ -132,7 +132,7 @@ class FakeControlPlane:
             self.callbacks.append(callback)
             status = self.fault(callback)
             if status is not None and status != 0:
-                return status, {"code": "fault", "message": "asked for by the test"}
+                return status, {"error": {"code": "fault", "message": "asked for by the test"}}
             body: dict[str, Any] = dict(self.answers.get(callback.path.rpartition("/")[2], {}))
             if callback.path.endswith("/logs"):
                 chunks, number = self.chunks[callback.path], callback.body["number"]

@@ -69,7 +69,7 @@ def test_a_switch_trips_after_its_time_and_not_before(switch: Switch) -> None:
     man = switch.make()
     man.unheard()
     switch.now += 59
-    man.heard()
+    man.heard(switch.now)
     switch.now += 60
     man.look()
     assert not is_cut_off(man)
@@ -79,7 +79,7 @@ def test_a_switch_trips_after_its_time_and_not_before(switch: Switch) -> None:
     assert is_cut_off(man)
     assert switch.errors[0]["code"] == "cut_off"
     assert "for 61 s" in switch.errors[0]["message"]
-    man.heard()
+    man.heard(switch.now)
     assert not is_cut_off(man)
     assert switch.afterwards == 1
     switch.now += 61
@@ -87,9 +87,33 @@ def test_a_switch_trips_after_its_time_and_not_before(switch: Switch) -> None:
     assert (is_cut_off(man), switch.afterwards) == (True, 2)
 
 
+def test_the_wait_begins_when_the_heartbeat_was_sent(switch: Switch) -> None:
+    """Not when its answer came: the control plane began to count before that. An answer that comes late moves nothing
+    back."""
+    man = switch.make()
+    switch.now += 100
+    sent_at = switch.now
+    switch.now += 40
+    man.heard(sent_at)
+    man.heard(sent_at - 30)
+    man.unheard()
+    switch.now += 20
+    assert not is_cut_off(man)
+    switch.now += 1
+    assert is_cut_off(man)
+
+
+def test_an_attempt_that_never_comes_back_is_silence_too(switch: Switch) -> None:
+    """Whoever was heard of once has asked: the thread that asks may hang from then on."""
+    man = switch.make()
+    man.heard(switch.now)
+    switch.now += 61
+    assert is_cut_off(man)
+
+
 def test_a_restart_of_the_agent_does_not_begin_the_wait_again(switch: Switch) -> None:
     """However often it restarts the silence goes on; it asks once before it ends anything."""
-    switch.make().heard()
+    switch.make().heard(switch.now)
     for _ in range(4):
         switch.now += 20
         man = switch.make()
@@ -113,7 +137,7 @@ def test_an_agent_that_was_never_heard_is_cut_off_too(switch: Switch) -> None:
 
 def test_a_machine_that_was_started_again_waits_anew(switch: Switch) -> None:
     """Its clock began at zero and nothing runs on it: the old contact says nothing, whichever is larger."""
-    switch.make().heard()
+    switch.make().heard(switch.now)
     switch.boot_id, switch.now = "boot-2", 2000.0
     man = switch.make()
     man.unheard()
@@ -140,7 +164,7 @@ def test_sessions_that_take_long_to_end_are_asked_for_until_they_have(switch: Sw
 def test_without_a_limit_nothing_is_ended_and_nothing_is_kept(switch: Switch) -> None:
     """A local node's sessions outlive every silence."""
     man = switch.make(limit_s=None)
-    man.heard()
+    man.heard(switch.now)
     man.unheard()
     switch.now += 10**6
     man.look()
@@ -159,7 +183,7 @@ def test_a_contact_that_can_not_be_kept_still_counts(switch: Switch, monkeypatch
     monkeypatch.setattr(switch.store, "remember", full)
     switch.now += 61
     with pytest.raises(sqlite3.Error):
-        man.heard()
+        man.heard(switch.now)
     assert not is_cut_off(man)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, insert, select, update
 
 from taskflow.bootstrap import App, bootstrap
 from taskflow.celery_settings import beat_schedule
-from taskflow.db.models import AgentSession, Event, Node, Run, Workspace
+from taskflow.db.models import AgentSession, Event, Node, Run, Task, Workspace
 from taskflow.db.runs import get_run
 from taskflow.db.session import Database
 from taskflow.errors import TransientError
@@ -37,18 +37,24 @@ def logs() -> Iterator[list[Any]]:
 
 
 class Agents:
-    """What nodes' agents were asked to delete; ``refuse``: node -> what is raised instead, ``before``: called first."""
+    """What nodes' agents were asked to delete; ``refuse``: node -> what is raised instead, ``before``: called first.
+    ``limits_s``: how long each client waits for an answer."""
 
     def __init__(self) -> None:
         self.deleted: list[tuple[str, str, int]] = []
         self.refuse: dict[str, Exception] = {}
         self.before: Callable[[str], None] = lambda workspace_id: None
+        self.limits_s: list[float | None] = []
 
-    def of(self, node: Any) -> Any:
+    def of(self, node: Any, limit_s: float | None) -> Any:
         """A client of this node's agent."""
         agents = self
+        self.limits_s.append(limit_s)
 
         class Client:
+            def is_alive(self) -> bool:
+                return False
+
             def delete_workspace(self, workspace_id: str, fence: int) -> None:
                 agents.before(workspace_id)
                 if node.id in agents.refuse:
@@ -119,7 +125,7 @@ def place(
 ) -> Iterator[Place]:
     """An app at ``NOW`` with one node, "node-1"."""
     hints, agents = Hints(), Agents()
-    monkeypatch.setattr(StepTools, "agent", lambda _, node, now: agents.of(node))
+    monkeypatch.setattr(StepTools, "agent", lambda tools, node, now: agents.of(node, tools.agent_timeout_s))
     with time_machine.travel(NOW, tick=False) as travel:
         app = bootstrap(
             dataclasses.replace(settings, heartbeat_interval_s=10.0, heartbeat_stale_s=60.0, sweep_page=10),
@@ -133,6 +139,19 @@ def place(
 def ended(place: Place) -> dict[str, Any]:
     """One sweep over workspaces."""
     return place.app.sweep("stop_ended_workspaces")
+
+
+def test_no_sweep_waits_for_an_agent_as_long_as_a_step_does(place: Place) -> None:
+    """One node that does not answer must not use up the time of all the others: five seconds, not twenty."""
+    assert place.app.settings.agent_request_timeout_s == 20.0
+    place.workspace("a", ended=True)
+    place.beating("node-1")
+    ended(place)
+    place.workspace("b")
+    place.write(lambda tx: tx.execute(update(Task).where(Task.id == "task-b").values(node_id="node-1", started_at=2.0)))
+    place.beating("node-1", age_s=70.0)
+    place.app.sweep("stuck_tasks")
+    assert place.agents.limits_s == [5.0, 5.0]
 
 
 # --- workspaces that outlived their run

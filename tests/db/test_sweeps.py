@@ -20,7 +20,7 @@ from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Control
 from taskflow.nodes.liveness import Liveness
 from taskflow.settings import Settings
-from taskflow.sweeps.drain_outbox import drain_outbox
+from taskflow.sweeps.drain_outbox import Postponed, drain_outbox
 from taskflow.sweeps.fail_stuck_tasks import Decision, Facts, StuckTasks, decide
 from taskflow.sweeps.ledger import Memory, last_success_at, run_sweep
 from taskflow.sweeps.prune import prune, prune_all, prune_history
@@ -153,6 +153,29 @@ def test_a_bad_outbox_row_strands_no_other(world: World) -> None:
         now[0] = row.next_at
         assert drain_outbox(world.database, handlers, lambda: now[0], 10)["failed"] == 1
     assert delays == [5.0, 10.0, 20.0, 40.0] and given == ["good"]
+
+
+def test_a_row_for_which_it_is_too_early_is_no_failure(world: World) -> None:
+    """It is asked for again as long as it takes, and the sweep is well; a failure after it counts as the first."""
+    now, early = [100.0], [True]
+
+    def consumer(payload: Any) -> None:
+        if early[0]:
+            raise Postponed
+        raise ValueError(payload)
+
+    world.write(partial(promise, kind="later", payload={}, at=100.0))
+    for _ in range(3):
+        found = run_sweep(
+            world.database, "outbox", lambda _: drain_outbox(world.database, {"later": consumer}, lambda: now[0], 10),
+            lambda: now[0],
+        )  # fmt: skip
+        assert found == {"done": 1, "failed": 0, "skipped": 0}
+        now[0] += 1.0
+    early[0] = False
+    drain_outbox(world.database, {"later": consumer}, lambda: now[0], 10)
+    with world.database.read() as tx:
+        assert tx.execute(select(OutboxRow.next_at)).scalar_one() - now[0] == 5.0
 
 
 def test_pruning_deletes_only_what_ended_long_ago(world: World) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from taskflow.db.models import Node
 from taskflow.nodes.admission import Situation, assign
 from taskflow.nodes.purchase import Market
 from taskflow.nodes.selector import Candidate, Limits, Wish
@@ -203,3 +205,18 @@ def test_who_waited_long_enough_goes_before_who_is_more_important(make_cloud: Ca
 
     world.run_until(lambda: world.task(old["id"])["step"] == "running", "the old one runs", limit_s=60.0)
     assert world.task(new["id"])["step"] == "waiting_for_capacity"
+
+
+def test_a_server_that_can_not_be_destroyed_keeps_nobody_from_a_full_account(make_cloud: Callable[..., World]) -> None:
+    """It counts against the limit, as it may still be paid for: another node of its owner's is handed over."""
+    world = make_cloud()
+    world.plan.session_s = None
+    tasks = [world.submit() for _ in range(9)]
+    world.run_until(lambda: {world.task(task["id"])["step"] for task in tasks} == {"running"}, "three nodes are full")
+    stuck = world.node().id
+    with world.app.database.engine.begin() as tx:
+        tx.execute(update(Node).where(Node.id == stuck).values(status="error"))
+    world.service.tasks.submit(world.caller_of("bob"), SPEC)
+    world.run_for(60.0)
+    shown = world.service.nodes.list(world.caller)
+    assert sorted(node["status"] for node in shown) == ["active", "draining", "error"]

@@ -69,6 +69,12 @@ def test_each_disagreement_has_a_kind(servers: list[Server], nodes: dict[str, An
     assert all(one.price_per_hour == 0.5 for one in found)
 
 
+def test_a_server_that_nobody_prices_has_no_price() -> None:
+    """What it costs is not known, which is not nothing."""
+    (found,) = differences("cloud", [server("a")], {}, {"size-l": 0.5}, now=1000.0, settle_s=60.0)
+    assert found.price_per_hour is None
+
+
 @pytest.fixture
 def place(make_world: MakeWorld, tmp_path: Path) -> Iterator[tuple[World, FakeCloud]]:
     """A world whose cloud is asked over HTTP."""
