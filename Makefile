@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up sshd test simulate mutants crashpoints bench newest-celery chaos lint types contracts agent docs wheel clean
+.PHONY: help install run up sshd test simulate mutants crashpoints bench newest-celery chaos lint types contracts agent docs reference wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -82,6 +82,12 @@ contracts: install ## import contracts
 docs: install ## make the documentation's pages in build/docs; a warning or a dead link is an error
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d build/doctrees . build/docs
 	@echo "build/docs/index.html"
+
+reference: install ## write the pages of docs/reference that are made from the code
+	$(BIN)/python -m tests.support.settings_docs
+	$(BIN)/python -m tests.support.openapi_docs
+	$(BIN)/python -m tests.support.cli_docs
+	$(BIN)/python -m tests.support.data_model_docs
 
 agent: install ## build the node agent as one file: build/agent.pyz
 	$(BIN)/python -m taskflow.agent_file build/agent.pyz

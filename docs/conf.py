@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 ROOT = Path(__file__).parent.parent
 #: Sections of the navigation: a directory of docs/ each, in the order in which somebody new reads them.
@@ -69,6 +70,13 @@ def _add_toctree(_app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] += toctree(docname)
 
 
+def _read_again(
+    _app: Sphinx, env: BuildEnvironment, added: set[str], _changed: set[str], removed: set[str]
+) -> list[str]:
+    """A page that is new or gone changes what its index shows, though nobody wrote in it."""
+    return [name for name in env.found_docs if name.endswith("/index")] if added or removed else []
+
+
 def _write_redirect(app: Sphinx, error: Exception | None) -> None:
     if error is None:
         (Path(app.outdir) / "index.html").write_text(REDIRECT, encoding="utf-8")
@@ -77,5 +85,6 @@ def _write_redirect(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _add_toctree)
+    app.connect("env-get-outdated", _read_again)
     app.connect("build-finished", _write_redirect)
     app.add_lexer("mermaid", TextLexer)  # drawing it would load a script; a code host draws it
