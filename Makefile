@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up sshd test simulate mutants crashpoints bench newest-celery chaos lint types contracts agent wheel clean
+.PHONY: help install run up sshd test simulate mutants crashpoints bench newest-celery chaos lint types contracts agent docs reference wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -18,7 +18,7 @@ $(STAMP): constraints.txt setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; $(PYTHON) is older (make PYTHON=python3.11 ...)" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "venv is missing: apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev,docs]'
 	@touch $@
 
 run: install ## start everything, run one real task against a real git repository, stop
@@ -78,6 +78,16 @@ types: install ## mypy
 
 contracts: install ## import contracts
 	$(BIN)/lint-imports
+
+docs: install ## make the documentation's pages in build/docs; a warning or a dead link is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d build/doctrees . build/docs
+	@echo "build/docs/index.html"
+
+reference: install ## write the pages of docs/reference that are made from the code
+	$(BIN)/python -m tests.support.settings_docs
+	$(BIN)/python -m tests.support.openapi_docs
+	$(BIN)/python -m tests.support.cli_docs
+	$(BIN)/python -m tests.support.data_model_docs
 
 agent: install ## build the node agent as one file: build/agent.pyz
 	$(BIN)/python -m taskflow.agent_file build/agent.pyz

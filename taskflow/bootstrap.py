@@ -34,8 +34,9 @@ from taskflow.nodes.machine import NodeMachine
 from taskflow.nodes.providers.base import Provider
 from taskflow.nodes.providers.factory import ProviderShelf, Reach
 from taskflow.pipelines.agent_task import agent_task_pipeline
+from taskflow.redis_url import connect
 from taskflow.service.core import Service
-from taskflow.settings import Settings
+from taskflow.settings import ENV_PREFIX, Settings
 from taskflow.stack.data_dir import DataDir
 from taskflow.sweeps.delete_orphans import delete_orphans
 from taskflow.sweeps.drain_outbox import consumers, drain_outbox
@@ -178,8 +179,8 @@ def _redis(settings: Settings) -> redis.Redis:
             "no Redis is configured", code="redis",
             advice="set TASKFLOW_REDIS_URL, or start the embedded one with: taskflow up",
         )  # fmt: skip
-    return redis.Redis.from_url(
-        settings.redis_url, socket_timeout=5.0, socket_connect_timeout=3.0, socket_keepalive=True,
+    return connect(
+        settings.redis_url, f"{ENV_PREFIX}REDIS_URL", socket_timeout=5.0, socket_connect_timeout=3.0, socket_keepalive=True,
         health_check_interval=10,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from amqp.exceptions import NotFound
 from celery import Celery
 
 from taskflow.celery_settings import ALARM_QUEUE, celery_settings
@@ -43,7 +44,16 @@ class CeleryPublisher:
     def backlog(self) -> int:
         """Hints that wait in the alarm queue."""
         with self._celery().pool.acquire(block=True) as connection:
-            return int(connection.default_channel._size(ALARM_QUEUE))
+            if connection.transport.driver_type != "amqp":
+                return int(connection.default_channel._size(ALARM_QUEUE))
+            # A pooled connection that broke is not opened again by itself.
+            connection.ensure_connection(max_retries=0)
+            # A channel of its own: where the queue is not there yet, the broker closes the channel that asked.
+            with connection.channel() as channel:
+                try:
+                    return int(channel.queue_declare(ALARM_QUEUE, passive=True).message_count)
+                except NotFound:
+                    return 0
 
     def _celery(self) -> Celery:
         with self._mutex:

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from taskflow.settings import Settings
+from taskflow.errors import UsageError
+from taskflow.redis_url import parse_sentinel
+from taskflow.settings import ENV_PREFIX, Settings
 
 ALARM_QUEUE = "alarm"
 SWEEP_QUEUE = "sweep"
+BROKERS = "amqp://, amqps://, redis://, rediss://, sentinel://"
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """The settings of the Celery app for this installation."""
     return {
-        "broker_url": settings.redis_url,
+        **broker_settings(settings),
         # A hint carries ids only; nothing else is ever unpickled or trusted.
         "task_serializer": "json",
         "accept_content": ["json"],
@@ -27,28 +30,12 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         # With late acks off these change nothing; written down because switching one on would make poison tasks loop.
         "task_reject_on_worker_lost": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "broker_transport_options": {
-            # The emulation of acknowledgements costs three round trips a message and leaves messages in ``unacked``
-            # after a crash. Without it the broker is at-most-once, which is all that a hint needs.
-            "ack_emulation": False,
-            # Only counts where the emulation is on; the same in every process that shares the broker.
-            "visibility_timeout": 600,
-            # A half-open connection is noticed: by default a worker waits on it for ever.
-            "socket_timeout": 30,
-            "socket_connect_timeout": 5,
-            "socket_keepalive": True,
-            "retry_on_timeout": True,
-            "health_check_interval": 10,
-            # Our queues and bindings beside other applications' on one Redis.
-            "global_keyprefix": f"{settings.key_prefix}:celery:",
-        },
         # Alarms and sweeps have queues of their own: a long sweep never stands before an alarm.
         "task_default_queue": ALARM_QUEUE,
         "task_routes": {"taskflow.sweep.*": {"queue": SWEEP_QUEUE}, "taskflow.alarm": {"queue": ALARM_QUEUE}},
         "task_create_missing_queues": True,
         # Nothing is fetched ahead, so nothing is stranded in a worker that dies or loses its broker.
         "worker_prefetch_multiplier": 1,
-        "worker_disable_prefetch": True,
         # Countdowns are held in memory for the near window only; a limit would starve what stands behind them.
         "worker_eta_task_limit": None,
         # prefork: a hung step is ended with its process, which threads can't offer; steps are short and wait on I/O.
@@ -71,6 +58,53 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "beat_schedule": beat_schedule(settings),
         "imports": ("taskflow.celery",),
     }
+
+
+def broker_settings(settings: Settings) -> dict[str, Any]:
+    """Where the broker is and what its transport is told. Raises ``UsageError`` for a URL that can't be one."""
+    variable = f"{ENV_PREFIX}BROKER_URL" if settings.broker_url else f"{ENV_PREFIX}REDIS_URL"
+    url = settings.broker_url or settings.redis_url
+    scheme = url.partition("://")[0]
+    if scheme in ("amqp", "amqps", "pyamqp"):
+        return {"broker_url": url, **_AMQP}
+    sentinel = parse_sentinel(url, variable)
+    if sentinel is None and scheme not in ("redis", "rediss", ""):
+        raise UsageError(f"{variable}: {scheme}:// is no broker we know", fields={variable: f"one of {BROKERS}"})
+    return {
+        "broker_url": url if sentinel is None else sentinel.broker_url(),
+        # Nothing is fetched beyond what runs. Only this transport can do that.
+        "worker_disable_prefetch": True,
+        "broker_transport_options": {
+            # The emulation of acknowledgements costs three round trips a message and leaves messages in ``unacked``
+            # after a crash. Without it the broker is at-most-once, which is all that a hint needs.
+            "ack_emulation": False,
+            # Only counts where the emulation is on; the same in every process that shares the broker.
+            "visibility_timeout": 600,
+            # A half-open connection is noticed: by default a worker waits on it for ever.
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "retry_on_timeout": True,
+            "health_check_interval": 10,
+            # Our queues and bindings beside other applications' on one Redis.
+            "global_keyprefix": f"{settings.key_prefix}:celery:",
+            **({} if sentinel is None else {"master_name": sentinel.master}),
+        },
+    }
+
+
+#: RabbitMQ. Its queues have no prefix: an installation has a virtual host of its own.
+_AMQP: dict[str, Any] = {
+    # Whoever publishes sends no heartbeats while it has nothing to publish, and would be cut off for that. TCP's own
+    # keepalive, which the client switches on, notices a peer that is gone.
+    "broker_heartbeat": 0,
+    "broker_connection_timeout": 5.0,
+    # Hints are in the alarm index too: they need not be written to the broker's disk.
+    "task_default_delivery_mode": "transient",
+    # By default whoever publishes waits for a broker that is away for as long as it is away: a request, a turn, and the
+    # pump, which has more to look at than the broker.
+    "broker_transport_options": {"max_retries": 0, "interval_start": 0.0, "interval_step": 0.0, "interval_max": 0.0},
+}
 
 
 def beat_schedule(settings: Settings) -> dict[str, Any]:

@@ -57,7 +57,13 @@ class Settings:
     # --- places
     data_dir: str = _setting("", "path", "where everything of this installation lives; empty = a per-user directory")
     redis_url: str = _setting(
-        "", "url", "Redis or Valkey for control state and broker; empty = the embedded server", secret=True
+        "",
+        "url",
+        "Redis or Valkey for control state (redis://, rediss://, sentinel://); empty = the embedded server",
+        secret=True,
+    )
+    broker_url: str = _setting(
+        "", "url", "Celery's broker (amqp://, amqps:// or a Redis of its own); empty = that Redis too", secret=True
     )
     database_url: str = _setting("", "url", "SQLAlchemy URL; empty = SQLite in the data directory", secret=True)
     public_url: str = _setting("", "url", "where node agents reach the web process; empty = http://127.0.0.1:<port>")

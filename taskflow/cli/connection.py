@@ -80,5 +80,8 @@ def stores(settings: Settings) -> Settings | None:
     if info is None:
         return None
     return dataclasses.replace(
-        settings, redis_url=info.redis_url, database_url=settings.database_url or info.database_url
+        settings,
+        redis_url=info.redis_url,
+        broker_url=settings.broker_url or info.broker_url,
+        database_url=settings.database_url or info.database_url,
     )

@@ -44,6 +44,10 @@ class Ringer:
             sent += 1
         return sent
 
+    def backlog(self) -> int:
+        """Hints that wait in the queue. Raises whatever the transport raises when the broker is away."""
+        return self._publisher.backlog()
+
     def ring(self, run_ids: Iterable[RunId], *, due_too: bool = True) -> None:
         """Pull the alarms of these runs to now. With Redis away it is the rescue that finds what was recorded.
 
@@ -85,6 +89,7 @@ class Pump:
         self._on_tick = on_tick
         self._stop = threading.Event()
         self._failing = False
+        self._backlog_known = True
 
     def tick(self) -> int:
         """One look at the index; how many alarms were rung.
@@ -94,8 +99,11 @@ class Pump:
         """
         try:
             room = max(0, self._backlog_max - self._publisher.backlog())
+            self._backlog_known = True
         except Exception as error:  # a broker that is away can't be rung, but the control state is still watched
-            log.warning("backlog_unknown", error=repr(error))
+            if self._backlog_known:
+                log.warning("backlog_unknown", error=repr(error))
+            self._backlog_known = False
             room = 0
         answers = self._control.pump(min(self._batch, room))
         rung = self._ringer.publish(alarm for answer in answers for alarm in answer.alarms)

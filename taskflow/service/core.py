@@ -60,4 +60,4 @@ class Service:
         self.callbacks = Callbacks(database, ringer, tools, self.now)
         self.providers = Providers(database, tools, self.now)
         self.explain = Explain(database, control, pipelines, tools, self.now)
-        self.health = Health(database, control, settings, self.now, self.providers)
+        self.health = Health(database, control, settings, self.now, self.providers, ringer.backlog)

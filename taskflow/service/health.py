@@ -28,8 +28,15 @@ class Health:
     """Checks of the stores, the sweeps and the providers."""
 
     def __init__(
-        self, database: Database, control: Control, settings: Settings, now: Callable[[], float], providers: Providers
+        self,
+        database: Database,
+        control: Control,
+        settings: Settings,
+        now: Callable[[], float],
+        providers: Providers,
+        backlog: Callable[[], int],
     ) -> None:
+        self._backlog = backlog
         self._providers = providers
         self._database = database
         self._control = control
@@ -112,8 +119,15 @@ class Health:
         found = [{"check": name, "state": "ok" if says == "ok" else "error", "says": says}
                  for name, says in self.ready()["checks"].items()]  # fmt: skip
         if all(one["state"] == "ok" for one in found):
-            found += self._redis_settings() + self._sweep_ages() + self._providers_answer()
+            found += [self._broker(), *self._redis_settings(), *self._sweep_ages(), *self._providers_answer()]
         return found
+
+    def _broker(self) -> dict[str, str]:
+        # Not part of readiness: what is accepted meanwhile is rung from the alarm index when the broker is back.
+        says = self._check(self._backlog)
+        if says != "ok":
+            return {"check": "broker", "state": "error", "says": f"{says}: nothing runs until it answers"}
+        return {"check": "broker", "state": "ok", "says": f"answers; {self._backlog()} hints wait"}
 
     def _redis_settings(self) -> list[dict[str, str]]:
         client = self._control.client

@@ -28,6 +28,7 @@ class StackInfo:
     flower_password: str
     supervisor_pid: int
     started_at: float
+    broker_url: str = ""
 
     def __repr__(self) -> str:
         return f"StackInfo(url={self.url!r}, supervisor_pid={self.supervisor_pid})"

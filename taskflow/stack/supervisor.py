@@ -258,6 +258,7 @@ class Supervisor:
                 flower_password=flower.password if flower else "",
                 supervisor_pid=os.getpid(),
                 started_at=self._clock.now(),
+                broker_url=settings.broker_url,
             )
         )
 

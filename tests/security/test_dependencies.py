@@ -26,7 +26,7 @@ def _pins() -> dict[str, str]:
 def _needed() -> set[str]:
     """Everything that an installation with all extras brings, by walking what the distributions require."""
     needed: set[str] = set()
-    waiting = [("taskflow-engine", frozenset({"test", "dev"}))]
+    waiting = [("taskflow-engine", frozenset({"test", "dev", "docs"}))]
     while waiting:
         name, extras = waiting.pop()
         for text in requires(name) or []:

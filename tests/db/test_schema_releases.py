@@ -1,0 +1,86 @@
+"""Two releases on one database: which may work on the schema of which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from sqlalchemy import Engine, Inspector, inspect, text
+
+from taskflow.db import migrate
+from taskflow.db.session import make_engine
+from taskflow.errors import InfrastructureError
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """An empty database."""
+    made = make_engine(f"sqlite:///{tmp_path}/releases.db")
+    yield made
+    made.dispose()
+
+
+def made_newer(engine: Engine, works_from: str) -> None:
+    """As a later release leaves it: at a migration nobody here knows."""
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(
+            text("UPDATE installation SET value = :value WHERE key = 'schema_works_from'"), {"value": works_from}
+        )
+
+
+def test_this_release_works_on_a_newer_schema_that_only_adds(engine: Engine) -> None:
+    """Beside a newer release while that is deployed, and after a rollback; an upgrade then changes nothing."""
+    made_newer(engine, migrate.head())
+    migrate.check_current(engine)
+    assert migrate.upgrade(engine) == "9999"
+
+
+@pytest.mark.parametrize("works_from", ["9000", ""])
+def test_a_newer_schema_that_is_not_for_this_release_is_refused(engine: Engine, works_from: str) -> None:
+    """An upgrade would not help, so nobody is told to run one; a schema that does not say whom it is for is for nobody."""
+    made_newer(engine, works_from or "0001")
+    if not works_from:
+        with engine.begin() as connection:
+            connection.execute(text("DELETE FROM installation"))
+    for attempt in (migrate.check_current, migrate.upgrade):
+        with pytest.raises(InfrastructureError, match="9999") as caught:
+            attempt(engine)
+        assert "newer release" in str(caught.value.advice) and "db upgrade" not in str(caught.value.advice)
+
+
+def test_an_older_schema_is_refused_until_it_is_upgraded(engine: Engine) -> None:
+    """A new release never works on the schema of the one before."""
+    with engine.begin() as connection:
+        command.upgrade(migrate.config(connection), "0005")
+    with pytest.raises(InfrastructureError, match="0005") as caught:
+        migrate.check_current(engine)
+    assert caught.value.advice == "run: taskflow db upgrade"
+
+
+def columns(inspector: Inspector) -> dict[tuple[str, str], Any]:
+    """Every column by table and name."""
+    return {(table, one["name"]): one for table in inspector.get_table_names() for one in inspector.get_columns(table)}
+
+
+def test_what_came_after_the_oldest_release_that_may_work_here_only_adds(engine: Engine) -> None:
+    """That release still finds all it reads, and the rows that it writes are complete."""
+    with engine.begin() as connection:
+        command.upgrade(migrate.config(connection), migrate.WORKS_FROM)
+    before = columns(inspect(engine))
+    migrate.upgrade(engine)
+    after = columns(inspect(engine))
+    said = "raise WORKS_FROM in taskflow/db/migrate.py, and say it in the CHANGELOG"
+    assert set(before) - set(after) == set(), said
+    assert [key for key, old in before.items() if old["nullable"] and not after[key]["nullable"]] == [], said
+    tables = {table for table, _ in before}
+    needed = [
+        key
+        for key, one in after.items()
+        if key not in before and key[0] in tables and not one["nullable"] and one["default"] is None
+    ]
+    assert needed == [], said
