@@ -20,6 +20,7 @@ from taskflow.agent.processes import set_parent_death_signal
 from taskflow.bootstrap import App, bootstrap
 from taskflow.broker import ALARM_TASK, CeleryPublisher, make_celery
 from taskflow.celery_settings import beat_schedule
+from taskflow.engine.meter import Told
 from taskflow.errors import InfrastructureError
 from taskflow.ids import RunId
 from taskflow.settings import Settings
@@ -65,14 +66,17 @@ def _recycle(step: str) -> None:
 
 
 @app.task(name=ALARM_TASK, typing=False)  # type: ignore[untyped-decorator]
-def ring_alarm(run_id: str, generation: str = "") -> None:
-    """Fire an alarm: one turn of a run. Carries ids only."""
+def ring_alarm(run_id: str, generation: str = "") -> dict[str, str]:
+    """Fire an alarm: one turn of a run. Carries ids only. What it answers is kept nowhere; Flower shows it."""
+    told = Told()
     with structlog.contextvars.bound_contextvars(run_id=run_id):
         try:
-            process.get().runner.turn(RunId(run_id), str(generation))
+            verdict = process.get().runner.turn(RunId(run_id), str(generation), told)
         except (redis.RedisError, InfrastructureError) as error:
             # The lease, if it was taken, runs out; the index rings again when the store is usable.
             log.warning("turn_broken_off", error=repr(error))
+            verdict = "broken_off"
+    return {"step": told.step, "outcome": told.outcome} if told.step else {"outcome": verdict}
 
 
 def _register_sweep(name: str) -> None:
