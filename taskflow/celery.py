@@ -17,7 +17,7 @@ from celery import signals
 
 from taskflow import logs
 from taskflow.agent.processes import set_parent_death_signal
-from taskflow.bootstrap import App, bootstrap
+from taskflow.bootstrap import App, bootstrap, make_meter
 from taskflow.broker import ALARM_TASK, CeleryPublisher, make_celery
 from taskflow.celery_settings import beat_schedule
 from taskflow.engine.meter import Told
@@ -44,7 +44,8 @@ class _Process:
         """The wired App of this process."""
         with self._mutex:
             if self._app is None or self._pid != os.getpid():
-                self._app = bootstrap(settings, publisher=CeleryPublisher(settings, app), on_hung=_recycle)
+                publisher, meter = CeleryPublisher(settings, app), make_meter(settings, "worker")
+                self._app = bootstrap(settings, publisher=publisher, on_hung=_recycle, meter=meter)
                 self._pid = os.getpid()
             return self._app
 

@@ -6,6 +6,7 @@ api         a user's token; acts for its owner, and another owner's things do no
 node        the callback token of exactly the node that the path names
 bootstrap   the bootstrap token of exactly the node that the path names, until its agent is ready
 workspace   the callback token of exactly the workspace that the path names
+metrics     the token of the metrics, which is nobody's: they are about everybody's tasks
 ==========  =======================================================================================
 
 Nodes and workspaces sign their requests with the callback token (``taskflow.signing``); the token itself as a bearer
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import structlog
 from flask import Flask, current_app, g, request
 
 from taskflow.errors import NotFound
@@ -59,6 +61,7 @@ API = Guard("api")
 NODE = Guard("node", "node_id")
 BOOTSTRAP = Guard("bootstrap", "node_id")
 WORKSPACE = Guard("workspace", "workspace_id")
+METRICS = Guard("metrics")
 
 
 def guarded(guard: Guard) -> Callable[[F], F]:
@@ -97,6 +100,9 @@ def _admit() -> None:
     g.guard = guard
     if guard.scope == "public":
         return
+    if guard is METRICS:
+        service().metrics.check(_token())
+        return
     header = request.headers.get("Authorization", "")
     signed = None
     if guard.signable and header.partition(" ")[0].lower() == "signed":
@@ -105,6 +111,7 @@ def _admit() -> None:
     else:
         g.caller = _bearer(guard)
     named: dict[str, str] = request.view_args or {}
+    structlog.contextvars.bind_contextvars(**{name: value for name, value in named.items() if name.endswith("_id")})
     if guard.subject is not None:
         g.caller.must_be(guard.scope, named[guard.subject])
         allow_body(CALLBACK_BODY_BYTES_MAX)
@@ -116,12 +123,16 @@ def _admit() -> None:
 
 
 def _bearer(guard: Guard) -> Caller:
-    authorization = request.authorization
-    token = authorization.token if authorization is not None and authorization.type == "bearer" else None
+    token = _token()
     if guard is API and token:
         limit: RequestLimit = current_app.extensions["taskflow.limit"]
         limit.count(token)  # first of all: a flood must not reach the database
     return service().accounts.authenticate(token, guard.scope)
+
+
+def _token() -> str | None:
+    authorization = request.authorization
+    return authorization.token if authorization is not None and authorization.type == "bearer" else None
 
 
 def _target() -> str:

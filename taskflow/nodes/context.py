@@ -11,6 +11,7 @@ from sqlalchemy import Row
 from taskflow.certificates import AgentAuthority
 from taskflow.db.session import Database
 from taskflow.db.status import LOCAL_PROVIDER
+from taskflow.engine.meter import SILENT, Meter
 from taskflow.errors import StepError, TransientError
 from taskflow.nodes.agent_client import AgentClient, AgentTrust
 from taskflow.nodes.agent_order import agent_order
@@ -35,6 +36,7 @@ class StepTools:
     #: The installation's id; asks the database, once.
     installation: Callable[[], str]
     authority: AgentAuthority
+    meter: Meter = SILENT
 
     def agent(self, node: Row[Any], now: float) -> AgentClient:
         """The client of a node's agent. Raises ``TransientError`` while its address is not known.
@@ -48,7 +50,8 @@ class StepTools:
         if node.address.startswith("https:"):
             trust = AgentTrust(self.authority.context(), self.authority.name_of(node.id))
         token = self.vault.derive_token("agent", node.id)
-        return AgentClient(node.address, token, self.settings.agent_request_timeout_s, now=now, trust=trust)
+        timeout_s = self.settings.agent_request_timeout_s
+        return AgentClient(node.address, token, timeout_s, now=now, trust=trust, meter=self.meter)
 
     def agent_order(self, node: Row[Any]) -> dict[str, Any]:
         """What the node's agent has to know of itself."""
