@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,6 +24,7 @@ from taskflow.db.session import Database, make_engine
 from taskflow.engine.alarms import Publisher, Pump, Ringer
 from taskflow.engine.control import Control, Pumped
 from taskflow.engine.lease import Renewer
+from taskflow.engine.meter import SILENT, Meter, Meters
 from taskflow.engine.pipeline import Pipeline
 from taskflow.engine.rescue import Rescue, Watch
 from taskflow.engine.runner import Runner
@@ -36,6 +38,7 @@ from taskflow.nodes.providers.factory import ProviderShelf, Reach
 from taskflow.pipelines.agent_task import agent_task_pipeline
 from taskflow.redis_url import connect
 from taskflow.service.core import Service
+from taskflow.service.metrics import meter_of
 from taskflow.settings import ENV_PREFIX, Settings
 from taskflow.stack.data_dir import DataDir
 from taskflow.sweeps.delete_orphans import delete_orphans
@@ -44,7 +47,7 @@ from taskflow.sweeps.expire_warm_nodes import expire_warm_nodes
 from taskflow.sweeps.fail_stuck_tasks import StuckTasks
 from taskflow.sweeps.items import Items
 from taskflow.sweeps.lateness import warn_of_late_sweeps
-from taskflow.sweeps.ledger import Memory, SweepFunction, last_success_at, run_sweep
+from taskflow.sweeps.ledger import Memory, SweepFunction, is_degraded, last_success_at, run_sweep
 from taskflow.sweeps.prune import prune_all
 from taskflow.sweeps.recover_lost_nodes import LostNodes
 from taskflow.sweeps.rescue_runs import rescue_runs
@@ -75,15 +78,23 @@ class App:
     service: Service
     pipelines: dict[str, Pipeline]
     tools: StepTools
+    meter: Meter
     sweeps: dict[str, SweepFunction] = field(init=False)
     pump: Pump = field(init=False)
 
     def sweep(self, name: str) -> dict[str, Any]:
         """Run one scheduled job and remember how it went; one that somebody paused is left out."""
-        if name in self.service.health.paused_sweeps():
-            log.warning("sweep_paused", sweep=name)
-            return {"paused": True}
-        return run_sweep(self.database, name, self.sweeps[name], self.service.now)
+        began, became = time.perf_counter(), "failed"
+        try:
+            if name in self.service.health.paused_sweeps():
+                log.warning("sweep_paused", sweep=name)
+                became = "paused"
+                return {"paused": True}
+            result = run_sweep(self.database, name, self.sweeps[name], self.service.now)
+            became = "degraded" if is_degraded(result) else "ok"
+            return result
+        finally:
+            self.meter.sweep_ended(name, became, time.perf_counter() - began)
 
     def check_installation(self) -> None:
         """Raise ``InfrastructureError`` when schema or number of shards are not what this process was made for."""
@@ -110,6 +121,7 @@ class App:
         self.pump.stop()
         self.database.dispose()
         self.control.client.close()
+        self.meter.close()
 
 
 def bootstrap(
@@ -122,8 +134,12 @@ def bootstrap(
     providers: Mapping[str, Provider] | None = None,
     database: Database | None = None,
     catalogue: Catalogue | None = None,
+    meter: Meter = SILENT,
 ) -> App:
-    """Wire an ``App``. What is not given is made from ``settings`` (default: the environment's)."""
+    """Wire an ``App``. What is not given is made from ``settings`` (default: the environment's).
+
+    Nothing is counted or traced unless a ``meter`` is given, see ``make_meter``.
+    """
     settings = settings or Settings.from_env()
     clock = clock or SystemClock()
     data_dir = DataDir(settings)
@@ -148,22 +164,23 @@ def bootstrap(
             ),
         )  # fmt: skip
     tools = StepTools(
-        database, providers, vault, settings, catalogue, installation, AgentAuthority(vault, settings)
+        database, providers, vault, settings, catalogue, installation, AgentAuthority(vault, settings), meter
     )  # fmt: skip
     table = (agent_task_pipeline(tools), NodeMachine(tools).pipeline())
     pipelines = {pipeline.name: pipeline for pipeline in table}
     store = RunStore(database, {name: pipeline.closing for name, pipeline in pipelines.items()})
-    rescue = Rescue(store, control, ringer, page=settings.rescue_page)
+    rescue = Rescue(store, control, ringer, page=settings.rescue_page, meter=meter)
     watch = Watch(rescue, store, control, clock)
     service = Service(
         database=database, control=control, ringer=ringer, vault=vault, pipelines=pipelines, settings=settings,
-        clock=clock, tools=tools,
+        clock=clock, tools=tools, meter=meter,
     )  # fmt: skip
     renewer = Renewer(control, clock, on_hung or (lambda step: None))
-    runner = Runner(store, control, ringer, renewer, pipelines, settings, clock)
+    runner = Runner(store, control, ringer, renewer, pipelines, settings, clock, meter=meter)
     app = App(
         settings=settings, database=database, control=control, publisher=publisher, ringer=ringer, store=store,
         runner=runner, rescue=rescue, watch=watch, service=service, pipelines=pipelines, tools=tools,
+        meter=meter,
     )  # fmt: skip
     app.sweeps = _sweeps(app)
     app.pump = Pump(
@@ -171,6 +188,24 @@ def bootstrap(
         backlog_max=settings.pump_queue_factor * settings.worker_concurrency, on_tick=_on_tick(app, clock),
     )  # fmt: skip
     return app
+
+
+def make_meter(settings: Settings, role: str) -> Meter:
+    """What counts and traces the work of this process, as the settings say. ``role``: worker or web.
+
+    Raises ``InfrastructureError`` when traces are asked for and can't be made.
+    """
+    counts = meter_of(settings, role)
+    if not settings.tracing:
+        return counts
+    try:
+        from taskflow.observe.tracing import Tracing  # here: it needs an extra, and costs nothing where it is off
+    except ImportError as error:
+        raise InfrastructureError(
+            f"TASKFLOW_TRACING is on and OpenTelemetry is missing ({error})", code="settings",
+            advice="pip install 'taskflow-engine[otel]', or switch it off",
+        ) from error  # fmt: skip
+    return Meters((counts, Tracing(role, ratio=settings.tracing_ratio)))
 
 
 def _redis(settings: Settings) -> redis.Redis:

@@ -30,13 +30,20 @@ class CeleryPublisher:
         self._mutex = threading.Lock()
 
     def publish(self, alarm: Alarm) -> None:
-        """Send one hint. Not retried: the alarm index is what retries."""
+        """Send one hint. Not retried: the alarm index is what retries.
+
+        What Flower shows of it is for people: the step as its name, and as keywords what it is an alarm of. A worker is
+        sent the run and the generation alone.
+        """
+        kind, _, subject_id = alarm.subject.partition(":")
+        shown = {**({f"{kind}_id": subject_id} if kind else {}), "run_id": str(alarm.run_id), "step": alarm.name}
         self._celery().send_task(
             ALARM_TASK,
             (alarm.run_id, alarm.generation),
             countdown=alarm.countdown_s if alarm.countdown_s > 0 else None,
             queue=ALARM_QUEUE,
             shadow=alarm.name,
+            kwargsrepr=repr(shown),
             retry=False,
             ignore_result=True,
         )

@@ -17,9 +17,10 @@ from celery import signals
 
 from taskflow import logs
 from taskflow.agent.processes import set_parent_death_signal
-from taskflow.bootstrap import App, bootstrap
+from taskflow.bootstrap import App, bootstrap, make_meter
 from taskflow.broker import ALARM_TASK, CeleryPublisher, make_celery
 from taskflow.celery_settings import beat_schedule
+from taskflow.engine.meter import Told
 from taskflow.errors import InfrastructureError
 from taskflow.ids import RunId
 from taskflow.settings import Settings
@@ -43,7 +44,8 @@ class _Process:
         """The wired App of this process."""
         with self._mutex:
             if self._app is None or self._pid != os.getpid():
-                self._app = bootstrap(settings, publisher=CeleryPublisher(settings, app), on_hung=_recycle)
+                publisher, meter = CeleryPublisher(settings, app), make_meter(settings, "worker")
+                self._app = bootstrap(settings, publisher=publisher, on_hung=_recycle, meter=meter)
                 self._pid = os.getpid()
             return self._app
 
@@ -65,14 +67,17 @@ def _recycle(step: str) -> None:
 
 
 @app.task(name=ALARM_TASK, typing=False)  # type: ignore[untyped-decorator]
-def ring_alarm(run_id: str, generation: str = "") -> None:
-    """Fire an alarm: one turn of a run. Carries ids only."""
+def ring_alarm(run_id: str, generation: str = "") -> dict[str, str]:
+    """Fire an alarm: one turn of a run. Carries ids only. What it answers is kept nowhere; Flower shows it."""
+    told = Told()
     with structlog.contextvars.bound_contextvars(run_id=run_id):
         try:
-            process.get().runner.turn(RunId(run_id), str(generation))
+            verdict = process.get().runner.turn(RunId(run_id), str(generation), told)
         except (redis.RedisError, InfrastructureError) as error:
             # The lease, if it was taken, runs out; the index rings again when the store is usable.
             log.warning("turn_broken_off", error=repr(error))
+            verdict = "broken_off"
+    return {"step": told.step, "outcome": told.outcome} if told.step else {"outcome": verdict}
 
 
 def _register_sweep(name: str) -> None:

@@ -47,20 +47,21 @@ def mask_text(text: str) -> str:
     return _TOKEN.sub(MASK, _BEARER.sub(rf"\g<head>{MASK}", text))
 
 
-def _masked(value: Any) -> Any:
+def mask(value: Any) -> Any:
+    """The same of whatever can be stored as JSON: every text in it, and all of a field that is named like a secret."""
     if isinstance(value, str):
         return mask_text(value)
     if isinstance(value, Mapping):
         return {key: _masked_field(str(key), item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_masked(item) for item in value]
+        return [mask(item) for item in value]
     if isinstance(value, BaseException):
         return mask_text(repr(value))
     return value
 
 
 def _masked_field(key: str, value: Any) -> Any:
-    return MASK if value and _SECRET_KEYS.search(key) else _masked(value)
+    return MASK if value and _SECRET_KEYS.search(key) else mask(value)
 
 
 def mask_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -84,6 +84,15 @@ class Settings:
     )  # fmt: skip
     log_level: str = _setting("INFO", "level", "DEBUG, INFO, WARNING or ERROR")
     log_json: bool = _setting(False, "flag", "log lines as JSON instead of text")
+    metrics: bool = _setting(True, "flag", "workers and web processes count what they do, for GET /metrics")
+    metrics_token: str = _setting(
+        "", "token", "bearer token of GET /metrics; empty = the installation's own (taskflow metrics --token)",
+        secret=True,
+    )  # fmt: skip
+    tracing: bool = _setting(
+        False, "flag", "send a trace of each run by OTLP (OTEL_EXPORTER_OTLP_ENDPOINT says where); needs the extra otel"
+    )
+    tracing_ratio: float = _setting(1.0, "part", "part of all runs that is traced, 0 to 1")
 
     # --- engine
     key_prefix: str = _setting("taskflow", "text", "first part of every Redis key")
@@ -256,6 +265,9 @@ class Settings:
     )
     prune_interval_s: float = _setting(3600.0, "s", "how often old rows are pruned")
     prune_after_s: float = _setting(30 * 86_400.0, "s", "ended tasks keep logs, signals and errors this long")
+    errors_after_s: float = _setting(
+        30 * 86_400.0, "s", "failed attempts of steps are kept this long, also of runs that are not over"
+    )
     history_after_s: float = _setting(
         365 * 86_400.0, "s", "ended tasks, destroyed nodes and their events are deleted after this; 0 = never"
     )

@@ -24,14 +24,16 @@ def create_app(service: Service | None = None, settings: Settings | None = None)
 
     Without a service the app is a process of its own, as under gunicorn: settings come from the environment unless
     given, logging is set up, and the stores are connected at the first request, so after the server forked. Raises
-    ``UsageError`` naming every setting with a wrong value.
+    ``UsageError`` naming every setting with a wrong value, ``InfrastructureError`` where traces can't be made.
     """
     if service is None:
         settings = settings or Settings.from_env()
         logs.configure(settings)
     app = Flask("web", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions["taskflow"] = Door(service, settings)
+    app.extensions["taskflow"] = door = Door(service, settings)
+    if service is None:
+        door.meter()  # what can't be made is said at the start
     limits = settings or Settings()
     app.extensions["taskflow.limit"] = RequestLimit(limits.token_request_rate)
     app.extensions["taskflow.streams"] = Streams(limits)

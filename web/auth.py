@@ -8,6 +8,7 @@ page        a browser that is signed in; any other is sent to the sign-in page
 node        the callback token of exactly the node that the path names
 bootstrap   the bootstrap token of exactly the node that the path names, until its agent is ready
 workspace   the callback token of exactly the workspace that the path names
+metrics     the token of the metrics, which is nobody's: they are about everybody's tasks
 ==========  =======================================================================================
 
 Nodes and workspaces sign their requests with the callback token (``taskflow.signing``); the token itself as a bearer
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import structlog
 from flask import Flask, Response, abort, current_app, g, redirect, request, url_for
 
 from taskflow.errors import NotFound, Unauthorized
@@ -73,6 +75,7 @@ PAGE = Guard("page", role=VIEWER, page=True)
 NODE = Guard("node", "node_id")
 BOOTSTRAP = Guard("bootstrap", "node_id")
 WORKSPACE = Guard("workspace", "workspace_id")
+METRICS = Guard("metrics")
 
 
 def guarded(guard: Guard) -> Callable[[F], F]:
@@ -112,6 +115,9 @@ def _admit() -> None:
     g.guard = guard
     if guard.scope == "public":
         return
+    if guard is METRICS:
+        service().metrics.check(_token())
+        return
     header = request.headers.get("Authorization", "")
     signed = None
     if guard.signable and header.partition(" ")[0].lower() == "signed":
@@ -130,6 +136,7 @@ def _admit() -> None:
     for name, value in named.items():
         if not _ID.match(value):  # no id of ours; some databases fail on such a text instead of finding nothing
             raise NotFound("no such thing", fields={name: "is no id"})
+    structlog.contextvars.bind_contextvars(**{name: value for name, value in named.items() if name.endswith("_id")})
     if signed is not None:
         signed.check_body(read_body())
 
@@ -150,11 +157,15 @@ def _admit_browser(guard: Guard) -> None:
 
 
 def _bearer(guard: Guard) -> Caller:
-    authorization = request.authorization
-    token = authorization.token if authorization is not None and authorization.type == "bearer" else None
+    token = _token()
     if guard.scope == "api" and token:
         _limit().count(token)  # first of all: a flood must not reach the database
     return service().accounts.authenticate(token, guard.scope)
+
+
+def _token() -> str | None:
+    authorization = request.authorization
+    return authorization.token if authorization is not None and authorization.type == "bearer" else None
 
 
 def _limit() -> RequestLimit:

@@ -23,7 +23,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 #: Asked every few seconds by machines; their lines would hide the others.
-_QUIET = ("/callbacks/", "/healthz", "/readyz")
+_QUIET = ("/callbacks/", "/healthz", "/readyz", "/metrics")
 
 
 def register(app: Flask) -> None:
@@ -50,6 +50,9 @@ def _finish(response: Response) -> Response:
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers[REQUEST_ID_HEADER] = request_id()
+    took_s = time.perf_counter() - g.began
+    route = "none" if request.url_rule is None else request.url_rule.rule
+    current_app.extensions["taskflow"].meter().request(request.method, route, response.status_code, took_s)
     level = "debug" if request.path.startswith(_QUIET) and response.status_code < 500 else "info"
     # The path only: a query string is the caller's text.
     getattr(log, level)(
@@ -57,14 +60,14 @@ def _finish(response: Response) -> Response:
         method=request.method,
         path=request.path,
         status=response.status_code,
-        duration_ms=round((time.perf_counter() - g.began) * 1000, 1),
+        duration_ms=round(took_s * 1000, 1),
         caller=getattr(g.get("caller"), "actor", None),
     )
     return response
 
 
 def _forget(_error: BaseException | None) -> None:
-    structlog.contextvars.unbind_contextvars("request_id")
+    structlog.contextvars.unbind_contextvars("request_id", *(request.view_args or ()))
 
 
 def read_body() -> bytes:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import current_app
 
 from taskflow.errors import InfrastructureError, UsageError
+from taskflow.service import SILENT, Meter, Service
 from taskflow.settings import Settings
-
-if TYPE_CHECKING:
-    from taskflow.service import Service
 
 
 class Door:
@@ -28,6 +26,8 @@ class Door:
         self._settings = settings
         self._lock = threading.Lock()
         self._built: tuple[int, Any] | None = None
+        self._meter_lock = threading.Lock()
+        self._meter: tuple[int, Meter] | None = None
 
     def service(self) -> Service:
         """The service. Raises ``InfrastructureError`` when this process can't be set up."""
@@ -39,11 +39,25 @@ class Door:
             service: Service = self._built[1].service
             return service
 
+    def meter(self) -> Meter:
+        """What this process' requests are told to; made without a store, for the routes that need none.
+
+        Raises ``InfrastructureError`` when it can't be made as the settings say.
+        """
+        if self._given is not None:
+            return getattr(self._given, "meter", SILENT)
+        with self._meter_lock:
+            if self._meter is None or self._meter[0] != os.getpid():
+                from taskflow.bootstrap import make_meter
+
+                self._meter = (os.getpid(), make_meter(self._settings or Settings.from_env(), "web"))
+            return self._meter[1]
+
     def _build(self) -> Any:
         from taskflow.bootstrap import bootstrap  # here, so that an app over a given service needs no store
 
         try:
-            built = bootstrap(self._settings or Settings.from_env())
+            built = bootstrap(self._settings or Settings.from_env(), meter=self.meter())
         except UsageError as error:  # ours, not the caller's: never a 4xx
             raise InfrastructureError(error.message, code="settings", advice=error.advice) from error
         atexit.register(built.close)

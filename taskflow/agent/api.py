@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # ids become directory names
 _KEY_ID = "agent"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def _check_signed(order: Order, clock: PlaneClock) -> None:
@@ -44,6 +45,21 @@ def _check_signed(order: Order, clock: PlaneClock) -> None:
         if refused.code == "clock":
             raise Problem(401, "clock", f"{refused} by this node's time", detail={"time": now}) from None
         raise Problem(401, "unauthorized", f"{refused}; the node's agent token is needed") from None
+
+
+def _trace() -> str | None:
+    """Which trace of its caller's the request belongs to: the header ``traceparent`` (W3C), if it is one."""
+    given = request.headers.get("traceparent", "")
+    return given if _TRACEPARENT.fullmatch(given) else None
+
+
+def _note_trace(response: Response) -> Response:
+    """Say in the log what was done in which trace, and repeat it to who asked."""
+    traceparent = _trace()
+    if traceparent is not None:
+        log.info("%s %s %s trace=%s", request.method, request.path, response.status_code, traceparent.split("-")[1])
+        response.headers["traceparent"] = traceparent
+    return response
 
 
 def _check_ids() -> None:
@@ -76,6 +92,7 @@ def create_app(node: Node, order: Order, clock: PlaneClock) -> Flask:
         _check_signed(order, clock)
         _check_ids()
 
+    app.after_request(_note_trace)
     _add_errors(app)
     _add_routes(app, node)
     return app

@@ -35,6 +35,7 @@ COMMANDS = {
     "db": ("operate", "db"),
     "sweeps": ("sweeps", "sweeps"),
     "doctor": ("operate", "doctor"),
+    "metrics": ("metrics", "metrics"),
     "settings": ("operate", "show_settings"),
     "agent": ("operate", "agent"),
     "nodehost": ("operate", "nodehost"),

@@ -2,7 +2,7 @@
 
 | key | type | holds |
 |---|---|---|
-| ``{prefix}:{<shard>}:run:<run_id>`` | hash | pipeline, version, step, rev, counters, generation, due, wake |
+| ``{prefix}:{<shard>}:run:<run_id>`` | hash | pipeline, version, step, subject, rev, counters, generation, due, wake |
 | ``{prefix}:{<shard>}:lease:<run_id>`` | string, PX | its owner (``lease.new_token``): the turn that has the run |
 | ``{prefix}:{<shard>}:alarms`` | sorted set | run id by the time at which it must be looked at next |
 | ``{prefix}:{<shard>}:incarnation`` | string | random id, made as a reconcile begins, told to SQL as it ends |
@@ -17,7 +17,7 @@ import random
 import secrets
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -38,12 +38,18 @@ _LEASES_MAX = 10_000
 
 @dataclass(frozen=True)
 class Alarm:
-    """An alarm to publish: ``name`` is ``<pipeline>.<step>``, for people."""
+    """An alarm to publish. For people: ``name`` is ``<pipeline>.<step>``, ``subject`` what it is a run of."""
 
     run_id: RunId
     generation: str
     countdown_s: float
     name: str
+    subject: str = field(default="", compare=False)
+
+
+def alarm_of(row: RunRow, generation: str, countdown_s: float) -> Alarm:
+    """The alarm that calls the run of ``row`` back."""
+    return Alarm(row.id, generation, countdown_s, f"{row.pipeline}.{row.step}", row.subject)
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Fired:
     fires: int = 0
     lost: int = 0
     name: str = ""
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,8 +166,9 @@ class Control:
         raw = self._call("fire", self._run_keys(run_id), [run_id, generation, token, self._lease_ms, _LEASE_SLACK_S])
         if len(raw) == 2:
             return Fired(raw[0], float(raw[1]))
-        verdict, now, due, found, step, rev, attempt, fires, lost, name = raw
-        return Fired(verdict, float(now), float(due), found, step, int(rev), int(attempt), int(fires), int(lost), name)
+        verdict, now, due, found, step, rev, attempt, fires, lost, name, subject = raw
+        counts = (int(rev), int(attempt), int(fires), int(lost))
+        return Fired(verdict, float(now), float(due), found, step, *counts, name, subject or "")
 
     def renew(self, run_id: RunId, token: str) -> bool:
         """Extend the lease; False when it is no longer ours."""
@@ -204,7 +212,7 @@ class Control:
         The alarm to publish; None when the lease is another's by now, or is left to run out.
         """
         raw = self._call("abandon", self._run_keys(run_id), [run_id, token, self._grace, _DEATHS_AT_ONCE])
-        return Alarm(run_id, raw[1], 0.0, raw[2]) if raw[0] == "ring" else None
+        return Alarm(run_id, raw[1], 0.0, raw[2], raw[3] or "") if raw[0] == "ring" else None
 
     # --- alarms and signals
 
@@ -219,7 +227,7 @@ class Control:
         raw = self._call("signal", self._run_keys(run_id), [run_id, self._grace, int(due_too)])
         if raw[0] == "missing":
             return Alarm(run_id, "", 0.0, "rebuild")
-        return Alarm(run_id, raw[2], 0.0, raw[3]) if raw[0] == "ring" else None
+        return Alarm(run_id, raw[2], 0.0, raw[3], raw[4] or "") if raw[0] == "ring" else None
 
     def ensure(self, rows: Sequence[RunRow]) -> list[Alarm]:
         """Give every run of ``rows`` control state and an alarm; those that were rebuilt and are due soon, to publish.
@@ -235,12 +243,12 @@ class Control:
             args: list[Any] = [self.base(shard), random.randrange(_GENERATION_MAX), self._near, self._grace]  # noqa: S311
             for row in group:
                 wake_at = "" if row.wake_at is None else f"{row.wake_at:.6f}"
-                args += [row.id, row.rev, wake_at, row.pipeline, row.version, row.step]
+                args += [row.id, row.rev, wake_at, row.pipeline, row.version, row.step, row.subject]
             now, *answers = self._call("ensure", [self.alarms_key(shard)], args)
-            for row, (verdict, generation, due, name) in zip(group, _fours(answers), strict=True):
+            for row, (verdict, generation, due, name) in zip(group, _rows(answers, 4), strict=True):
                 countdown_s = float(due) - float(now)
                 if verdict == "rebuilt" and countdown_s <= self.near_window_s:
-                    alarms.append(Alarm(row.id, generation, max(0.0, countdown_s), name))
+                    alarms.append(Alarm(row.id, generation, max(0.0, countdown_s), name, row.subject))
         return alarms
 
     def pump(self, limit: int) -> list[Pumped]:
@@ -322,14 +330,14 @@ class Control:
 def _pumped(shard: int, raw: list[str]) -> Pumped:
     incarnation, now, *rest = raw
     alarms = tuple(
-        Alarm(RunId(run_id), generation, max(0.0, float(countdown)), name)
-        for run_id, generation, countdown, name in _fours(rest)
+        Alarm(RunId(run_id), generation, max(0.0, float(countdown)), name, subject)
+        for run_id, generation, countdown, name, subject in _rows(rest, 5)
     )
     return Pumped(shard, incarnation, float(now), alarms)
 
 
-def _fours(flat: Sequence[str]) -> Iterable[tuple[str, str, str, str]]:
-    return ((flat[i], flat[i + 1], flat[i + 2], flat[i + 3]) for i in range(0, len(flat), 4))
+def _rows(flat: Sequence[str], width: int) -> Iterable[Sequence[str]]:
+    return (flat[i : i + width] for i in range(0, len(flat), width))
 
 
 def _text(value: Any) -> Any:

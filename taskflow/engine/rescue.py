@@ -15,6 +15,7 @@ import structlog
 from taskflow.clock import Clock
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Control, Pumped
+from taskflow.engine.meter import SILENT, Meter
 from taskflow.engine.store import Store
 
 log = structlog.get_logger(__name__)
@@ -37,11 +38,12 @@ class Rescued:
 class Rescue:
     """Pages of the rescue, and the reconcile that follows the loss of control state."""
 
-    def __init__(self, store: Store, control: Control, ringer: Ringer, *, page: int) -> None:
+    def __init__(self, store: Store, control: Control, ringer: Ringer, *, page: int, meter: Meter = SILENT) -> None:
         self._store = store
         self._control = control
         self._ringer = ringer
         self._page = page
+        self._meter = meter
 
     def page(self, cursor: str = "") -> Rescued:
         """One page from ``cursor`` on; the returned cursor is '' after the last page."""
@@ -52,6 +54,7 @@ class Rescue:
         self._ringer.ring(waiting, due_too=False)
         if alarms:
             log.warning("control_state_rebuilt", runs=len(alarms))
+        self._meter.rescued(rebuilt=len(alarms), rung=len(waiting))
         return Rescued(
             looked_at=len(rows),
             rebuilt=len(alarms),

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import random
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,14 +23,17 @@ import structlog
 
 from taskflow.clock import Clock
 from taskflow.engine.alarms import Ringer
-from taskflow.engine.control import Alarm, Committed, Control, Fired, Standing
+from taskflow.engine.control import Alarm, Committed, Control, Fired, Standing, alarm_of
+from taskflow.engine.failing import fail_expired, unexpected, without_secrets
 from taskflow.engine.lease import Renewer, new_token
+from taskflow.engine.meter import SILENT, Meter, Told, outcome_name
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Refused, Snooze
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
 from taskflow.engine.retry import backoff_s
 from taskflow.engine.store import CancelRequested, Change, Failure, RunRow, Signal, SignalArrived, Store, Superseded
 from taskflow.errors import InfrastructureError, PermanentError, StepError, TransientError
 from taskflow.ids import RunId
+from taskflow.logs import mask
 from taskflow.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -58,11 +60,11 @@ class _Turn:
     attempt: int
     fires: int
     lost: int
-    name: str
     row: RunRow
     signals: tuple[Signal, ...]
     #: When the lease was taken or extended last, at the earliest (monotonic).
     leased_at: float
+    told: Told
     #: Ids of the signals that the step under way took; its apply marks them consumed.
     consumed: list[int] = field(default_factory=list)
 
@@ -85,6 +87,7 @@ class Runner:
         settings: Settings,
         clock: Clock,
         rng: random.Random | None = None,
+        meter: Meter = SILENT,
     ) -> None:
         self._store = store
         self._control = control
@@ -94,26 +97,28 @@ class Runner:
         self._settings = settings
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311
+        self._meter = meter
         #: Called with a name at the places where a crash must be survivable; tests make it raise or kill.
         self.checkpoint: Callable[[str], None] = lambda name: None
 
     # --- fire
 
-    def turn(self, run_id: RunId, generation: str = "") -> str:
+    def turn(self, run_id: RunId, generation: str = "", told: Told | None = None) -> str:
         """Run one turn for an alarm; the verdict says what became of it (for logs and tests).
 
-        ``generation`` is the hint's; '' fires whatever is due.
+        ``generation`` is the hint's; '' fires whatever is due. ``told`` is filled with what the turn did last.
         """
         token, leased_at = new_token(), self._clock.monotonic()
         fired = self._control.fire(run_id, generation, token)
         self.checkpoint("fired")
         if fired.verdict == "go":
-            return self._lead(run_id, token, fired, leased_at)
+            self._meter.alarm_fired(fired.now - fired.due, taken_over=fired.lost > 1)
+            return self._lead(run_id, token, fired, leased_at, told or Told())
         if fired.verdict == "missing":
             self.revive(run_id)
         elif fired.verdict == "early" and fired.due - fired.now <= self._settings.near_window_s:
             # A hint that came before its time (another host's clock): send it on its way again.
-            self._ringer.publish([Alarm(run_id, fired.generation, fired.due - fired.now, fired.name)])
+            self._ringer.publish([Alarm(run_id, fired.generation, fired.due - fired.now, fired.name, fired.subject)])
         log.debug("alarm_dropped", run_id=run_id, why=fired.verdict)
         return fired.verdict
 
@@ -132,7 +137,7 @@ class Runner:
 
     # --- load
 
-    def _lead(self, run_id: RunId, token: str, fired: Fired, leased_at: float) -> str:
+    def _lead(self, run_id: RunId, token: str, fired: Fired, leased_at: float, told: Told) -> str:
         began = self._clock.monotonic()
         try:
             loaded = self._store.load(run_id)
@@ -148,12 +153,14 @@ class Runner:
                 fires=fired.fires if row.step == fired.step else 1,
                 # Redis is not told of every step: a turn that was lost since was lost in this one, or just before it.
                 lost=fired.lost if same else min(fired.lost, 2),
-                name=fired.name, row=row, signals=signals, leased_at=leased_at,
+                row=row, signals=signals, leased_at=leased_at, told=told,
             )  # fmt: skip
-            return self._steps(turn) if same else self._adopt(turn)
+            with structlog.contextvars.bound_contextvars(**{f"{row.subject_kind}_id": row.subject_id}):
+                return self._steps(turn) if same else self._adopt(turn)
         except InfrastructureError as error:
             log.warning("store_unusable", run_id=run_id, error=str(error))
-            self._hand_over(run_id, token, fired.name, STORE_RETRY_S * self._rng.uniform(0.5, 1.5))
+            retry_s = STORE_RETRY_S * self._rng.uniform(0.5, 1.5)
+            self._hand_over(token, Alarm(run_id, "", retry_s, fired.name, fired.subject))
             return "store_unusable"
 
     def _adopt(self, turn: _Turn) -> str:
@@ -174,17 +181,12 @@ class Runner:
         """Step after step while the next one is due and the turn's budget lasts."""
         steps = 0
         while True:
-            outcome = self._decide(turn)
             steps += 1
-            within = (
-                steps < self._settings.turn_max_steps
-                and self._clock.monotonic() - turn.began < self._settings.turn_max_s
-            )
             try:
-                committed = self._settle(turn, outcome, keep=within)
+                committed = self._step(turn, steps)
             except Superseded:
                 # Somebody else wrote: read again in a new turn, at once, instead of letting the lease run out.
-                self._hand_over(turn.run_id, turn.token, turn.name, 0.0)
+                self._hand_over(turn.token, alarm_of(turn.row, "", 0.0))
                 return "superseded"
             if committed is None:
                 return "finished"
@@ -193,6 +195,23 @@ class Runner:
             if committed.woke and not self._reload(turn):
                 return "finished"
             self.checkpoint("continued")
+
+    def _step(self, turn: _Turn, steps: int) -> Committed | None:
+        """One step, the ``steps``-th of this turn: decide, and make it true. None when the run is over."""
+        told = turn.told
+        told.step, told.outcome = turn.row.step, "broken_off"
+        ended = self._meter.step_begins(turn.row, turn.attempt + 1)
+        try:
+            outcome = self._decide(turn)
+            in_time = self._clock.monotonic() - turn.began < self._settings.turn_max_s
+            committed = self._settle(turn, outcome, keep=in_time and steps < self._settings.turn_max_steps)
+            told.outcome = outcome_name(outcome, retried=turn.attempt > 0)
+            return committed
+        except Superseded:
+            told.outcome = "superseded"
+            raise
+        finally:
+            ended(told.outcome)
 
     def _reload(self, turn: _Turn) -> bool:
         """Something was recorded while the turn ran (a signal, a cancel): read it. False when the run is over."""
@@ -210,14 +229,13 @@ class Runner:
         elif committed.verdict == "parked":
             countdown_s = committed.due - committed.now
             if countdown_s <= self._settings.near_window_s:
-                name = f"{turn.row.pipeline}.{turn.row.step}"
-                self._ringer.publish([Alarm(turn.run_id, committed.generation, max(0.0, countdown_s), name)])
+                self._ringer.publish([alarm_of(turn.row, committed.generation, max(0.0, countdown_s))])
         return committed.verdict
 
-    def _hand_over(self, run_id: RunId, token: str, name: str, delay_s: float) -> None:
-        committed = self._control.commit(run_id, token, None, delay_s=delay_s, keep=False)
+    def _hand_over(self, token: str, alarm: Alarm) -> None:
+        committed = self._control.commit(alarm.run_id, token, None, delay_s=alarm.countdown_s, keep=False)
         if committed.verdict == "parked":
-            self._ringer.publish([Alarm(run_id, committed.generation, delay_s, name)])
+            self._ringer.publish([replace(alarm, generation=committed.generation)])
 
     # --- perform
 
@@ -244,11 +262,11 @@ class Runner:
         except InfrastructureError:
             raise
         except Exception as error:  # a bug in a step: worth a few attempts, never a lost run
-            return _unexpected(row, error)
+            return unexpected(row, error)
 
     def _perform(self, turn: _Turn, step: Step, context: StepContext) -> Outcome:
         expired = turn.row.deadline_at is not None and context.now >= turn.row.deadline_at
-        function = (step.expired or _fail_expired) if expired else step.perform
+        function = (step.expired or fail_expired) if expired else step.perform
         if step.guarded and not self._control.renew(turn.run_id, turn.token):
             # It would buy, create or start something, and somebody else may already own the run.
             raise TransientError("the lease was lost before the call", code="lease_lost")
@@ -277,6 +295,7 @@ class Runner:
         if depth > _FALLBACKS_MAX:
             raise InfrastructureError(f"{turn.row.pipeline}.{turn.row.step} found no decision that could be applied")
         if isinstance(outcome, StepError):
+            outcome = without_secrets(outcome)
             retry_s = self._retry_delay(turn, outcome)
             self._record(turn, outcome, retry_s)
             if retry_s is not None:
@@ -307,7 +326,7 @@ class Runner:
         except (Superseded, InfrastructureError):
             raise
         except Exception as error:  # a bug in an effect, or a value SQL can't hold: the same as one in the step
-            return self._settle(turn, _unexpected(turn.row, error), keep=keep, depth=depth + 1)
+            return self._settle(turn, unexpected(turn.row, error), keep=keep, depth=depth + 1)
         return self._applied(turn, change, row, rings, keep)
 
     def _applied(
@@ -322,6 +341,7 @@ class Runner:
         self._ringer.ring(rings)
         if row.finished_at is not None:
             self._control.forget(turn.run_id)
+            self._meter.run_ended(row)
             return None
         delay_s = 0.0 if row.wake_at is None else row.wake_at - self._now(turn)
         young = self._clock.monotonic() - turn.leased_at < self._control.lease_s * _UNTOLD
@@ -385,7 +405,7 @@ class Runner:
             self._check_size(row.step, outcome.result)
             return Change(
                 row.step, now, entered=False, deadline_at=row.deadline_at, finished=True, result=outcome.result,
-                error=outcome.error, effects=outcome.effects, consumed=tuple(turn.consumed),
+                error=mask(outcome.error), effects=outcome.effects, consumed=tuple(turn.consumed),
                 seen_signal=turn.seen_signal,
             )  # fmt: skip
         if isinstance(outcome, AwaitSignal):
@@ -403,7 +423,7 @@ class Runner:
         return Change(
             target.name, now, entered=True,
             deadline_at=target.deadline_after(replace(row, results={**row.results, **outcome.results}), now),
-            results=outcome.results, error=outcome.error, guarded=target.guarded, effects=outcome.effects,
+            results=outcome.results, error=mask(outcome.error), guarded=target.guarded, effects=outcome.effects,
             consumed=tuple(turn.consumed), reason=outcome.reason, seen_signal=turn.seen_signal,
         )  # fmt: skip
 
@@ -429,22 +449,3 @@ class Runner:
     def _now(self, turn: _Turn) -> float:
         """Redis time: what ``fire`` said, plus the monotonic time since."""
         return turn.fired_now + (self._clock.monotonic() - turn.began)
-
-
-def _unexpected(row: RunRow, error: Exception) -> TransientError:
-    """What a bug in a pipeline's code becomes; called while ``error`` is being handled."""
-    log.error("step_raised", run_id=row.id, step=row.step, exc_info=error)
-    return TransientError(
-        f"{type(error).__name__}: {error}", code="unexpected", detail={"traceback": traceback.format_exc(limit=-8)}
-    )
-
-
-def _fail_expired(context: StepContext) -> Outcome:
-    """The default end of a wait that took too long: say what was awaited, since when, until when."""
-    run = context.run
-    waited_s = context.now - run.step_entered_at
-    what = f"{run.awaiting} was not received" if run.awaiting else "it did not finish"
-    raise PermanentError(
-        f"{run.step}: {what} within {waited_s:.0f} s", code="step_timeout",
-        detail={"step": run.step, "awaited": run.awaiting, "since": run.step_entered_at, "until": run.deadline_at},
-    )  # fmt: skip

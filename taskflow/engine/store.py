@@ -45,6 +45,11 @@ class RunRow:
     cancel_reason: str | None = None
     finished_at: float | None = None
 
+    @property
+    def subject(self) -> str:
+        """What it is a run of, for people: ``<kind>:<id>``."""
+        return f"{self.subject_kind}:{self.subject_id}"
+
 
 @dataclass(frozen=True)
 class Signal:

@@ -16,6 +16,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from taskflow import protocol, signing
+from taskflow.engine.meter import SILENT, Meter
 from taskflow.errors import CapacityError, OutcomeUnknown, PermanentError, TransientError
 
 _CONNECT_TIMEOUT_S = 3.05
@@ -69,15 +70,24 @@ class _TrustedAdapter(HTTPAdapter):
 class AgentClient:
     """One node's agent. ``token`` is its agent token; ``now`` is the engine's time, which signatures go by;
     ``timeout_s`` bounds one request. ``trust``: what its certificate has to be, None for an address without TLS.
+    ``meter`` is told of each request.
     """
 
     def __init__(
-        self, address: str, token: str, timeout_s: float, *, now: float, trust: AgentTrust | None = None
+        self,
+        address: str,
+        token: str,
+        timeout_s: float,
+        *,
+        now: float,
+        trust: AgentTrust | None = None,
+        meter: Meter = SILENT,
     ) -> None:
         self._address = address.rstrip("/")
         self._auth = _Signed(token, now)
         self._timeout = (_CONNECT_TIMEOUT_S, timeout_s)
         self._trust = trust
+        self._meter = meter
 
     def put_workspace(self, workspace_id: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Create a workspace (or hear that it exists). Answers ``WorkspaceStateSchema``."""
@@ -119,8 +129,22 @@ class AgentClient:
             raise
 
     def _call(self, method: str, path: str, payload: Mapping[str, Any] | None) -> dict[str, Any]:
+        became, ended = "error", self._meter.call_begins(method.lower())
         try:
-            response = self._send(method, path, json=payload, auth=self._auth)
+            response = self._ask(method, path, payload)
+            became = str(response.status_code)
+        finally:
+            ended(became)
+        if response.status_code < 300:
+            return _answer(response)
+        if response.status_code < 400:
+            raise OutcomeUnknown("what answered sends us elsewhere: it is not a node agent", code="agent_unreachable")
+        raise _as_error(response)
+
+    def _ask(self, method: str, path: str, payload: Mapping[str, Any] | None) -> requests.Response:
+        headers = dict(self._meter.call_headers())
+        try:
+            return self._send(method, path, json=payload, auth=self._auth, headers=headers)
         except requests.ConnectTimeout as error:
             raise TransientError("the node agent could not be reached", code="agent_unreachable") from error
         except requests.ReadTimeout as error:
@@ -133,11 +157,6 @@ class AgentClient:
         except requests.RequestException as error:
             # Refused, or broken off while it answered: either way the id makes it safe to ask again.
             raise OutcomeUnknown("the connection to the node agent failed", code="agent_unreachable") from error
-        if response.status_code < 300:
-            return _answer(response)
-        if response.status_code < 400:
-            raise OutcomeUnknown("what answered sends us elsewhere: it is not a node agent", code="agent_unreachable")
-        raise _as_error(response)
 
     def _send(self, method: str, path: str, **request: Any) -> requests.Response:
         with requests.Session() as session:

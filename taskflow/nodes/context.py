@@ -11,6 +11,7 @@ from sqlalchemy import Row
 from taskflow.certificates import AgentAuthority
 from taskflow.db.session import Database
 from taskflow.db.status import LOCAL_PROVIDER
+from taskflow.engine.meter import SILENT, Meter
 from taskflow.errors import StepError, TransientError
 from taskflow.nodes.agent_client import AgentClient, AgentTrust
 from taskflow.nodes.agent_order import agent_order
@@ -44,6 +45,7 @@ class StepTools:
     def in_haste(self) -> StepTools:
         """The same for a sweep, which has many agents to ask: one that does not answer must not hold up the others."""
         return replace(self, agent_timeout_s=min(_HASTE_S, self.settings.agent_request_timeout_s))
+    meter: Meter = SILENT
 
     def agent(self, node: Row[Any], now: float) -> AgentClient:
         """The client of a node's agent. Raises ``TransientError`` while its address is not known.
@@ -58,7 +60,7 @@ class StepTools:
             trust = AgentTrust(self.authority.context(), self.authority.name_of(node.id))
         token = self.vault.derive_token("agent", node.id)
         limit_s = self.settings.agent_request_timeout_s if self.agent_timeout_s is None else self.agent_timeout_s
-        return AgentClient(node.address, token, limit_s, now=now, trust=trust)
+        return AgentClient(node.address, token, limit_s, now=now, trust=trust, meter=self.meter)
 
     def agent_order(self, node: Row[Any]) -> dict[str, Any]:
         """What the node's agent has to know of itself."""

@@ -32,12 +32,14 @@ from taskflow.db.workspaces import (
     task_of_workspace,
 )
 from taskflow.engine.alarms import Ringer
+from taskflow.engine.meter import SILENT, Meter
 from taskflow.engine.store import RunRow
 from taskflow.errors import Conflict, Forbidden, Gone, NotFound, UsageError
 from taskflow.ids import RunId
 from taskflow.nodes.context import StepTools
 from taskflow.protocol import BOOT_STAGES, LOG_CHUNK_BYTES_MAX
 from taskflow.service.accounts import Caller
+from taskflow.service.counted import counted
 from taskflow.service.renewal import renewed_tokens
 
 log = structlog.get_logger(__name__)
@@ -52,16 +54,25 @@ _LATE_RESULTS = frozenset({"exited", "timed_out"})
 class Callbacks:
     """The verbs of nodes and workspaces. ``payload`` is the wire message, already checked by its schema."""
 
-    def __init__(self, database: Database, ringer: Ringer, tools: StepTools, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        ringer: Ringer,
+        tools: StepTools,
+        now: Callable[[], float],
+        meter: Meter = SILENT,
+    ) -> None:
         self._database = database
         self._ringer = ringer
         self._tools = tools
         self._vault = tools.vault
         self._settings = tools.settings
         self._now = now
+        self.meter = meter
 
     # --- nodes
 
+    @counted("bootstrap")
     def node_bootstrap(self, caller: Caller, node_id: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The order of a node (``NodeOrderSchema``), to its own server, once: a second server that shows the same token,
         copied from somewhere, is refused. The same ``claim`` again gets the same answer, as the first may have been lost.
@@ -77,6 +88,7 @@ class Callbacks:
 
         return self._tools.agent_order(self._database.write(work))
 
+    @counted("boot_stage")
     def node_boot_stage(self, caller: Caller, node_id: str, stage: str) -> dict[str, Any]:
         """Record how far a new server's first boot is. Answers the stage that counts: it never goes back."""
         caller.must_be("bootstrap", node_id)
@@ -96,6 +108,7 @@ class Callbacks:
 
         return {"stage": self._database.write(work)}
 
+    @counted("heartbeat")
     def node_heartbeat(self, caller: Caller, node_id: str, beat: Mapping[str, Any]) -> dict[str, Any]:
         """Record a heartbeat, and readiness when it says so; the answer (``HeartbeatAnswerSchema``) renews tokens.
 
@@ -160,6 +173,7 @@ class Callbacks:
 
     # --- workspaces
 
+    @counted("workspace_outcome")
     def workspace_outcome(self, caller: Caller, workspace_id: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Record that a workspace is ready or failed. ``Gone`` after the end, ``Conflict`` on a contradiction."""
         caller.must_be("workspace", workspace_id)
@@ -176,6 +190,7 @@ class Callbacks:
         self._ringer.ring([self._database.write(work)])
         return {"recorded": True}
 
+    @counted("session_logs")
     def session_logs(
         self, caller: Caller, workspace_id: str, session_id: str, chunk: Mapping[str, Any]
     ) -> dict[str, Any]:
@@ -208,6 +223,7 @@ class Callbacks:
 
         return {"next": self._database.write(work)}
 
+    @counted("session_outcome")
     def session_outcome(
         self, caller: Caller, workspace_id: str, session_id: str, payload: Mapping[str, Any]
     ) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from taskflow.clock import Clock
 from taskflow.db.session import Database
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Control
+from taskflow.engine.meter import SILENT, Meter
 from taskflow.engine.pipeline import Pipeline
 from taskflow.nodes.context import StepTools
 from taskflow.service.accounts import Accounts
@@ -19,6 +20,7 @@ from taskflow.service.callbacks import Callbacks
 from taskflow.service.events import Events
 from taskflow.service.explain import Explain
 from taskflow.service.health import Health
+from taskflow.service.metrics import Metrics
 from taskflow.service.nodes import Nodes
 from taskflow.service.providers import Providers
 from taskflow.service.signatures import Signatures
@@ -32,7 +34,7 @@ from taskflow.vault import Vault
 
 class Service:
     """The verbs: ``accounts``, ``tokens``, ``browsers``, ``audit``, ``tasks``, ``events``, ``nodes``, ``usage``,
-    ``callbacks``, ``providers``, ``explain``, ``health``; ``signatures`` says who signed a request."""
+    ``callbacks``, ``providers``, ``explain``, ``health``, ``metrics``; ``signatures`` says who signed a request."""
 
     def __init__(
         self,
@@ -45,19 +47,23 @@ class Service:
         settings: Settings,
         clock: Clock,
         tools: StepTools,
+        meter: Meter = SILENT,
     ) -> None:
         self.now = StoreClock(control, clock).now
+        #: What HTTP requests are told to.
+        self.meter = meter
         self.agent_file = AgentFile(settings.data_path.expanduser().absolute() / "agent").path
         self.accounts = Accounts(database, clock)
         self.tokens = Tokens(database, clock)
         self.browsers = Browsers(database, clock, settings)
         self.audit = Audit(database, clock)
         self.signatures = Signatures(self.accounts, vault, settings, self.now)
-        self.tasks = Tasks(database, control, ringer, tools, pipelines, self.now, Admission(settings, clock))
+        self.tasks = Tasks(database, control, ringer, tools, pipelines, self.now, Admission(settings, clock), meter)
         self.events = Events(database)
         self.nodes = Nodes(database, ringer, tools, self.now)
         self.usage = Usage(database, self.now)
-        self.callbacks = Callbacks(database, ringer, tools, self.now)
+        self.callbacks = Callbacks(database, ringer, tools, self.now, meter)
         self.providers = Providers(database, tools, self.now)
         self.explain = Explain(database, control, pipelines, tools, self.now)
+        self.metrics = Metrics(database, control, settings, vault, self.now)
         self.health = Health(database, control, settings, self.now, self.providers, ringer.backlog)

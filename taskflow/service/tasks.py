@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from taskflow.db.tasks import transition
 from taskflow.db.usage import use_of_task
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Control
+from taskflow.engine.meter import SILENT, Meter
 from taskflow.engine.pipeline import Pipeline
 from taskflow.engine.store import RunRow
 from taskflow.errors import Conflict, Overloaded, TooMany, UsageError
@@ -59,6 +61,7 @@ class Tasks:
         pipelines: Mapping[str, Pipeline],
         now: Callable[[], float],
         admission: Admission,
+        meter: Meter = SILENT,
     ) -> None:
         self._database = database
         self._control = control
@@ -69,6 +72,7 @@ class Tasks:
         self._settings = tools.settings
         self._now = now
         self._admission = admission
+        self._meter = meter
 
     # --- starting
 
@@ -80,6 +84,7 @@ class Tasks:
         With an ``idempotency_key`` seen before: the task it made and False; ``Conflict`` when the content was another.
         Raises ``TooMany`` or ``Overloaded``, and then nothing was written, when too many tasks have not ended.
         """
+        began = time.perf_counter()
         self._check(spec)
         key = None if idempotency_key is None else (idempotency_key, self._vault.fingerprint(spec))
         starts = spec.get("start", True)
@@ -96,7 +101,7 @@ class Tasks:
         if not made:
             return self._shown(task, run), False
         if run is not None:
-            self._start(run)
+            self._start(run, began)
         return task_view(task, run), True
 
     def _submit(self, tx: Connection, caller: Caller, spec: Mapping[str, Any], key: _Key | None) -> _Submitted:
@@ -197,6 +202,7 @@ class Tasks:
 
     def run(self, caller: Caller, task_id: str) -> dict[str, Any]:
         """Start a draft. Raises ``Conflict`` when it was started already (a double click)."""
+        began = time.perf_counter()
 
         def work(tx: Connection) -> tuple[Row[Any], RunRow]:
             now = self._now()
@@ -206,7 +212,7 @@ class Tasks:
             return self._queue(tx, caller.actor, task, now)
 
         task, run = self._database.write(work)
-        self._start(run)
+        self._start(run, began)
         return self._shown(task, run)
 
     def rerun(self, caller: Caller, task_id: str) -> dict[str, Any]:
@@ -214,6 +220,7 @@ class Tasks:
 
         It counts as one more open task: ``TooMany`` and ``Overloaded`` as in ``submit``.
         """
+        began = time.perf_counter()
 
         def work(tx: Connection) -> tuple[Row[Any], RunRow]:
             now = self._now()
@@ -226,7 +233,7 @@ class Tasks:
             return self._queue(tx, caller.actor, task, now, node_loss_reruns=0)
 
         task, run = self._database.write(work)
-        self._start(run)
+        self._start(run, began)
         return self._shown(task, run)
 
     def rerun_lost(self, task_id: str, run_id: str) -> bool:
@@ -235,6 +242,7 @@ class Tasks:
         Its user may have cancelled, rerun or deleted it meanwhile; then there is nothing to do. What the lost run may
         still report stays beside the new one.
         """
+        began = time.perf_counter()
 
         def work(tx: Connection) -> tuple[bool, RunRow | None]:
             now = self._now()
@@ -260,7 +268,7 @@ class Tasks:
         except (TooMany, Overloaded):
             return False  # as for anybody else, only that nobody is there to be refused
         if run is not None:
-            self._start(run)
+            self._start(run, began)
         return done
 
     def _queue(self, tx: Connection, actor: str, task: Row[Any], now: float, **fields: Any) -> tuple[Row[Any], RunRow]:
@@ -279,8 +287,9 @@ class Tasks:
             subject_id=task_id, number=number, owner_id=owner_id, step=pipeline.first, rev=0, step_entered_at=now,
         )  # fmt: skip
 
-    def _start(self, run: RunRow) -> None:
+    def _start(self, run: RunRow, began: float) -> None:
         """Give a committed run its control state and ring it. With Redis away the rescue does it later."""
+        self._meter.run_submitted(run, time.perf_counter() - began)
         try:
             self._ringer.publish(self._control.ensure([run]))
         except redis.RedisError as error:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from taskflow.db.models import SweepBackoff
 from taskflow.db.session import Database
 from taskflow.errors import InfrastructureError, TaskflowError
+from taskflow.logs import mask
 from taskflow.sweeps.ledger import Memory
 
 log = structlog.get_logger(__name__)
@@ -111,6 +112,7 @@ class Items:
         said = error.as_dict() if isinstance(error, TaskflowError) else {
             "code": "unexpected", "message": f"{type(error).__name__}: {error}",
         }  # fmt: skip
+        said = mask(said)
         try:
             failures = self.database.write(lambda tx: self._write_rest(tx, name, said))
         except IntegrityError:

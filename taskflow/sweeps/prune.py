@@ -1,8 +1,9 @@
 """Delete what ended long ago, in two stages, each found by an index however much there is.
 
 First logs, signals, errors, keys and callback tokens of ended runs, and done outbox rows. Much later the history: ended
-tasks with their runs and events, and destroyed nodes that no task is left of. Besides, after a day, what sweeps remember of
-items that failed and were not met again; browsers that are signed out and sign-in links; old lines of the audit trail.
+tasks with their runs and events, and destroyed nodes that no task is left of. Besides, failed attempts that are old, also
+of open runs, and after a day what sweeps remember of items that failed and were not met again; browsers that are signed
+out and sign-in links; old lines of the audit trail.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ def prune_all(database: Database, settings: Settings, now: float) -> dict[str, A
             done.update(found)
             if all(found[name] < settings.sweep_page for name in paged):
                 break
+    for _ in range(_PAGES):
+        old = prune_errors(database, now=now, keep_s=settings.errors_after_s, limit=settings.sweep_page)
+        done["errors_deleted"] += old
+        if old < settings.sweep_page:
+            break
     return {**done, "backoffs": database.write(lambda tx: _forget_backoffs(tx, now - _BACKOFF_KEPT_S))}
 
 
@@ -90,6 +96,17 @@ def prune(database: Database, *, now: float, keep_s: float, limit: int) -> dict[
         return {"runs": len(runs), **done}
 
     return database.write(work)
+
+
+def prune_errors(database: Database, *, now: float, keep_s: float, limit: int) -> int:
+    """Delete failed attempts that are older than ``keep_s``, whatever became of their run; at most ``limit`` a call.
+
+    A run that stays open (a node's that is kept) would gather them for ever. They were written in the order of their
+    ids: only the first ones are looked at, and no index is needed.
+    """
+    oldest = select(ErrorRow.id, ErrorRow.at).order_by(ErrorRow.id).limit(limit).subquery()
+    old = select(oldest.c.id).where(oldest.c.at < now - keep_s)
+    return database.write(lambda tx: tx.execute(delete(ErrorRow).where(ErrorRow.id.in_(old))).rowcount)
 
 
 def prune_history(database: Database, *, now: float, keep_s: float, limit: int) -> dict[str, Any]:

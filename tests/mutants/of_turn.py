@@ -112,13 +112,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "superseded-keeps-its-lease", "after another writer the run waits until the lease has run out",
-        (Edit(_RUNNER, "                self._hand_over(turn.run_id, turn.token, turn.name, 0.0)\n", ""),), _TURN,
+        (Edit(_RUNNER, "                self._hand_over(turn.token, alarm_of(turn.row, \"\", 0.0))\n", ""),), _TURN,
     ),
     Mutant(
         "ended-runs-keep-their-keys", "control state of a run stays after its end",
         (Edit(
-            _RUNNER, "            self._control.forget(turn.run_id)\n            return None\n",
-            "            return None\n",
+            _RUNNER, "            self._control.forget(turn.run_id)\n            self._meter.run_ended(row)\n",
+            "            self._meter.run_ended(row)\n",
         ),),
         _TURN,
     ),

@@ -35,6 +35,7 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/readyz"): dict.fromkeys(CALLERS, 503),  # no worker and no beat here; it says so to everybody
     ("GET", "/api/openapi.json"): _OPEN,
     ("GET", "/agent.pyz"): _OPEN,
+    ("GET", "/metrics"): dict.fromkeys(CALLERS, 401),  # no token of the product is for what is everybody's
     ("POST", "/api/tasks"): _MAKE,
     ("GET", "/api/tasks"): _LIST,
     ("GET", "/api/tasks/<task_id>"): _API,

@@ -17,7 +17,7 @@ MODULES = (
     "addresses", "bootstrap", "broker", "celery", "celery_settings", "cli", "clock", "errors", "file_lock", "files",
     "ids", "logs", "protocol", "settings", "vault",
 )  # fmt: skip
-PACKAGES = ("agent", "db", "engine", "nodes", "pipelines", "service", "stack", "sweeps")
+PACKAGES = ("agent", "db", "engine", "nodes", "observe", "pipelines", "service", "stack", "sweeps")
 
 
 def _lint_imports(directory: Path) -> subprocess.CompletedProcess[str]:
@@ -88,6 +88,8 @@ def test_contracts_allow_what_the_design_allows(small_house: Path) -> None:
         ("taskflow/stack/__init__.py", "from taskflow.agent import git", "The supervisor starts processes"),
         ("taskflow/engine/__init__.py", "import sqlalchemy", "The engine knows no database"),
         ("taskflow/sweeps/__init__.py", "from celery import Celery", "Celery is known in three modules"),
+        ("taskflow/engine/__init__.py", "import prometheus_client", "Prometheus and OpenTelemetry are known"),
+        ("web/app.py", "import opentelemetry", "Prometheus and OpenTelemetry are known"),
         ("taskflow/service/tasks.py", "import flask", "Flask is known in the web and in the node agent"),
     ],
 )  # fmt: skip

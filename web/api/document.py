@@ -30,6 +30,7 @@ _TOKENS = {
     "node": "the callback token of one node; its agent signs with it instead (`Authorization: Signed ...`)",
     "bootstrap": "came with the user data of one node's server; fetches its order, once",
     "workspace": "the callback token of one workspace; its agent signs with it instead",
+    "metrics": "the token of the metrics: the setting `TASKFLOW_METRICS_TOKEN`, or what `taskflow metrics --token` prints",
 }
 
 routes = Routes("document", "This document")

@@ -1,12 +1,12 @@
 -- ensure: make sure that open runs of one shard have control state and an alarm; also how a run starts.
 -- KEYS[1] alarms (sorted set)
 -- ARGV[1] key base of the shard  ARGV[2] generation seed  ARGV[3] near window, s  ARGV[4] grace, s
--- ARGV[5..] six for each run: run id, rev, wake_at ('' = now), pipeline, version, step
+-- ARGV[5..] seven for each run: run id, rev, wake_at ('' = now), pipeline, version, step, subject
 -- Returns {now, then for each run: verdict, generation, due, name}; verdict is ok or rebuilt. It never takes a lease.
 local t = redis.call('TIME')
 local now = tonumber(t[1]) + tonumber(t[2]) / 1000000
 local out = {string.format('%.6f', now)}
-for i = 5, #ARGV, 6 do
+for i = 5, #ARGV, 7 do
   local id, rev, wake_at = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local key = ARGV[1] .. ':run:' .. id
   local run = redis.call('HMGET', key, 'rev', 'generation', 'due', 'pipeline', 'step')
@@ -20,7 +20,7 @@ for i = 5, #ARGV, 6 do
     if wake_at ~= '' and tonumber(wake_at) > now then due = tonumber(wake_at) end
     local due_text = string.format('%.6f', due)
     redis.call('HSET', key, 'pipeline', ARGV[i + 3], 'version', ARGV[i + 4], 'step', ARGV[i + 5], 'rev', rev,
-      'attempt', '0', 'fires', '0', 'lost', '0', 'generation', ARGV[2], 'due', due_text, 'wake', '0')
+      'attempt', '0', 'fires', '0', 'lost', '0', 'generation', ARGV[2], 'due', due_text, 'wake', '0', 'subject', ARGV[i + 6])
     local score = due - tonumber(ARGV[3])
     if score <= now then score = due + tonumber(ARGV[4]) end
     redis.call('ZADD', KEYS[1], string.format('%.6f', score), id)

@@ -1,11 +1,11 @@
 -- fire: may this alarm start a turn now? If so, take the lease.
 -- KEYS[1] run hash   KEYS[2] lease   KEYS[3] alarms (sorted set)
 -- ARGV[1] run id  ARGV[2] generation of the hint ('' = any)  ARGV[3] token  ARGV[4] lease, ms  ARGV[5] slack after the end of a lease, s
--- Returns {verdict, now, due, generation, step, rev, attempt, fires, lost, name}; verdict is missing, busy, stale, early or go.
+-- Returns {verdict, now, due, generation, step, rev, attempt, fires, lost, name, subject}; verdict is missing, busy, stale, early or go.
 local t = redis.call('TIME')
 local now = tonumber(t[1]) + tonumber(t[2]) / 1000000
 local stamp = string.format('%.6f', now)
-local run = redis.call('HMGET', KEYS[1], 'due', 'generation', 'step', 'rev', 'attempt', 'fires', 'lost', 'pipeline')
+local run = redis.call('HMGET', KEYS[1], 'due', 'generation', 'step', 'rev', 'attempt', 'fires', 'lost', 'pipeline', 'subject')
 if not run[1] then return {'missing', stamp} end
 local verdict = 'go'
 if redis.call('EXISTS', KEYS[2]) == 1 then verdict = 'busy'
@@ -20,4 +20,4 @@ if verdict == 'go' then
   -- "lost" counts turns that took the lease and never committed: a step that kills its worker is seen here.
   run[7] = tostring(redis.call('HINCRBY', KEYS[1], 'lost', 1))
 end
-return {verdict, stamp, run[1], run[2], run[3], run[4], run[5], run[6], run[7], run[8] .. '.' .. run[3]}
+return {verdict, stamp, run[1], run[2], run[3], run[4], run[5], run[6], run[7], run[8] .. '.' .. run[3], run[9]}

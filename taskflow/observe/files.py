@@ -1,0 +1,136 @@
+"""The counts of each process of a host, in files of its own that outlive it (prometheus_client's multiprocess mode).
+
+A process holds a lock for as long as it lives, on a file that names it; the kernel lets go of it however the process ends.
+Who reads folds the files of the dead into one, so that there are as many files as processes and no count ever falls.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import struct
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+from prometheus_client import mmap_dict, multiprocess
+
+from taskflow.file_lock import FileLock, is_held
+
+#: The library says no types of it.
+_MmapedDict: Any = mmap_dict.MmapedDict
+_Collector: Any = multiprocess.MultiProcessCollector
+
+log = structlog.get_logger(__name__)
+
+_ALIVE = ".alive"
+#: The identity under which the dead go on being counted.
+_FOLDED = "folded"
+#: Room for all counts of a process, taken when it begins: a page of a file that finds no room on a full disk is a SIGBUS.
+_ROOM = {"counter": 256 * 1024, "histogram": 512 * 1024}
+#: How long a reader waits for another one, in seconds.
+_WAIT_S = 5.0
+
+
+class Identity:
+    """Names this process in the directory, anew after a fork. ``role``: what kind of process it is."""
+
+    def __init__(self, directory: Path, role: str) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory = directory
+        self._role = role
+        self._pid = 0
+        self._name = ""
+        self._lock: FileLock | None = None
+
+    def __call__(self) -> str:
+        """The name. Asked at every count. Raises ``OSError`` where its files can't be made."""
+        if self._pid != os.getpid():
+            if self._lock is not None:
+                self._lock.release()  # inherited: to close it here leaves it to its parent
+            self._pid, self._name = os.getpid(), secrets.token_hex(8)
+            self._lock = self._announce()
+        return self._name
+
+    def _announce(self) -> FileLock:
+        aside = self._directory / f".{self._name}"
+        lock = FileLock(aside)
+        lock.acquire()  # under another name: a reader must never see it unlocked while this process lives
+        aside.write_text(self._role, encoding="ascii")
+        aside.rename(self._directory / f"{self._name}{_ALIVE}")
+        for kind, size in _ROOM.items():
+            with (self._directory / f"{kind}_{self._name}.db").open("xb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        return lock
+
+
+def read_all(directory: Path) -> tuple[list[Any], dict[str, int]]:
+    """What all processes of the host counted, as metrics of prometheus_client, and how many live by their role."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(directory):
+        roles = _living(directory)
+        _fold(directory, set(roles))
+        files = [str(path) for path in directory.glob("*.db") if path.stat().st_size]
+        counts: dict[str, int] = defaultdict(int)
+        for role in roles.values():
+            counts[role] += 1
+        return list(_Collector.merge(files)), counts
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    lock = FileLock(directory / "readers.lock")
+    lock.acquire(wait_s=_WAIT_S)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _living(directory: Path) -> dict[str, str]:
+    """The processes that live: name -> role. Takes the names of the dead away."""
+    found = {}
+    for path in directory.glob(f"*{_ALIVE}"):
+        if is_held(path):
+            found[path.stem] = path.read_text(encoding="ascii")
+        else:
+            path.unlink(missing_ok=True)
+    return found
+
+
+def _fold(directory: Path, living: set[str]) -> None:
+    """Add the counts of the dead to those of the dead before them."""
+    dead = [path for path in directory.glob("*_*.db") if _owner(path) not in living | {_FOLDED}]
+    for kind in {path.name.partition("_")[0] for path in dead}:
+        of_kind = [path for path in dead if path.name.startswith(f"{kind}_")]
+        folded = directory / f"{kind}_{_FOLDED}.db"
+        sums: dict[str, float] = defaultdict(float)
+        for path in [folded, *of_kind]:
+            for key, value in _values(path):
+                sums[key] += value
+        aside = directory / f".{folded.name}"
+        aside.unlink(missing_ok=True)
+        written = _MmapedDict(str(aside))
+        for key, value in sums.items():
+            written.write_value(key, value, 0.0)
+        written.close()
+        aside.replace(folded)
+        for path in of_kind:
+            path.unlink(missing_ok=True)
+
+
+def _owner(path: Path) -> str:
+    return path.stem.rpartition("_")[2]
+
+
+def _values(path: Path) -> list[tuple[str, float]]:
+    if not path.exists() or not path.stat().st_size:
+        return []
+    try:
+        return [(key, value) for key, value, *_ in _MmapedDict.read_all_values_from_file(str(path))]
+    except (RuntimeError, ValueError, struct.error) as error:  # its process died while it made the file larger
+        log.warning("metrics_file_unreadable", file=path.name, error=repr(error))
+        return []
