@@ -196,6 +196,11 @@ class Settings:
     open_tasks_max: int = _setting(
         20_000, "count", "tasks of all owners that have not ended; one more is refused with 503; 0 = no limit"
     )
+    owner_open_runs_max: int = _setting(
+        5000,
+        "count",
+        "open runs of pipelines of your own, for one owner; one more is refused with 429; 0 = no limit",
+    )
     token_request_rate: float = _setting(
         200.0,
         "1/s",
@@ -210,6 +215,14 @@ class Settings:
         "open streams of one web process; one more is refused with 503; it has at least twice as many threads",
     )
     stream_max_s: float = _setting(600.0, "s", "a stream ends after this, and its client goes on with a new one")
+
+    # --- pipelines of your own
+    pipelines: str = _setting(
+        "", "names", "pipelines of your own, as module:attribute, separated by commas; beside those of entry points"
+    )
+    celery_app: str = _setting(
+        "", "name", "the Celery application whose workers run the alarms, as module:attribute; empty = taskflow's own"
+    )
 
     # --- what tasks may name
     repository_local_paths: bool = _setting(

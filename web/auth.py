@@ -6,10 +6,12 @@ api         a user's token; acts for its owner, and another owner's things do no
 node        the callback token of exactly the node that the path names
 bootstrap   the bootstrap token of exactly the node that the path names, until its agent is ready
 workspace   the callback token of exactly the workspace that the path names
+run         the callback token of exactly the run and the signal that the path names
 ==========  =======================================================================================
 
 Nodes and workspaces sign their requests with the callback token (``taskflow.signing``); the token itself as a bearer
-is as good there, for a person with curl. Everybody else sends a bearer token.
+is as good there, for a person with curl. Everybody else sends a bearer token; who signals a run may send its token as the
+password of HTTP Basic instead, which many senders of webhooks take from the address they are given.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Guard:
     @property
     def callback(self) -> bool:
         """Whether machines of ours call it, which know the statuses of ``taskflow.protocol`` only."""
-        return self.subject is not None
+        return self.subject is not None and self is not RUN
 
 
 PUBLIC = Guard("public")
@@ -59,6 +61,7 @@ API = Guard("api")
 NODE = Guard("node", "node_id")
 BOOTSTRAP = Guard("bootstrap", "node_id")
 WORKSPACE = Guard("workspace", "workspace_id")
+RUN = Guard("run", "run_id")
 
 
 def guarded(guard: Guard) -> Callable[[F], F]:
@@ -102,11 +105,14 @@ def _admit() -> None:
     if guard.signable and header.partition(" ")[0].lower() == "signed":
         signed = service().signatures.check(header, guard.scope, method=request.method, target=_target())
         g.caller = signed.caller
+    elif guard is RUN:
+        g.caller = _outsider()
     else:
         g.caller = _bearer(guard)
     named: dict[str, str] = request.view_args or {}
     if guard.subject is not None:
         g.caller.must_be(guard.scope, named[guard.subject])
+    if guard.callback:
         allow_body(CALLBACK_BODY_BYTES_MAX)
     for name, value in named.items():
         if not _ID.match(value):  # no id of ours; some databases fail on such a text instead of finding nothing
@@ -122,6 +128,15 @@ def _bearer(guard: Guard) -> Caller:
         limit: RequestLimit = current_app.extensions["taskflow.limit"]
         limit.count(token)  # first of all: a flood must not reach the database
     return service().accounts.authenticate(token, guard.scope)
+
+
+def _outsider() -> Caller:
+    """Who shows the token of one signal of one run."""
+    authorization, named = request.authorization, request.view_args or {}
+    token = None
+    if authorization is not None:
+        token = authorization.token if authorization.type == "bearer" else authorization.get("password")
+    return service().runs.caller_of_callback(token, named["run_id"], named["name"])
 
 
 def _target() -> str:

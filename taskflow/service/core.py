@@ -19,6 +19,8 @@ from taskflow.service.explain import Explain
 from taskflow.service.health import Health
 from taskflow.service.nodes import Nodes
 from taskflow.service.providers import Providers
+from taskflow.service.run_explain import RunExplain
+from taskflow.service.runs import Runs
 from taskflow.service.signatures import Signatures
 from taskflow.service.tasks import Tasks
 from taskflow.service.timing import StoreClock
@@ -29,7 +31,7 @@ from taskflow.vault import Vault
 
 class Service:
     """The verbs: ``accounts``, ``tasks``, ``events``, ``nodes``, ``usage``, ``callbacks``, ``providers``, ``explain``,
-    ``health``; ``signatures`` says who signed a request."""
+    ``health``; ``runs`` and ``run_explain`` for pipelines of one's own; ``signatures`` says who signed a request."""
 
     def __init__(
         self,
@@ -54,4 +56,6 @@ class Service:
         self.callbacks = Callbacks(database, ringer, tools, self.now)
         self.providers = Providers(database, tools, self.now)
         self.explain = Explain(database, control, pipelines, tools, self.now)
-        self.health = Health(database, control, settings, self.now, self.providers)
+        self.runs = Runs(database, ringer, vault, pipelines, settings, self.now)
+        self.run_explain = RunExplain(database, control, pipelines, settings, self.now)
+        self.health = Health(database, control, settings, self.now, self.providers, pipelines)

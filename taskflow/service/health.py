@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from taskflow.clock import isoformat
 from taskflow.db.migrate import check_current
+from taskflow.db.own_runs import unregistered
 from taskflow.db.probe import check_writable
 from taskflow.db.session import Database
 from taskflow.engine.control import Control
@@ -28,8 +29,15 @@ class Health:
     """Checks of the stores, the sweeps and the providers."""
 
     def __init__(
-        self, database: Database, control: Control, settings: Settings, now: Callable[[], float], providers: Providers
+        self,
+        database: Database,
+        control: Control,
+        settings: Settings,
+        now: Callable[[], float],
+        providers: Providers,
+        pipelines: Collection[str],
     ) -> None:
+        self._pipelines = pipelines
         self._providers = providers
         self._database = database
         self._control = control
@@ -113,6 +121,7 @@ class Health:
                  for name, says in self.ready()["checks"].items()]  # fmt: skip
         if all(one["state"] == "ok" for one in found):
             found += self._redis_settings() + self._sweep_ages() + self._providers_answer()
+            found += self._unregistered_pipelines()
         return found
 
     def _redis_settings(self) -> list[dict[str, str]]:
@@ -163,6 +172,18 @@ class Health:
             {"check": f"provider {one['provider']}", "state": "ok" if one["ok"] else "error", "says": one["says"]}
             for one in self._providers.probe()
         ]
+
+    def _unregistered_pipelines(self) -> list[dict[str, str]]:
+        with self._database.read() as tx:
+            rows = unregistered(tx, list(self._pipelines))
+        return [
+            {
+                "check": f"pipeline {row.pipeline}", "state": "error",
+                "says": f"it is not registered, and {row.runs} open runs of it are parked (the first is {row.first}); "
+                "register it: the setting is TASKFLOW_PIPELINES",
+            }
+            for row in rows
+        ]  # fmt: skip
 
     def _database_answers(self) -> None:
         with self._database.read() as tx:

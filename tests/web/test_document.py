@@ -77,7 +77,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         for part in reference.split("/"):
             assert part in found, reference
             found = found[part]
-    assert set(document["components"]["securitySchemes"]) == {"api", "node", "workspace", "bootstrap"}
+    assert set(document["components"]["securitySchemes"]) == {"api", "node", "workspace", "bootstrap", "run"}
 
 
 def test_secrets_are_only_taken(document: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask
 from flask_smorest import Api
 
-from web.api import agent, callbacks, document, events, health, nodes, providers, tasks, usage
+from web.api import agent, callbacks, document, events, health, nodes, providers, runs, tasks, usage
 from web.api.answers import ErrorBodySchema
 
 
@@ -17,8 +17,8 @@ def register(app: Flask) -> None:
     api.ERROR_SCHEMA = ErrorBodySchema
     api.init_app(app)
     document.describe_tokens(api.spec)
-    for part in (tasks, events, nodes, providers, usage, agent, health, document):
+    for part in (tasks, runs, events, nodes, providers, usage, agent, health, document):
         api.register_blueprint(part.routes.blueprint)
-    for routes in (callbacks.node_routes, callbacks.workspace_routes):
+    for routes in (callbacks.node_routes, callbacks.workspace_routes, runs.callback_routes):
         api.register_blueprint(routes.blueprint)
     app.extensions["taskflow.document"] = api.spec.to_dict()

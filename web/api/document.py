@@ -26,6 +26,7 @@ _TOKENS = {
     "node": "the callback token of one node; its agent signs with it instead (`Authorization: Signed ...`)",
     "bootstrap": "came with the user data of one node's server; fetches its order, once",
     "workspace": "the callback token of one workspace; its agent signs with it instead",
+    "run": "the callback token of one signal of one run; the password of HTTP Basic is as good",
 }
 
 routes = Routes("document", "This document")
