@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -125,6 +126,7 @@ def bootstrap(
     database: Database | None = None,
     catalogue: Catalogue | None = None,
     pipelines: Sequence[Declared] = (),
+    rng: random.Random | None = None,
 ) -> App:
     """Wire an ``App``. What is not given is made from ``settings`` (default: the environment's).
 
@@ -169,7 +171,7 @@ def bootstrap(
         clock=clock, tools=tools,
     )  # fmt: skip
     renewer = Renewer(control, clock, on_hung or (lambda step: None))
-    runner = Runner(store, control, ringer, renewer, table, settings, clock)
+    runner = Runner(store, control, ringer, renewer, table, settings, clock, rng)
     app = App(
         settings=settings, database=database, control=control, publisher=publisher, ringer=ringer, store=store,
         runner=runner, rescue=rescue, watch=watch, service=service, pipelines=table, tools=tools,
