@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -36,9 +37,12 @@ from taskflow.nodes.machine import NodeMachine
 from taskflow.nodes.providers.base import Provider
 from taskflow.nodes.providers.factory import ProviderShelf, Reach
 from taskflow.pipelines.agent_task import agent_task_pipeline
+from taskflow.pipelines.registry import Declared, declared, own_pipelines
+from taskflow.pipelines.tools import Tools
 from taskflow.redis_url import connect
 from taskflow.service.core import Service
 from taskflow.service.metrics import meter_of
+from taskflow.service.timing import StoreClock
 from taskflow.settings import ENV_PREFIX, Settings
 from taskflow.stack.data_dir import DataDir
 from taskflow.sweeps.delete_orphans import delete_orphans
@@ -134,10 +138,13 @@ def bootstrap(
     providers: Mapping[str, Provider] | None = None,
     database: Database | None = None,
     catalogue: Catalogue | None = None,
+    pipelines: Sequence[Declared] = (),
+    rng: random.Random | None = None,
     meter: Meter = SILENT,
 ) -> App:
     """Wire an ``App``. What is not given is made from ``settings`` (default: the environment's).
 
+    ``pipelines``: further ones, beside those that are registered. Raises ``UsageError`` for one that can't be used.
     Nothing is counted or traced unless a ``meter`` is given, see ``make_meter``.
     """
     settings = settings or Settings.from_env()
@@ -164,22 +171,25 @@ def bootstrap(
             ),
         )  # fmt: skip
     tools = StepTools(
-        database, providers, vault, settings, catalogue, installation, AgentAuthority(vault, settings), meter
+        database, providers, vault, settings, catalogue, installation, AgentAuthority(vault, settings), meter=meter
     )  # fmt: skip
-    table = (agent_task_pipeline(tools), NodeMachine(tools).pipeline())
-    pipelines = {pipeline.name: pipeline for pipeline in table}
-    store = RunStore(database, {name: pipeline.closing for name, pipeline in pipelines.items()})
+    now = StoreClock(control, clock).now
+    own = own_pipelines(
+        [*declared(settings), *((repr(one), one) for one in pipelines)], Tools(settings, database, vault, now)
+    )
+    table = {one.name: one for one in (agent_task_pipeline(tools), NodeMachine(tools).pipeline(), *own)}
+    store = RunStore(database, {name: pipeline.closing for name, pipeline in table.items()})
     rescue = Rescue(store, control, ringer, page=settings.rescue_page, meter=meter)
     watch = Watch(rescue, store, control, clock)
     service = Service(
-        database=database, control=control, ringer=ringer, vault=vault, pipelines=pipelines, settings=settings,
+        database=database, control=control, ringer=ringer, vault=vault, pipelines=table, settings=settings,
         clock=clock, tools=tools, meter=meter,
     )  # fmt: skip
     renewer = Renewer(control, clock, on_hung or (lambda step: None))
-    runner = Runner(store, control, ringer, renewer, pipelines, settings, clock, meter=meter)
+    runner = Runner(store, control, ringer, renewer, table, settings, clock, rng, meter=meter)
     app = App(
         settings=settings, database=database, control=control, publisher=publisher, ringer=ringer, store=store,
-        runner=runner, rescue=rescue, watch=watch, service=service, pipelines=pipelines, tools=tools,
+        runner=runner, rescue=rescue, watch=watch, service=service, pipelines=table, tools=tools,
         meter=meter,
     )  # fmt: skip
     app.sweeps = _sweeps(app)

@@ -9,6 +9,7 @@
     │   │   └── CapacityError     no room now; ``retry_after_s`` says when to ask again
     │   └── PermanentError        never try again: the run goes to its failure step
     ├── UsageError                the caller's input is wrong (HTTP 4xx, exit status 2); names the field
+    │   ├── InvalidInput          422: it does not fit a schema
     │   ├── NotFound              404
     │   ├── Conflict              409: the thing is not in a state that allows this
     │   ├── Gone                  410: ended; stop sending
@@ -115,6 +116,12 @@ class UsageError(TaskflowError):
     def __init__(self, message: str, *, fields: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
         self.fields = fields or {}
+
+
+class InvalidInput(UsageError):
+    """It does not fit the schema of what it is for. ``fields`` names each wrong field."""
+
+    http_status = 422
 
 
 class NotFound(UsageError):

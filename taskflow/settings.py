@@ -212,6 +212,11 @@ class Settings:
     open_tasks_max: int = _setting(
         20_000, "count", "tasks of all owners that have not ended; one more is refused with 503; 0 = no limit"
     )
+    owner_open_runs_max: int = _setting(
+        5000,
+        "count",
+        "open runs of pipelines of your own, for one owner; one more is refused with 429; 0 = no limit",
+    )
     token_request_rate: float = _setting(
         200.0,
         "1/s",
@@ -233,6 +238,13 @@ class Settings:
     sign_in_code_s: float = _setting(600.0, "s", "a sign-in link is good for this long, once")
     sign_in_rate: float = _setting(
         20.0, "1/min", "sign-ins from one address to one web process, failed ones included; more get 429; 0 = no limit"
+    )
+    # --- pipelines of your own
+    pipelines: str = _setting(
+        "", "names", "pipelines of your own, as module:attribute, separated by commas; beside those of entry points"
+    )
+    celery_app: str = _setting(
+        "", "name", "the Celery application whose workers run the alarms, as module:attribute; empty = taskflow's own"
     )
 
     # --- what tasks may name

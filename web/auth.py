@@ -9,11 +9,13 @@ node        the callback token of exactly the node that the path names
 bootstrap   the bootstrap token of exactly the node that the path names, until its agent is ready
 workspace   the callback token of exactly the workspace that the path names
 metrics     the token of the metrics, which is nobody's: they are about everybody's tasks
+run         the callback token of exactly the run and the signal that the path names
 ==========  =======================================================================================
 
 Nodes and workspaces sign their requests with the callback token (``taskflow.signing``); the token itself as a bearer
 is as good there, for a person with curl. Everybody else sends a bearer token, or the cookie of a browser that is signed in;
-with a cookie, what writes also carries the token of ``web.sessions``.
+with a cookie, what writes also carries the token of ``web.sessions``. Who signals a run may send its token as the password
+of HTTP Basic instead, which many senders of webhooks take from the address they are given.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ class Guard:
     @property
     def callback(self) -> bool:
         """Whether machines of ours call it, which know the statuses of ``taskflow.protocol`` only."""
-        return self.subject is not None
+        return self.subject is not None and self is not RUN
 
 
 PUBLIC = Guard("public")
@@ -76,6 +78,7 @@ NODE = Guard("node", "node_id")
 BOOTSTRAP = Guard("bootstrap", "node_id")
 WORKSPACE = Guard("workspace", "workspace_id")
 METRICS = Guard("metrics")
+RUN = Guard("run", "run_id")
 
 
 def guarded(guard: Guard) -> Callable[[F], F]:
@@ -123,6 +126,8 @@ def _admit() -> None:
     if guard.signable and header.partition(" ")[0].lower() == "signed":
         signed = service().signatures.check(header, guard.scope, method=request.method, target=_target())
         g.caller = signed.caller
+    elif guard is RUN:
+        g.caller = _outsider()
     elif guard.page or (guard.scope == "api" and not header and sessions.shown()):
         _admit_browser(guard)
     else:
@@ -130,6 +135,7 @@ def _admit() -> None:
     named: dict[str, str] = request.view_args or {}
     if guard.subject is not None:
         g.caller.must_be(guard.scope, named[guard.subject])
+    if guard.callback:
         allow_body(CALLBACK_BODY_BYTES_MAX)
     if guard.role:
         g.caller.must_have(guard.role)
@@ -180,6 +186,15 @@ def _note_use(response: Response) -> Response:
         served.accounts.note_use(who)
         served.browsers.note_seen(who)
     return response
+
+
+def _outsider() -> Caller:
+    """Who shows the token of one signal of one run."""
+    authorization, named = request.authorization, request.view_args or {}
+    token = None
+    if authorization is not None:
+        token = authorization.token if authorization.type == "bearer" else authorization.get("password")
+    return service().runs.caller_of_callback(token, named["run_id"], named["name"])
 
 
 def _target() -> str:

@@ -6,9 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from taskflow.engine.outcomes import Outcome
+from taskflow.engine.outcomes import Advance, Done, Outcome
 from taskflow.engine.store import RunRow, Signal
 from taskflow.errors import StepError
+
+#: Where the results of a run hold what it was started with; names that begin with ``$`` are no step's.
+INPUT = "$input"
+#: The code of the error of a run that was cancelled.
+CANCELLED = "cancelled"
 
 
 @dataclass
@@ -30,6 +35,20 @@ class StepContext:
     def results(self) -> Mapping[str, Any]:
         """Results of the steps before."""
         return self.run.results
+
+    @property
+    def input(self) -> Mapping[str, Any]:
+        """What the run was started with, as the pipeline's input schema loaded it; empty when it has none."""
+        found: Mapping[str, Any] = self.run.results.get(INPUT, {})
+        return found
+
+    def idempotency_key(self, effect: str = "") -> str:
+        """A text for the other side of a call, the same whenever this step of this run asks for ``effect``.
+
+        A step may be performed again after its worker died: a call that carries the key is done once. A step that calls
+        twice, or is come back to, names what it does.
+        """
+        return ":".join(part for part in (self.run.id, self.run.step, effect) if part)
 
     @property
     def next_step(self) -> str:
@@ -81,30 +100,62 @@ class Step:
         return None if limit is None else (entered_at if began is None else began) + limit
 
 
+def end_cancelled(ctx: StepContext) -> Outcome:
+    """The default for a cancel: to the first closing step with the error ``cancelled``, or to the end if there is none."""
+    reason = ctx.run.cancel_reason or "somebody cancelled it"
+    error = {"code": CANCELLED, "message": reason, "step": ctx.run.step}
+    closing = ctx.pipeline.first_closing
+    return Done(error=error) if closing is None else Advance(closing, error=error, reason=ctx.run.cancel_reason)
+
+
+def end_failed(ctx: StepContext, error: StepError) -> Outcome:
+    """The default for a step that gave up: to the first closing step with its error, or to the end if there is none.
+
+    A closing step that gives up ends the run. Its error is kept beside the cause and never hides it.
+    """
+    said = {**error.as_dict(), "step": ctx.run.step}
+    if ctx.run.step in ctx.pipeline.closing:
+        return Done(error=said if ctx.run.error is None else {**ctx.run.error, "closing_failed": said})
+    closing = ctx.pipeline.first_closing
+    return Done(error=said) if closing is None else Advance(closing, error=said, reason=error.message)
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """A table of steps. ``closing`` names the steps that run to their end whatever happens (cleanup).
 
     ``on_cancel`` and ``on_failure`` decide where a run goes from a step that is not closing; ``on_failure`` is also
     asked when a closing step gave up, and must end the run then.
+
+    ``input_schema`` and ``signals`` are for who starts runs and sends signals, the runner reads neither: a marshmallow
+    schema that an input must fit (None: no input is taken), and the names of signals that it waits for (empty: any).
     """
 
     name: str
     version: int
     steps: tuple[Step, ...]
-    closing: frozenset[str]
-    on_cancel: StepFunction
-    on_failure: Callable[[StepContext, StepError], Outcome]
+    closing: frozenset[str] = frozenset()
+    on_cancel: StepFunction = end_cancelled
+    on_failure: Callable[[StepContext, StepError], Outcome] = end_failed
+    input_schema: Any = None
+    signals: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]
         if len(set(names)) != len(names) or not self.closing <= set(names):
             raise ValueError(f"pipeline {self.name}: step names must be unique and closing steps among them")
+        if all(step.skip for step in self.steps):
+            raise ValueError(f"pipeline {self.name} has no step")
 
     @property
     def first(self) -> str:
         """Where a run starts."""
         return next(step.name for step in self.steps if not step.skip)
+
+    @property
+    def first_closing(self) -> str | None:
+        """The closing step that comes first in the table; None when there is none."""
+        return next((step.name for step in self.steps if step.name in self.closing and not step.skip), None)
 
     def step(self, name: str) -> Step | None:
         """The row called ``name``."""

@@ -41,11 +41,11 @@ class StepTools:
     authority: AgentAuthority
     #: Bounds one request to an agent, in seconds; None: what steps allow it, ``TASKFLOW_AGENT_REQUEST_TIMEOUT_S``.
     agent_timeout_s: float | None = None
+    meter: Meter = SILENT
 
     def in_haste(self) -> StepTools:
         """The same for a sweep, which has many agents to ask: one that does not answer must not hold up the others."""
         return replace(self, agent_timeout_s=min(_HASTE_S, self.settings.agent_request_timeout_s))
-    meter: Meter = SILENT
 
     def agent(self, node: Row[Any], now: float) -> AgentClient:
         """The client of a node's agent. Raises ``TransientError`` while its address is not known.

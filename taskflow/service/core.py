@@ -23,6 +23,8 @@ from taskflow.service.health import Health
 from taskflow.service.metrics import Metrics
 from taskflow.service.nodes import Nodes
 from taskflow.service.providers import Providers
+from taskflow.service.run_explain import RunExplain
+from taskflow.service.runs import Runs
 from taskflow.service.signatures import Signatures
 from taskflow.service.tasks import Tasks
 from taskflow.service.timing import StoreClock
@@ -34,7 +36,8 @@ from taskflow.vault import Vault
 
 class Service:
     """The verbs: ``accounts``, ``tokens``, ``browsers``, ``audit``, ``tasks``, ``events``, ``nodes``, ``usage``,
-    ``callbacks``, ``providers``, ``explain``, ``health``, ``metrics``; ``signatures`` says who signed a request."""
+    ``callbacks``, ``providers``, ``explain``, ``health``, ``metrics``; ``runs`` and ``run_explain`` for pipelines of
+    one's own; ``signatures`` says who signed a request."""
 
     def __init__(
         self,
@@ -65,5 +68,7 @@ class Service:
         self.callbacks = Callbacks(database, ringer, tools, self.now, meter)
         self.providers = Providers(database, tools, self.now)
         self.explain = Explain(database, control, pipelines, tools, self.now)
+        self.runs = Runs(database, ringer, vault, pipelines, settings, self.now)
+        self.run_explain = RunExplain(database, control, pipelines, settings, self.now)
         self.metrics = Metrics(database, control, settings, vault, self.now)
-        self.health = Health(database, control, settings, self.now, self.providers, ringer.backlog)
+        self.health = Health(database, control, settings, self.now, self.providers, ringer.backlog, pipelines)

@@ -36,6 +36,11 @@ _DOING = {
     "running": "the command runs; its outcome is awaited",
     "cleanup": "what exists is being cleaned up",
 }
+#: What a sentence about a run adds when its runner is not simply alive.
+RUNNER_SAID = {
+    "overdue": "; its alarm is overdue, the rescue will ring it",
+    "missing": "; its control state is being rebuilt",
+}
 
 
 class Explain:
@@ -72,7 +77,7 @@ class Explain:
                 ).first()
         if run is None or run.finished_at is not None:
             return self._at_rest(task, run)
-        found = self._control_state(run, now)
+        found = control_state(self._control, run, overdue_s=self._settings.alarm_overdue_s)
         waited_s = max(0.0, now - run.step_entered_at)
         return {
             "summary": self._summary(task, run, found, waited_s) + self._boot(node) + unheard_text(unknown),
@@ -85,7 +90,7 @@ class Explain:
             "then": self._then(run),
             **found,
             "cancel_requested": run.cancel_requested_at is not None,
-            "last_error": None if last is None or last.step != run.step else _error_view(last),
+            "last_error": None if last is None or last.step != run.step else error_view(last),
             "node": None
             if node is None
             else {
@@ -123,11 +128,7 @@ class Explain:
             said = "a cancel was requested; the runner acts on it at its next look"
         elif task.status in TERMINAL:
             said = f"it is {task.status}; {said}"
-        runner = {
-            "overdue": "; its alarm is overdue, the rescue will ring it",
-            "missing": "; its control state is being rebuilt",
-        }
-        return f"{said}, since {waited_s:.0f} s{runner.get(found['runner'], '')}"
+        return f"{said}, since {waited_s:.0f} s{RUNNER_SAID.get(found['runner'], '')}"
 
     def _boot(self, node: Row[Any] | None) -> str:
         """How far the boot of the server is, while its agent is waited for and the server says it."""
@@ -149,28 +150,32 @@ class Explain:
             return "then the node is asked once; if that does not help, the step fails, and cleanup begins"
         return "then the step fails, and cleanup begins"
 
-    def _control_state(self, run: RunRow, now: float) -> dict[str, Any]:
-        try:
-            state = self._control.describe(run.id)
-        except redis.RedisError:
-            return {"runner": "unknown", "next_look_in_s": None, "attempt": None}
-        alarm_at, fields = state["alarm_at"], state["state"]
-        if not fields or alarm_at is None:
-            runner = "missing"
-        elif state["now"] - alarm_at > self._settings.alarm_overdue_s:
-            runner = "overdue"
-        else:
-            runner = "alive"
-        next_look_s = None if not fields else round(max(0.0, float(fields["due"]) - state["now"]), 1)
-        return {
-            "runner": runner,
-            "in_a_turn": state["lease"] is not None,
-            "next_look_in_s": next_look_s,
-            "attempt": int(fields.get("attempt", 0)) + 1 if fields else None,
-        }
+
+def control_state(control: Control, run: RunRow, *, overdue_s: float) -> dict[str, Any]:
+    """How a run stands in the control state. Keys: runner (alive, overdue, missing, unknown), in_a_turn,
+    next_look_in_s, attempt."""
+    try:
+        state = control.describe(run.id)
+    except redis.RedisError:
+        return {"runner": "unknown", "next_look_in_s": None, "attempt": None}
+    alarm_at, fields = state["alarm_at"], state["state"]
+    if not fields or alarm_at is None:
+        runner = "missing"
+    elif state["now"] - alarm_at > overdue_s:
+        runner = "overdue"
+    else:
+        runner = "alive"
+    next_look_s = None if not fields else round(max(0.0, float(fields["due"]) - state["now"]), 1)
+    return {
+        "runner": runner,
+        "in_a_turn": state["lease"] is not None,
+        "next_look_in_s": next_look_s,
+        "attempt": int(fields.get("attempt", 0)) + 1 if fields else None,
+    }
 
 
-def _error_view(row: Row[Any]) -> dict[str, Any]:
+def error_view(row: Row[Any]) -> dict[str, Any]:
+    """A failed attempt."""
     return {
         "step": row.step, "attempt": row.attempt, "code": row.code, "message": row.error.get("message"),
         "at": isoformat(row.at), "retry_in_s": row.retry_in_s,

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from taskflow.clock import isoformat
 from taskflow.db.migrate import check_current
+from taskflow.db.own_runs import unregistered
 from taskflow.db.probe import check_writable
 from taskflow.db.session import Database
 from taskflow.engine.control import Control
@@ -35,8 +36,10 @@ class Health:
         now: Callable[[], float],
         providers: Providers,
         backlog: Callable[[], int],
+        pipelines: Collection[str],
     ) -> None:
         self._backlog = backlog
+        self._pipelines = pipelines
         self._providers = providers
         self._database = database
         self._control = control
@@ -120,6 +123,7 @@ class Health:
                  for name, says in self.ready()["checks"].items()]  # fmt: skip
         if all(one["state"] == "ok" for one in found):
             found += [self._broker(), *self._redis_settings(), *self._sweep_ages(), *self._providers_answer()]
+            found += self._unregistered_pipelines()
         return found
 
     def _broker(self) -> dict[str, str]:
@@ -177,6 +181,18 @@ class Health:
             {"check": f"provider {one['provider']}", "state": "ok" if one["ok"] else "error", "says": one["says"]}
             for one in self._providers.probe()
         ]
+
+    def _unregistered_pipelines(self) -> list[dict[str, str]]:
+        with self._database.read() as tx:
+            rows = unregistered(tx, list(self._pipelines))
+        return [
+            {
+                "check": f"pipeline {row.pipeline}", "state": "error",
+                "says": f"it is not registered, and {row.runs} open runs of it are parked (the first is {row.first}); "
+                "register it: the setting is TASKFLOW_PIPELINES",
+            }
+            for row in rows
+        ]  # fmt: skip
 
     def _database_answers(self) -> None:
         with self._database.read() as tx:

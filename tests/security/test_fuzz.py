@@ -27,10 +27,10 @@ _SETTINGS = settings(
 REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 429})
 
 
-def _path(path: str, place: Place, task_id: str, token_id: str = "") -> str:
+def _path(path: str, place: Place, task_id: str, run_id: str, token_id: str = "") -> str:
     ids = {
         "task_id": task_id, "node_id": place.node_id, "workspace_id": place.workspace_id,
-        "session_id": place.session_id, "stage": "booted", "token_id": token_id,
+        "session_id": place.session_id, "stage": "booted", "run_id": run_id, "name": "paid", "token_id": token_id,
     }  # fmt: skip
     return path.format(**ids)
 
@@ -47,7 +47,9 @@ def test_no_request_made_from_the_document_breaks_the_server(
     task = world.submit()
     place = world.place(task)
     further = world.service.accounts.create_token(owner="ada", name="further")["id"]
-    scope = {"node": place.node_token, "workspace": place.workspace_token}
+    run = world.start()
+    of_run = world.service.runs.callback(world.service.accounts.authenticate(world.token, "api"), run["id"], "paid")
+    scope = {"node": place.node_token, "workspace": place.workspace_token, "run": of_run["token"]}
     of_callback = next((scope[kind] for kind in scope if rule.startswith(f"/callbacks/{kind}s")), None)
 
     @_SETTINGS
@@ -58,7 +60,7 @@ def test_no_request_made_from_the_document_breaks_the_server(
             headers["Authorization"] = f"Bearer {of_callback or world.token}"
         if own_ids and case.path_parameters:
             case.path_parameters = {
-                name: _path("{" + name + "}", place, task["id"], further) for name in case.path_parameters
+                name: _path("{" + name + "}", place, task["id"], run["id"], further) for name in case.path_parameters
             }
         before = picture()
         response = case.call(headers=headers)
@@ -119,7 +121,7 @@ def test_callbacks_of_any_shape_in_any_order_break_nothing(world: World, picture
             before = picture()
             answer = world.call(
                 "POST",
-                _path(route, place, ""),
+                _path(route, place, "", ""),
                 json_of(body),
                 token=place.node_token if node else place.workspace_token,
             )

@@ -14,11 +14,13 @@ from tests.web.world import SPEC, Place, World
 
 CALLERS = (
     "nobody", "garbage", "expired", "revoked", "another_owner", "its_node", "its_workspace", "another_node",
-    "another_workspace", "ended_workspace",
+    "another_workspace", "ended_workspace", "its_run", "another_signal", "another_run", "expired_run",
 )  # fmt: skip
+#: The tokens of callbacks of runs are known at callbacks of runs alone; elsewhere they are no tokens.
+_OUTSIDE = dict.fromkeys(("its_run", "another_signal", "another_run", "expired_run"), 401)
 _API = {
     "nobody": 401, "garbage": 401, "expired": 401, "revoked": 401, "another_owner": 404, "its_node": 403,
-    "its_workspace": 403, "another_node": 403, "another_workspace": 403, "ended_workspace": 403,
+    "its_workspace": 403, "another_node": 403, "another_workspace": 403, "ended_workspace": 403, **_OUTSIDE,
 }  # fmt: skip
 #: A list of one's own: another owner sees an empty one.
 _LIST = {**_API, "another_owner": 200}
@@ -28,6 +30,7 @@ _OPEN = dict.fromkeys(CALLERS, 200)
 _PAGE = dict.fromkeys(CALLERS, 303)
 _NODE = {**_API, "another_owner": 403, "its_node": 200}
 _WORKSPACE = {**_API, "another_owner": 403, "its_workspace": 200}
+_RUN = {**dict.fromkeys(CALLERS, 401), "its_run": 200, "another_signal": 403}
 
 #: (method, rule) -> what each caller is answered. A route that is not here fails the test.
 TABLE: dict[tuple[str, str], dict[str, int]] = {
@@ -44,6 +47,16 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/api/tasks/<task_id>/rerun"): _API,
     ("GET", "/api/tasks/<task_id>/events"): _API,
     ("GET", "/api/tasks/<task_id>/logs"): _API,
+    ("POST", "/api/runs"): _MAKE,
+    ("GET", "/api/runs"): _LIST,
+    ("GET", "/api/runs/<run_id>"): _API,
+    ("POST", "/api/runs/<run_id>/cancel"): _API,
+    ("POST", "/api/runs/<run_id>/rerun"): _API,
+    ("GET", "/api/runs/<run_id>/events"): _API,
+    ("GET", "/api/runs/<run_id>/why"): _API,
+    ("POST", "/api/runs/<run_id>/signals/<name>"): _API,
+    ("POST", "/api/runs/<run_id>/callbacks"): _API,
+    ("POST", "/callbacks/runs/<run_id>/signals/<name>"): _RUN,
     ("GET", "/api/events"): _LIST,
     ("GET", "/api/nodes/<node_id>/events"): _API,
     ("GET", "/api/tasks/<task_id>/why"): _API,
@@ -77,6 +90,8 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
 PAGES = frozenset({"/login", "/login/style.css", "/account", "/logout"})
 BODIES: dict[str, Any] = {
     "/api/tasks": SPEC,
+    "/api/runs": {"pipeline": "order", "input": {"amount": 5}},
+    "/api/runs/<run_id>/callbacks": {"signal": "paid"},
     "/api/nodes": {"provider": "local"},
     "/api/tokens": {"name": "further", "role": "viewer"},
     "/callbacks/nodes/<node_id>/bootstrap": {"protocol_version": 1, "claim": "c" * 32},
@@ -97,12 +112,14 @@ class Scene:
     place: Place
     tokens: dict[str, str | None]
     token_id: str
+    run_id: str
 
     def path(self, rule: str) -> str:
         """The rule with the ids of the task."""
         ids = {
             "task_id": self.task_id, "node_id": self.place.node_id, "workspace_id": self.place.workspace_id,
             "session_id": self.place.session_id, "stage": "booted", "token_id": self.token_id,
+            "run_id": self.run_id, "name": "paid",
         }  # fmt: skip
         for name, value in ids.items():
             rule = rule.replace(f"<{name}>", value)
@@ -116,6 +133,9 @@ def scene(world: World) -> Scene:
     expired = accounts.create_token(owner="ada", name="brief", expires_s=1)["token"]
     revoked = accounts.create_token(owner="ada", name="old")
     accounts.revoke_token(revoked["id"])
+    run, other_run, of_run = world.start(), world.start(), world.service.runs.callback
+    ada = accounts.authenticate(world.token, "api")
+    brief = of_run(ada, other_run["id"], "note", valid_s=1)["token"]
     world.clock.advance(2)
     task, other, ended = world.submit(), world.submit(), world.submit()
     place, other_place, ended_place = world.place(task), world.place(other), world.place(ended)
@@ -128,8 +148,12 @@ def scene(world: World) -> Scene:
             "another_owner": world.other_token, "its_node": place.node_token, "its_workspace": place.workspace_token,
             "another_node": other_place.node_token, "another_workspace": other_place.workspace_token,
             "ended_workspace": ended_place.workspace_token,
+            "its_run": of_run(ada, run["id"], "paid")["token"],
+            "another_signal": of_run(ada, run["id"], "note")["token"],
+            "another_run": of_run(ada, other_run["id"], "paid")["token"], "expired_run": brief,
         },
         accounts.create_token(owner="ada", name="further")["id"],
+        run["id"],
     )  # fmt: skip
 
 

@@ -85,7 +85,9 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         for part in reference.split("/"):
             assert part in found, reference
             found = found[part]
-    assert set(document["components"]["securitySchemes"]) == {"api", "node", "workspace", "bootstrap", "metrics"}
+    assert set(document["components"]["securitySchemes"]) == {
+        "api", "node", "workspace", "bootstrap", "metrics", "run",
+    }  # fmt: skip
 
 
 def test_secrets_are_only_taken(document: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flask.testing import FlaskClient
+from marshmallow import Schema, fields
 from sqlalchemy import Connection, func, select, update
 from werkzeug.test import TestResponse
 
@@ -22,7 +23,7 @@ from taskflow.db.tasks import transition
 from taskflow.db.workspaces import reserve_workspace_effect, start_session_effect
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Alarm, Control
-from taskflow.engine.outcomes import Done, Outcome
+from taskflow.engine.outcomes import AwaitSignal, Done, Outcome
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
 from taskflow.engine.store import RunRow
 from taskflow.ids import RunId, TaskId, new_node_id, new_run_id, session_id_of, workspace_id_of
@@ -61,6 +62,22 @@ PIPELINE = Pipeline(
     closing=frozenset({"cleanup"}),
     on_cancel=_done,
     on_failure=lambda _context, _error: Done({}),
+)
+
+
+class _Input(Schema):
+    amount = fields.Integer(required=True, strict=True)
+    note = fields.String(load_default="")
+
+
+#: One of a user's own.
+ORDER = Pipeline(
+    name="order",
+    version=1,
+    steps=(Step("paid", lambda _context: AwaitSignal("paid"), limit_s=600.0), Step("cleanup", _done)),
+    closing=frozenset({"cleanup"}),
+    input_schema=_Input,
+    signals=frozenset({"paid", "note"}),
 )
 
 
@@ -133,6 +150,18 @@ class World:
         assert answer.status_code in (201, 202), answer.text
         task: dict[str, Any] = answer.get_json()
         return task
+
+    def start(self, **spec: Any) -> dict[str, Any]:
+        """A run of the user's own pipeline that was started over HTTP."""
+        answer = self.call("POST", "/api/runs", {"pipeline": ORDER.name, "input": {"amount": 5}, **spec})
+        assert answer.status_code == 202, answer.text
+        run: dict[str, Any] = answer.get_json()
+        return run
+
+    def end_run(self, run: Mapping[str, Any], error: Mapping[str, Any] | None = None) -> None:
+        """End a run of the user's own pipeline, as its runner would."""
+        ended = {"finished_at": self.clock.now(), "awaiting": None, "error": error, "result": {}}
+        self.database.write(lambda tx: tx.execute(update(Run).where(Run.id == run["id"]).values(**ended)))
 
     def place(self, task: Mapping[str, Any]) -> Place:
         """Give the task a node, a workspace and a session, as its runner would."""
@@ -225,7 +254,7 @@ def build_service(
         ringer=Ringer(control, publisher),
         vault=vault,
         tools=tools,
-        pipelines={PIPELINE.name: PIPELINE},
+        pipelines={PIPELINE.name: PIPELINE, ORDER.name: ORDER},
         settings=settings,
         clock=clock,
     )

@@ -7,7 +7,21 @@ from typing import Any
 from flask import Flask
 from flask_smorest import Api
 
-from web.api import agent, audit, callbacks, document, events, health, metrics, nodes, providers, tasks, tokens, usage
+from web.api import (
+    agent,
+    audit,
+    callbacks,
+    document,
+    events,
+    health,
+    metrics,
+    nodes,
+    providers,
+    runs,
+    tasks,
+    tokens,
+    usage,
+)
 from web.api.answers import ErrorBodySchema
 
 
@@ -17,8 +31,8 @@ def register(app: Flask) -> None:
     api.ERROR_SCHEMA = ErrorBodySchema
     api.init_app(app)
     document.describe_tokens(api.spec)
-    for part in (tasks, events, nodes, providers, usage, tokens, audit, agent, health, metrics, document):
+    for part in (tasks, runs, events, nodes, providers, usage, tokens, audit, agent, health, metrics, document):
         api.register_blueprint(part.routes.blueprint)
-    for routes in (callbacks.node_routes, callbacks.workspace_routes):
+    for routes in (callbacks.node_routes, callbacks.workspace_routes, runs.callback_routes):
         api.register_blueprint(routes.blueprint)
     app.extensions["taskflow.document"] = api.spec.to_dict()

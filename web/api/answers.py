@@ -323,6 +323,48 @@ class UsageSchema(NodeUsageSchema):
     projects = fields.List(fields.Nested(ProjectUsageSchema))
 
 
+class RunSchema(Schema):
+    """A run of a pipeline of your own."""
+
+    id = _text()
+    pipeline = _text()
+    subject = _text("what it is about, in the words of who started it", none=True)
+    number = fields.Integer(metadata={"description": "it is the n-th run for its subject"})
+    status = _text("running, waiting (for a signal), completed, failed or cancelled")
+    finished = fields.Boolean(metadata={"description": "nothing of it goes on any more, cleanup included"})
+    step = _text("where it stands while it is open", none=True)
+    awaiting = _text("the signal it waits for", none=True)
+    deadline_at = _time("when its step must be over")
+    cancel_requested = fields.Boolean()
+    input = fields.Dict(metadata={"description": "what it was started with, as its pipeline's schema loaded it"})
+    results = fields.Dict(metadata={"description": "what its steps left so far"})
+    result = _free("what it ended with")
+    error = _free("why it failed or was cancelled")
+    created_at = _time()
+    finished_at = _time()
+
+
+class RunPageSchema(Schema):
+    """A page of runs."""
+
+    runs = fields.List(fields.Nested(RunSchema))
+    next_cursor = _text("where the next page begins; null: there is none", none=True)
+
+
+class SignalRecordedSchema(Schema):
+    """The signal is stored. ``recorded`` false: it was before, with the same content."""
+
+    recorded = fields.Boolean()
+
+
+class CallbackSchema(Schema):
+    """Where an outside system sends one signal of one run."""
+
+    url = _text()
+    token = _text("a bearer token, or the password of HTTP Basic; it opens nothing else")
+    expires_at = _time()
+
+
 class AliveSchema(Schema):
     """The process serves."""
 

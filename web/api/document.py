@@ -31,6 +31,7 @@ _TOKENS = {
     "bootstrap": "came with the user data of one node's server; fetches its order, once",
     "workspace": "the callback token of one workspace; its agent signs with it instead",
     "metrics": "the token of the metrics: the setting `TASKFLOW_METRICS_TOKEN`, or what `taskflow metrics --token` prints",
+    "run": "the callback token of one signal of one run; the password of HTTP Basic is as good",
 }
 
 routes = Routes("document", "This document")

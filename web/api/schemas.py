@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
 from web.api import texts
 
@@ -205,6 +205,62 @@ class TaskListQuerySchema(Schema):
         validate=texts.project,
         metadata={"description": "only tasks of this project; empty: of none"},
     )
+
+
+class RunSpecSchema(Schema):
+    """Which pipeline to run, and with what."""
+
+    pipeline = fields.String(
+        required=True, validate=texts.identifier, metadata={"description": "the name of a registered pipeline"}
+    )
+    subject = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=[validate.Length(1, 200), texts.plain],
+        metadata={
+            "description": "what the run is about, in your words; while a run of the same pipeline is open for it, no other"
+            " is started"
+        },
+    )
+    input = fields.Dict(
+        keys=fields.String(),
+        load_default=dict,
+        metadata={
+            "description": "what the pipeline's schema asks for; kept and shown as it is, so no place for secrets"
+        },
+    )
+
+
+class RunListQuerySchema(Schema):
+    """Which runs, and how many."""
+
+    limit = _page_size(50, 200)
+    cursor = fields.String(
+        load_default=None,
+        validate=validate.Length(1, 200),
+        metadata={"description": "`next_cursor` of the page before"},
+    )
+    pipeline = fields.String(load_default=None, validate=texts.identifier)
+    subject = fields.String(load_default=None, validate=[validate.Length(1, 200), texts.plain])
+    finished = fields.Boolean(
+        load_default=None, metadata={"description": "true: only those that ended; false: only open ones"}
+    )
+
+
+class SignalSchema(Schema):
+    """What comes with a signal: any object."""
+
+    class Meta:
+        """Whatever the sender names its fields."""
+
+        unknown = INCLUDE
+
+
+class CallbackSpecSchema(Schema):
+    """Which signal somebody else may send, and for how long."""
+
+    signal = fields.String(required=True, validate=texts.identifier)
+    valid_s = Seconds(load_default=None, allow_none=True, metadata={"description": "seconds from now; default: a day"})
 
 
 class EventQuerySchema(Schema):

@@ -1,0 +1,384 @@
+"""The verbs on runs of pipelines of one's own: start, look, signal, cancel, run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import marshmallow as ma
+from sqlalchemy import Connection, Row
+from sqlalchemy.exc import IntegrityError
+
+from taskflow.clock import isoformat
+from taskflow.db import own_runs
+from taskflow.db.events import append_event
+from taskflow.db.nodes import lock_owner
+from taskflow.db.own_runs import SUBJECT_KIND, subject_id_of
+from taskflow.db.runs import insert_run, payload_hash, record_signal, request_cancel
+from taskflow.db.session import Database
+from taskflow.engine.alarms import Ringer
+from taskflow.engine.pipeline import INPUT, Pipeline
+from taskflow.engine.store import RunRow
+from taskflow.errors import Conflict, Forbidden, Gone, InvalidInput, NotFound, TooMany, Unauthorized, UsageError
+from taskflow.ids import RunId, new_run_id
+from taskflow.pipelines.registry import SHIPPED
+from taskflow.pipelines.tools import Tools
+from taskflow.service.accounts import Caller
+from taskflow.service.admission import RETRY_AFTER_S
+from taskflow.service.views import event_view, own_run_view
+from taskflow.settings import Settings
+from taskflow.vault import Vault, hash_token
+
+PAGE_MAX = 200
+EVENTS_MAX = 1000
+#: How long a callback's token is good when nobody says it, and at most.
+CALLBACK_S, CALLBACK_MAX_S = 86_400.0, 366 * 86_400.0
+_MESSAGE_ID_MAX = 128
+_SIGNAL = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_RUN_ID = re.compile(r"run-[0-9a-z]{1,60}")
+
+
+class Runs:
+    """See the module. A run of a task or of a node is none of these."""
+
+    def __init__(
+        self,
+        database: Database,
+        ringer: Ringer,
+        vault: Vault,
+        pipelines: Mapping[str, Pipeline],
+        settings: Settings,
+        now: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._ringer = ringer
+        self._vault = vault
+        self._pipelines = pipelines
+        self._settings = settings
+        self._now = now
+        self.tools = Tools(settings, database, vault, now)
+
+    # --- starting
+
+    def start(
+        self,
+        caller: Caller,
+        pipeline: str,
+        given: Mapping[str, Any] | None = None,
+        *,
+        subject: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> tuple[dict[str, Any], bool]:
+        """Start a run of ``pipeline`` with the input ``given``: (run, made).
+
+        ``subject``: what it is about, in the caller's words; while a run of the same pipeline is open for it, another is
+        a ``Conflict``. With an ``idempotency_key`` seen before: the run it made and False. Raises ``InvalidInput`` naming
+        each wrong field, ``UsageError`` for a pipeline that is not registered, ``TooMany`` past the owner's limit.
+        """
+        table = self._table(pipeline)
+        loaded = self._loaded(table, given or {})
+        said = {"pipeline": pipeline, "subject": subject, "input": dict(given or {})}
+        key = None if idempotency_key is None else (idempotency_key, self._vault.fingerprint(said))
+
+        def work(tx: Connection) -> tuple[Row[Any], bool]:
+            known = None if key is None else self._known(tx, caller, key)
+            if known is not None:
+                return known, False
+            self._admit(tx, caller.owner_id)
+            return self._insert(tx, caller, table, loaded, subject, key), True
+
+        row, made = self._begin(work, again=key is not None)
+        return own_run_view(row), made
+
+    def rerun(self, caller: Caller, run_id: str) -> dict[str, Any]:
+        """Start a failed or cancelled run again with the same input, as the next run of its subject."""
+
+        def work(tx: Connection) -> tuple[Row[Any], bool]:
+            run = self._get(tx, caller, run_id)
+            if run.finished_at is None or run.error is None:
+                state = "has not ended" if run.finished_at is None else "is completed"
+                raise Conflict(f"run {run_id} {state}; a failed or cancelled one is run again", code="not_failed")
+            self._admit(tx, caller.owner_id)
+            table = self._table(run.pipeline)
+            # What it was given fitted the schema of then; the steps of now may want another.
+            loaded = run.results.get(INPUT, {})
+            return self._insert(tx, caller, table, loaded, run.subject, None, of_subject=run.subject_id), True
+
+        return own_run_view(self._begin(work, again=False)[0])
+
+    def _begin(self, work: Callable[[Connection], tuple[Row[Any], bool]], *, again: bool) -> tuple[Row[Any], bool]:
+        try:
+            row, made = self._database.write(work)
+        except IntegrityError as error:
+            if not again:
+                raise Conflict("another run was started for it at the same moment", code="subject_busy") from error
+            # A twin with the same key, or for the same subject, committed first: this time it is seen.
+            row, made = self._database.write(work)
+        if made:
+            # With Redis away the row is enough: the rescue starts it.
+            self._ringer.ring([RunId(row.id)])
+        return row, made
+
+    def _insert(
+        self,
+        tx: Connection,
+        caller: Caller,
+        table: Pipeline,
+        loaded: Mapping[str, Any],
+        subject: str | None,
+        key: tuple[str, str] | None,
+        *,
+        of_subject: str | None = None,
+    ) -> Row[Any]:
+        run_id, now = new_run_id(), self._now()
+        if of_subject is None:
+            named = run_id if subject is None else subject
+            of_subject = subject_id_of(caller.owner_id, table.name, named)
+        last = own_runs.last_of_subject(tx, of_subject)
+        if last is not None and last.finished_at is None:
+            raise Conflict(
+                f"run {last.id} of {table.name} is open for this subject", code="subject_busy",
+                fields={"subject": "has an open run"}, detail={"run_id": last.id},
+            )  # fmt: skip
+        first = table.step(table.first)
+        assert first is not None
+        row = RunRow(
+            id=run_id, pipeline=table.name, version=table.version, subject_kind=SUBJECT_KIND, subject_id=of_subject,
+            number=1 if last is None else last.number + 1, owner_id=caller.owner_id, step=table.first, rev=0,
+            step_entered_at=now, results={INPUT: dict(loaded)},
+        )  # fmt: skip
+        insert_run(tx, replace(row, deadline_at=first.deadline_after(row, now)), created_at=now)
+        own_runs.insert_own_run(tx, run_id, caller.owner_id, subject=subject, key=key)
+        append_event(
+            tx, owner_id=caller.owner_id, subject_kind=SUBJECT_KIND, subject_id=of_subject, run_id=run_id,
+            kind="run_started", step=table.first, actor=caller.actor, at=now,
+            data={"pipeline": table.name, "subject": subject, "number": row.number},
+        )  # fmt: skip
+        return self._get(tx, caller, run_id)
+
+    def _known(self, tx: Connection, caller: Caller, key: tuple[str, str]) -> Row[Any] | None:
+        known = own_runs.run_of_key(tx, caller.owner_id, key[0])
+        if known is not None and known.request_hash != key[1]:
+            raise Conflict(
+                "this idempotency key was used for another request", code="idempotency_key_reused",
+                fields={"Idempotency-Key": "was used with other content"},
+            )  # fmt: skip
+        return known
+
+    def _table(self, name: str) -> Pipeline:
+        table = None if name in SHIPPED else self._pipelines.get(name)
+        if table is None:
+            own = sorted(set(self._pipelines) - SHIPPED)
+            raise UsageError(
+                f"no pipeline {name} is registered here", code="unknown_pipeline", fields={"pipeline": "unknown"},
+                advice=f"registered are: {', '.join(own)}" if own else "register it: the setting is TASKFLOW_PIPELINES",
+            )  # fmt: skip
+        return table
+
+    def _loaded(self, table: Pipeline, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The input as the schema loads it, in JSON's own words (a date becomes a text again)."""
+        if table.input_schema is None:
+            if given:
+                raise InvalidInput(f"{table.name} takes no input", fields={"input": "must be empty"})
+            return {}
+        schema = table.input_schema() if isinstance(table.input_schema, type) else table.input_schema
+        try:
+            loaded = schema.dump(schema.load(given))
+        except ma.ValidationError as error:
+            fields = {f"input.{name}": text for name, text in _flat(error.messages)}
+            # Not chained: the cause holds the values.
+            raise InvalidInput("the input does not fit: " + ", ".join(sorted(fields)), fields=fields) from None
+        size, most = len(json.dumps(loaded).encode()), self._settings.result_max_bytes // 2
+        if size > most:
+            raise InvalidInput(
+                f"the input is {size} bytes, more than {most}", fields={"input": f"must be at most {most} bytes"},
+                advice="put it somewhere and name the place",
+            )  # fmt: skip
+        return dict(loaded)
+
+    def _admit(self, tx: Connection, owner_id: str) -> None:
+        most = self._settings.owner_open_runs_max
+        if not most:
+            return
+        lock_owner(tx, owner_id)  # until the transaction ends: the limit is exact
+        if own_runs.count_open(tx, owner_id, most) >= most:
+            raise TooMany(
+                f"{most} runs of this owner are open; the limit is {most}", code="too_many_runs",
+                retry_after_s=RETRY_AFTER_S, advice="wait for some to end; the setting is TASKFLOW_OWNER_OPEN_RUNS_MAX",
+            )  # fmt: skip
+
+    # --- looking
+
+    def get(self, caller: Caller, run_id: str) -> dict[str, Any]:
+        """A run. Raises ``NotFound``."""
+        with self._database.read() as tx:
+            return own_run_view(self._get(tx, caller, run_id))
+
+    def list(
+        self,
+        caller: Caller,
+        *,
+        limit: int = 50,
+        cursor: str | None = None,
+        pipeline: str | None = None,
+        subject: str | None = None,
+        finished: bool | None = None,
+    ) -> tuple[Sequence[dict[str, Any]], str | None]:
+        """A page of runs, newest first, and the cursor of the next page (None after the last)."""
+        if cursor is not None and not _RUN_ID.fullmatch(cursor):
+            raise UsageError("the cursor is not one of ours", fields={"cursor": "malformed"})
+        limit = max(1, min(limit, PAGE_MAX))
+        with self._database.read() as tx:
+            rows = own_runs.list_own_runs(
+                tx, caller.owner_id, limit=limit + 1, before=cursor, pipeline=pipeline, subject=subject,
+                finished=finished,
+            )  # fmt: skip
+        page = rows[:limit]
+        return [own_run_view(row) for row in page], page[-1].id if len(rows) > limit else None
+
+    def events(self, caller: Caller, run_id: str, *, after: int = 0, limit: int = 200) -> Sequence[dict[str, Any]]:
+        """Events of a run with ``seq`` greater than ``after``, in order. Raises ``NotFound``."""
+        with self._database.read() as tx:
+            run = self._get(tx, caller, run_id)
+            rows = own_runs.events_of_run(tx, run, after, max(1, min(limit, EVENTS_MAX)))
+        return [event_view(row) for row in rows]
+
+    def _get(self, tx: Connection, caller: Caller, run_id: str, *, lock: bool = False) -> Row[Any]:
+        run = own_runs.get_own_run(tx, caller.owner_id, run_id, lock=lock)
+        if run is None:
+            raise NotFound(f"no run {run_id}", fields={"run_id": "unknown"})
+        return run
+
+    # --- signals
+
+    def signal(
+        self, caller: Caller, run_id: str, name: str, payload: Mapping[str, Any], *, message_id: str = ""
+    ) -> dict[str, Any]:
+        """Record a signal and ring the run: ``{"recorded": False}`` when the same one was recorded before.
+
+        A name has one answer, the first; with ``message_id`` each id has one. Raises ``Conflict`` when another answer was
+        first, ``Gone`` after the end of the run, ``InvalidInput`` for a name that the pipeline does not wait for.
+        """
+        size = len(json.dumps(payload).encode())
+        if size > self._settings.result_max_bytes:
+            raise InvalidInput(
+                f"the signal is {size} bytes, more than {self._settings.result_max_bytes}",
+                fields={"body": f"must be at most {self._settings.result_max_bytes} bytes"},
+            )
+
+        if len(message_id) > _MESSAGE_ID_MAX:
+            message_id = hashlib.sha256(message_id.encode()).hexdigest()
+
+        def work(tx: Connection) -> bool:
+            run = self._get(tx, caller, run_id, lock=True)
+            self._check_name(run, name)
+            known = own_runs.get_signal(tx, run_id, name, message_id)
+            if known is not None:
+                if payload_hash(known.payload) != payload_hash(payload):
+                    raise Conflict(f"run {run_id} has another answer to {name}, which came first", code="answered")
+                return False
+            self._check_open(tx, run)
+            now = self._now()
+            record_signal(tx, run_id, name, message_id, payload, now=now)
+            append_event(
+                tx, owner_id=run.owner_id, subject_kind=run.subject_kind, subject_id=run.subject_id, run_id=run_id,
+                kind="signal_recorded", step=run.step, actor=caller.actor, at=now,
+                data={"name": name, "subject": message_id},
+            )  # fmt: skip
+            return True
+
+        recorded = self._database.write(work)
+        # Also for a repeat: its first may have been recorded by a process that died before it rang.
+        self._ringer.ring([RunId(run_id)], due_too=recorded)
+        return {"recorded": recorded}
+
+    def _check_name(self, run: Row[Any], name: str) -> None:
+        table = self._pipelines.get(run.pipeline)
+        if not _SIGNAL.fullmatch(name):
+            raise InvalidInput(
+                "the signal has no name that can be one", fields={"name": "letters, digits, '_', '.', '-'"}
+            )
+        if table is not None and table.signals and name not in table.signals:
+            raise InvalidInput(
+                f"{run.pipeline} waits for no signal {name}",
+                fields={"name": f"one of {', '.join(sorted(table.signals))}"},
+            )
+
+    def _check_open(self, tx: Connection, run: Row[Any]) -> None:
+        if run.finished_at is not None:
+            raise Gone(f"run {run.id} has ended", detail={"ended_at": isoformat(run.finished_at)})
+        # One that is past the limit would fail the run: nobody outside may do that.
+        if own_runs.count_waiting_signals(tx, run.id) >= self._settings.inbox_max:
+            raise TooMany(
+                f"{self._settings.inbox_max} signals wait for run {run.id}", code="inbox_full",
+                retry_after_s=RETRY_AFTER_S,
+            )  # fmt: skip
+
+    def callback(self, caller: Caller, run_id: str, name: str, *, valid_s: float | None = None) -> dict[str, Any]:
+        """An address and a token with which somebody outside may send the signal ``name`` to this run, and nothing else.
+
+        ``valid_s`` (seconds, default a day). Asked again it is the same token, good for longer.
+        """
+        valid_s = CALLBACK_S if valid_s is None else valid_s
+        if not 0 < valid_s <= CALLBACK_MAX_S:
+            raise InvalidInput(
+                "that is no time for a token", fields={"valid_s": f"above 0, at most {CALLBACK_MAX_S:g}"}
+            )
+        with self._database.read() as tx:
+            run = self._get(tx, caller, run_id)
+        self._check_name(run, name)
+        if run.finished_at is not None:
+            raise Gone(f"run {run_id} has ended", detail={"ended_at": isoformat(run.finished_at)})
+        made = self.tools.callback(run_id, name, valid_s=valid_s)
+        return {"url": made.url, "token": made.token, "expires_at": isoformat(made.expires_at)}
+
+    def caller_of_callback(self, token: str | None, run_id: str, name: str) -> Caller:
+        """Who shows this token at this run. Raises ``Unauthorized``, and ``Forbidden`` when it is for another signal."""
+        if not token:
+            raise Unauthorized("the token of the callback is needed", advice="send: Authorization: Bearer <token>")
+        row = None
+        if _RUN_ID.fullmatch(run_id):
+            with self._database.read() as tx:
+                row = own_runs.find_callback(tx, run_id, hash_token(token))
+        if row is None or row.expires_at <= self._now():
+            raise Unauthorized("the token is not valid here" if row is None else "the token has expired")
+        if row.signal != name:
+            raise Forbidden(f"this token is not for the signal {name}")
+        return Caller(row.owner_id, "run", run_id, "", row.signal)
+
+    # --- stopping
+
+    def cancel(self, caller: Caller, run_id: str, reason: str | None = None) -> dict[str, Any]:
+        """Ask for cancellation; the runner makes it true. Raises ``Conflict`` when the run has ended."""
+
+        def work(tx: Connection) -> Row[Any]:
+            run = self._get(tx, caller, run_id, lock=True)
+            if run.finished_at is not None:
+                raise Conflict(f"run {run_id} has ended", code="ended", detail={"status": own_run_view(run)["status"]})
+            now = self._now()
+            if request_cancel(tx, run_id, actor=caller.actor, reason=reason or "requested", now=now):
+                append_event(
+                    tx, owner_id=run.owner_id, subject_kind=run.subject_kind, subject_id=run.subject_id, run_id=run_id,
+                    kind="cancel_requested", step=run.step, actor=caller.actor, at=now, data={"reason": reason},
+                )  # fmt: skip
+            return self._get(tx, caller, run_id)
+
+        row = self._database.write(work)
+        self._ringer.ring([RunId(run_id)])
+        return own_run_view(row)
+
+
+def _flat(messages: Any, path: str = "") -> Sequence[tuple[str, str]]:
+    """Nested messages of marshmallow as dotted names."""
+    if not isinstance(messages, Mapping):
+        texts = messages if isinstance(messages, (list, tuple)) else [messages]
+        return [(path, " ".join(str(text) for text in texts))]
+    found: list[tuple[str, str]] = []
+    for key, nested in messages.items():
+        inner = path if key == "_schema" else f"{path}.{key}" if path else str(key)
+        found += _flat(nested, inner)
+    return found
