@@ -1,0 +1,139 @@
+"""Roles, browsers and the audit trail in SQL: the migration there and back, what the schema refuses, what is pruned."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from sqlalchemy import Engine, insert, select, text
+from sqlalchemy.exc import IntegrityError
+
+from taskflow.clock import ManualClock
+from taskflow.db.account_models import AuditRow, BrowserSession, SignInCode
+from taskflow.db.migrate import config, upgrade
+from taskflow.db.models import Token
+from taskflow.db.session import Database, make_engine
+from taskflow.service.accounts import Accounts
+from taskflow.service.browsers import Browsers
+from taskflow.settings import Settings
+from taskflow.sweeps.prune import prune_all
+
+S = Settings()
+NOW = 1_700_000_000.0
+
+
+@pytest.fixture
+def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
+    """An engine on a file that is not there yet."""
+    engine = make_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    yield engine
+    engine.dispose()
+
+
+def _migrate(engine: Engine, revision: str, *, up: bool) -> None:
+    with engine.execution_options(taskflow_writes=True).begin() as connection:
+        (command.upgrade if up else command.downgrade)(config(connection), revision)
+
+
+_BEFORE = """
+INSERT INTO owners (id, name, created_at) VALUES ('o', 'ada', 1);
+INSERT INTO tokens (id, owner_id, scope, subject_id, name, token_hash, created_at)
+  VALUES ('t-1', 'o', 'api', NULL, 'cli', 'h-1', 1), ('t-2', 'o', 'node', 'n', 'n', 'h-2', 1);
+"""
+
+
+def test_tokens_that_are_there_go_on_and_come_back(sqlite_engine: Engine) -> None:
+    """Users' tokens become admins', those of nodes have no role; going back leaves the rows and checks as they were."""
+    _migrate(sqlite_engine, "0006", up=True)
+    with sqlite_engine.begin() as connection:
+        for statement in _BEFORE.strip().split(";\n"):
+            connection.execute(text(statement.rstrip(";\n")))
+        tokens = text("SELECT * FROM tokens ORDER BY id")
+        before = [dict(row._mapping) for row in connection.execute(tokens)]
+        said = text("SELECT sql FROM sqlite_master WHERE name = 'tokens'")
+        checks = connection.execute(said).scalar_one()
+    upgrade(sqlite_engine)
+    with sqlite_engine.begin() as connection:
+        found = connection.execute(text("SELECT id, role, last_used_at FROM tokens ORDER BY id")).all()
+        assert [tuple(row) for row in found] == [("t-1", "admin", None), ("t-2", None, None)]
+        connection.execute(
+            text(
+                "INSERT INTO browser_sessions (id, token_id, secret_hash, csrf_secret, user_agent, created_at,"
+                " last_seen_at, expires_at) VALUES ('b', 't-1', 's', 'c', 'u', 1, 1, 1)"
+            )
+        )
+    _migrate(sqlite_engine, "0006", up=False)
+    with sqlite_engine.begin() as connection:
+        assert [dict(row._mapping) for row in connection.execute(tokens)] == before
+        after = connection.execute(said).scalar_one()
+        names = set(connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars())
+    assert not names & {"audit", "browser_sessions", "sign_in_codes"}
+    for check in ("ck_tokens_scope", "ck_tokens_subject", "uq_tokens_token_hash"):
+        assert (check in after) == (check in checks) is True
+    assert "role" not in after
+    upgrade(sqlite_engine)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("scope", "role"), [("api", None), ("api", "king"), ("node", "viewer"), ("api", ""), ("workspace", "admin")]
+)
+def test_the_schema_knows_who_has_a_role(engine: Engine, scope: str, role: str | None) -> None:
+    """On both databases, also once the migrations made the table anew."""
+    database = Database(engine)
+    subject = None if scope == "api" else "n-1"
+    made = {"id": "t-9", "owner_id": "o", "name": "t", "token_hash": "h", "created_at": 1.0}
+    database.write(lambda tx: tx.execute(text("INSERT INTO owners (id, name, created_at) VALUES ('o', 'o', 1)")))
+    with pytest.raises(IntegrityError):
+        database.write(lambda tx: tx.execute(insert(Token).values(**made, scope=scope, subject_id=subject, role=role)))
+
+
+def _count(database: Database, table: Any) -> int:
+    with database.read() as tx:
+        return len(tx.execute(select(table.__table__)).all())
+
+
+def test_what_signed_out_browsers_leave_and_old_lines_are_pruned(sqlite_engine: Engine) -> None:
+    """Sessions and links when their time is over, the trail by its own setting; 0 keeps it for ever."""
+    upgrade(sqlite_engine)
+    clock = ManualClock(NOW)
+    database = Database(sqlite_engine, clock)
+    accounts, browsers = Accounts(database, clock), Browsers(database, clock, S)
+    token = accounts.create_token(owner="ada", name="t")["token"]
+    caller = browsers.sign_in(token, "b").caller
+    browsers.make_link(caller)
+
+    clock.advance(S.browser_session_s - 1)
+    fresh = browsers.sign_in(token, "b")
+    done = prune_all(database, S, clock.now())
+    assert (done["browsers"], done["audit"], _count(database, BrowserSession), _count(database, SignInCode)) == (
+        1,
+        0,
+        2,
+        0,
+    )
+    clock.advance(1)
+    prune_all(database, S, clock.now())
+    assert _count(database, BrowserSession) == 1 and browsers.authenticate(fresh.secret)
+
+    clock.advance(S.audit_after_s)
+    prune_all(database, dataclasses.replace(S, audit_after_s=0), clock.now())
+    assert _count(database, AuditRow) == 1
+    accounts.create_token(owner="ada", name="u")
+    assert prune_all(database, S, clock.now())["audit"] == 1
+    assert _count(database, AuditRow) == 1
+
+
+def test_more_old_lines_than_a_page_go_too(sqlite_engine: Engine) -> None:
+    """Page after page, each a transaction of its own."""
+    upgrade(sqlite_engine)
+    database = Database(sqlite_engine, ManualClock(NOW))
+    line = {"actor": "a", "action": "x", "outcome": "done", "data": {}}
+    rows = [{**line, "at": NOW - S.audit_after_s - 1} for _ in range(25)] + [{**line, "at": NOW}]
+    database.write(lambda tx: tx.execute(insert(AuditRow), rows))
+    assert prune_all(database, dataclasses.replace(S, sweep_page=10), NOW)["audit"] == 25
+    assert _count(database, AuditRow) == 1
