@@ -105,7 +105,12 @@ class Keeper:
         """Keep the agent until it ends by itself or ``ended`` is set."""
         while not self._ended.is_set():
             if not _agent_runs(self._root):
-                status = self._one_life()
+                try:
+                    status = self._one_life()
+                except OSError as error:  # no room for a process at this moment: the agent ended for the same cause, mostly
+                    log.error("the agent can't be started: %s; it is tried again in %g s", error, _AGAIN_S)
+                    self._ended.wait(_AGAIN_S)
+                    continue
                 if status == 0 or status is None:
                     log.info("the agent ended; so does its keeper")
                     return

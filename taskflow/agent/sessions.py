@@ -220,6 +220,16 @@ class Sessions:
                 shipper.close()
             if follower is not None:
                 follower.join(_DELETE_GRACE_S)  # it may hang in a request; it writes nothing any more
+            self._collect(session.id)
+
+    def _collect(self, session_id: str) -> None:
+        """Take note of the end of a shim that has let go of its lock: until then the kernel keeps an entry for it."""
+        process = self._shims.pop(session_id, None)
+        if process is not None:
+            try:
+                process.wait(_START_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                log.warning("the shim of session %s, process %s, does not end", session_id, process.pid)
 
     def _end_shim(self, session: Session) -> None:
         directory = self._places.session(session.workspace_id, session.id)
@@ -323,14 +333,12 @@ class Sessions:
     def _look(self, session: Session) -> None:
         """``running``: has the shim reported, or gone without a report?"""
         directory = self._places.session(session.workspace_id, session.id)
-        process = self._shims.get(session.id)
-        if process is not None:
-            process.poll()  # collects it once it ended
         gone = shim.lock_is_free(directory)  # before the file is read: a shim writes it and only then lets go
         report = read_json(directory / "exit.json")
         if not gone:
             time.sleep(_POLL_S)
             return
+        self._collect(session.id)
         if report is None:
             log.warning("session %s: its shim is gone and left no report", session.id)
             kill_processes(processes_with_env("TASKFLOW_SESSION_ID", session.id), grace_s=0.0)

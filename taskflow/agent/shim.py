@@ -159,7 +159,8 @@ class Shim:
         self._drain(process.stdout)
         outcome = self._verdict or "exited"
         report = self._report(outcome, code if outcome == "exited" else None)
-        if code != 0 and self._order.confinement.memory_kills() > self._memory_kills:
+        # What was ended from here did not end for lack of memory, whatever became of its children before.
+        if self._verdict is None and code != 0 and self._order.confinement.memory_kills() > self._memory_kills:
             message = f"{self._order.command[0]}: {self._order.confinement.memory_message()}"
             report["error"] = {"code": "out_of_memory", "message": message, "phase": "run"}
         return report

@@ -56,6 +56,24 @@ def test_a_workspace_that_cannot_be_prepared_says_why(
     wait_until(lambda: not marked(agent, WS), "nothing of the setup is left")
 
 
+def uncollected(agent: AgentRig) -> list[str]:
+    """Children of the agent that have ended and that it took no note of."""
+    found = [path.read_text().rpartition(")") for path in Path("/proc").glob("[0-9]*/stat")]
+    parent = str(agent.address_file()["pid"])
+    return [name for name, _, rest in found if rest.split()[0] == "Z" and rest.split()[1] == parent]
+
+
+def test_nothing_is_left_of_a_shim_that_ended(agent: AgentRig) -> None:
+    """One that ended by itself, one whose workspace was deleted under it: a node that lives for long has many."""
+    agent.ready()
+    agent.run("true")
+    agent.ready("ws-2")
+    agent.session("sleep", "1000", workspace_id="ws-2", session_id="session-2")
+    for workspace_id in (WS, "ws-2"):
+        agent.delete(workspace_id)
+    wait_until(lambda: not uncollected(agent), "every child that ended is collected")
+
+
 def marked(agent: AgentRig, workspace_id: str) -> list[int]:
     """Processes of a workspace."""
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -10,11 +11,14 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import taskflow
 from taskflow.agent import keeping, uninstalling
+from taskflow.agent.ending import Ending
+from taskflow.agent.keeping import Keeper
 from taskflow.agent.marks import AGENT_ROOT
 from taskflow.agent.processes import is_alive
 from tests.agent.control_plane import FakeControlPlane
@@ -224,3 +228,21 @@ def test_uninstall_says_what_it_could_not_end(kept: KeptRig, monkeypatch: pytest
         assert uninstalling.uninstall(kept.root) == [f"process {stuck.pid}"]
         stuck.kill()
     assert kept.root.exists()
+
+
+def test_a_keeper_that_finds_no_room_for_a_process_tries_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ended the agent, a machine without memory, mostly keeps it from being started at once."""
+    refused = [OSError(errno.ENOMEM, "Cannot allocate memory"), OSError(errno.EAGAIN, "no more processes")]
+    real = subprocess.Popen
+
+    def popen(*args: Any, **kwargs: Any) -> Any:
+        if refused:
+            raise refused.pop()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(keeping, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    started = tmp_path / "started"
+    Keeper(tmp_path, [sys.executable, "-c", f"open({str(started)!r}, 'w')"], Ending()).run()
+    assert started.exists()
+    assert refused == []

@@ -299,6 +299,24 @@ def test_provider_conformance_a_lost_answer_is_an_unknown_outcome_and_the_label_
     assert found is not None and found.label == order().label
 
 
+@pytest.mark.parametrize("subject", ["hetzner"], indirect=True)
+def test_provider_conformance_a_strangers_not_found_is_no_word_about_a_server(subject: Subject) -> None:
+    """A proxy that answers with a page of its own: what still costs money must not count as gone."""
+    assert subject.cloud is not None
+    made, faults = subject.provider.create(order()), subject.cloud.faults
+    faults.proxy_status = 404
+    calls: list[Callable[[], Any]] = [
+        lambda: subject.provider.get(made.server_id), lambda: subject.provider.destroy(made.server_id),
+        lambda: subject.provider.release(leftover(subject)),
+    ]  # fmt: skip
+    for call in calls:
+        faults.proxy_pages = 1
+        with pytest.raises(ProviderUnavailable):
+            call()
+    found = subject.provider.get(made.server_id)
+    assert found is not None and found.state != "destroyed"
+
+
 @every_cloud
 def test_provider_conformance_an_outage_is_transient_and_a_create_in_it_unknown(subject: Subject) -> None:
     """And a listing that fails is no empty listing."""

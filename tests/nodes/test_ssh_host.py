@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import signal
@@ -16,6 +17,7 @@ from taskflow.nodes.providers import ssh_host
 from taskflow.nodes.providers.ssh_host import Place
 from tests.support.ssh_lab import tombstones
 from tests.support.stand_in_agent import make
+from tests.support.waiting import wait_until
 
 LABEL = "tf-installation-1"
 WANT = {"label": LABEL, "isolate": False}
@@ -137,6 +139,22 @@ def test_a_claim_is_not_made_over_another_one(directory: Path) -> None:
     place.take("second")
     assert place.label() == "first"
     assert standing(directory) == ["claim"]
+
+
+def test_a_host_on_which_a_session_lives_is_not_stopped(directory: Path, tmp_path: Path) -> None:
+    """Its keeper and its agent were killed, and the command goes on: what is lost there must not begin elsewhere yet."""
+    agent = make(tmp_path / "agent.pyz").read_bytes()
+    make_node(directory, agent)
+    place = Place(str(directory), LIMIT_S)
+    os.kill(int((place.root / "pid").read_text()), signal.SIGKILL)
+    (place.root / "pid").unlink()
+    wait_until(lambda: place.state() == "stopped", "the keeper is dead")
+    session = place.root / "workspaces" / "ws-1" / "sessions" / "session-1"
+    session.mkdir(parents=True)
+    with (session / "shim.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert place.state() == "running"
+    assert place.state() == "stopped"
 
 
 def test_a_change_waits_for_another_one_and_not_for_ever(directory: Path) -> None:

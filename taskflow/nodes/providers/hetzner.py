@@ -154,7 +154,8 @@ class HetznerProvider:
         try:
             yield
         except hcloud.APIException as error:
-            if gone_is_fine and error.code in ("not_found", 404):
+            # The API's own word. A page that says 404 is somebody's on the way, who knows nothing of our servers.
+            if gone_is_fine and error.code == "not_found":
                 return
             raise self._typed(error, buys=buys) from error
         except requests.ConnectTimeout as error:

@@ -145,8 +145,12 @@ class Place:
         _sync(self.path / "gone")
 
     def state(self) -> str:
-        """Of the node that is here: starting (its keeper was never started), running, stopped."""
-        if any(_is_locked(self.root / name) for name in ("keep.lock", "agent.lock")):
+        """Of the node that is here: starting (its keeper was never started), running, stopped.
+
+        Sessions outlive keeper and agent. While one does, the node is not stopped: its task must not begin elsewhere.
+        """
+        locks = [self.root / "keep.lock", self.root / "agent.lock", *self.root.glob("workspaces/*/sessions/*/shim.lock")]
+        if any(_is_locked(lock) for lock in locks):
             return "running"
         return "stopped" if (self.claim / "started").exists() else "starting"
 

@@ -45,8 +45,8 @@ def _blueprint(name: str, ledger: Ledger, refused: Callable[[Refusal], Body]) ->
         return Response(status=500)
 
     @api.errorhandler(ProxyAnswers)
-    def on_proxy(_: ProxyAnswers) -> Response:
-        return Response("<html><h1>502 Bad Gateway</h1></html>", status=502, content_type="text/html")
+    def on_proxy(answer: ProxyAnswers) -> Response:
+        return Response("<html><h1>Not this time</h1></html>", status=answer.args[0], content_type="text/html")
 
     return api
 

@@ -41,8 +41,9 @@ class Faults:
     lose_answers: int = 0
     #: Requests that fail with 503 before anything happens.
     outages: int = 0
-    #: Requests that a proxy answers, with a page.
+    #: Requests that a proxy answers, with a page of this status.
     proxy_pages: int = 0
+    proxy_status: int = 502
     #: How long a new server is missing from listings, and a deleted one still listed.
     lag_s: float = 0.0
     #: How many times a deletion is answered before the server is gone.
@@ -109,7 +110,7 @@ class Ledger:
                 raise Refusal("outage")
             if self.faults.proxy_pages > 0:
                 self.faults.proxy_pages -= 1
-                raise ProxyAnswers
+                raise ProxyAnswers(self.faults.proxy_status)
             now = self.clock.now()
             if now - self._hour_began >= 3600.0:
                 self._hour_began, self._in_hour = now, 0
