@@ -9,9 +9,13 @@ from celery import Celery
 
 from taskflow.celery_settings import ALARM_QUEUE, celery_settings
 from taskflow.engine.control import Alarm
+from taskflow.errors import UsageError
+from taskflow.pipelines.registry import named
 from taskflow.settings import Settings
 
 ALARM_TASK = "taskflow.alarm"
+#: Of an application that taskflow was installed on: the queue of its alarms.
+_QUEUE = "taskflow_alarm_queue"
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -21,12 +25,43 @@ def make_celery(settings: Settings) -> Celery:
     return app
 
 
+def set_alarm_queue(app: Celery, queue: str) -> None:
+    """Say that the workers of ``app`` take alarms from ``queue``."""
+    setattr(app, _QUEUE, queue)
+
+
+def is_installed(app: Celery) -> bool:
+    """Whether taskflow was installed on ``app``."""
+    return hasattr(app, _QUEUE)
+
+
+def _application(name: str) -> Celery:
+    """The application that the setting ``celery_app`` names. Raises ``UsageError``."""
+    try:
+        app = named(name)
+    except Exception as error:  # whatever somebody else's module raises
+        raise _no_application(name, f"{type(error).__name__}: {error}") from error
+    if not isinstance(app, Celery) or not is_installed(app):
+        raise _no_application(name, "is no Celery application that taskflow was installed on")
+    return app
+
+
+def _no_application(name: str, why: str) -> UsageError:
+    return UsageError(
+        f"TASKFLOW_CELERY_APP={name} can't be used: {why}", code="celery_app", fields={"TASKFLOW_CELERY_APP": why},
+        advice="call taskflow.embedding.install(app) in that module",
+    )  # fmt: skip
+
+
 class CeleryPublisher:
-    """Publishes alarms as Celery messages with a countdown. Makes its app at the first use unless given one."""
+    """Publishes alarms as Celery messages with a countdown, on ``app``, or on the one that the settings name.
+
+    taskflow's own is made at the first use.
+    """
 
     def __init__(self, settings: Settings, app: Celery | None = None) -> None:
         self._settings = settings
-        self._app = app
+        self._app = _application(settings.celery_app) if app is None and settings.celery_app else app
         self._mutex = threading.Lock()
 
     def publish(self, alarm: Alarm) -> None:
@@ -37,11 +72,13 @@ class CeleryPublisher:
         """
         kind, _, subject_id = alarm.subject.partition(":")
         shown = {**({f"{kind}_id": subject_id} if kind else {}), "run_id": str(alarm.run_id), "step": alarm.name}
-        self._celery().send_task(
+        app = self._celery()
+        app.send_task(
             ALARM_TASK,
             (alarm.run_id, alarm.generation),
             countdown=alarm.countdown_s if alarm.countdown_s > 0 else None,
-            queue=ALARM_QUEUE,
+            queue=getattr(app, _QUEUE, ALARM_QUEUE),
+            serializer="json",
             shadow=alarm.name,
             kwargsrepr=repr(shown),
             retry=False,
@@ -50,15 +87,17 @@ class CeleryPublisher:
 
     def backlog(self) -> int:
         """Hints that wait in the alarm queue."""
-        with self._celery().pool.acquire(block=True) as connection:
+        app = self._celery()
+        queue = getattr(app, _QUEUE, ALARM_QUEUE)
+        with app.pool.acquire(block=True) as connection:
             if connection.transport.driver_type != "amqp":
-                return int(connection.default_channel._size(ALARM_QUEUE))
+                return int(connection.default_channel._size(queue))
             # A pooled connection that broke is not opened again by itself.
             connection.ensure_connection(max_retries=0)
             # A channel of its own: where the queue is not there yet, the broker closes the channel that asked.
             with connection.channel() as channel:
                 try:
-                    return int(channel.queue_declare(ALARM_QUEUE, passive=True).message_count)
+                    return int(channel.queue_declare(queue, passive=True).message_count)
                 except NotFound:
                     return 0
 

@@ -55,7 +55,6 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_redirect_stdouts": False,
         "enable_utc": True,
         "timezone": "UTC",
-        "beat_schedule": beat_schedule(settings),
         "imports": ("taskflow.celery",),
     }
 
@@ -107,13 +106,16 @@ _AMQP: dict[str, Any] = {
 }
 
 
-def beat_schedule(settings: Settings) -> dict[str, Any]:
-    """One entry per sweep. ``expires``: sweeps that piled up while no worker ran are not all run afterwards."""
+def beat_schedule(settings: Settings, queue: str = SWEEP_QUEUE) -> dict[str, Any]:
+    """One entry per sweep, which ``taskflow.embedding`` adds to the application's schedule.
+
+    ``expires``: sweeps that piled up while no worker ran are not all run afterwards.
+    """
     return {
         name: {
             "task": f"taskflow.sweep.{name}",
             "schedule": interval_s,
-            "options": {"queue": SWEEP_QUEUE, "expires": max(1.0, interval_s)},
+            "options": {"queue": queue, "expires": max(1.0, interval_s)},
         }
         for name, interval_s in settings.sweep_intervals().items()
     }

@@ -107,7 +107,9 @@ class Keeper:
             if not _agent_runs(self._root):
                 try:
                     status = self._one_life()
-                except OSError as error:  # no room for a process at this moment: the agent ended for the same cause, mostly
+                except (
+                    OSError
+                ) as error:  # no room for a process at this moment: the agent ended for the same cause, mostly
                     log.error("the agent can't be started: %s; it is tried again in %g s", error, _AGAIN_S)
                     self._ended.wait(_AGAIN_S)
                     continue

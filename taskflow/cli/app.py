@@ -24,6 +24,8 @@ COMMANDS = {
     "why": ("tasks", "why"),
     "cancel": ("tasks", "cancel"),
     "rerun": ("tasks", "rerun"),
+    "start": ("runs", "start"),
+    "signal": ("runs", "send_signal"),
     "nodes": ("nodes", "nodes"),
     "providers": ("providers", "providers"),
     "usage": ("usage", "usage"),

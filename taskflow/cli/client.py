@@ -150,6 +150,25 @@ class Api:
         """What the task waits for."""
         return self._call("asking what the task waits for", "GET", f"{_task(task_id)}/why")
 
+    # --- runs of pipelines of one's own
+
+    def start_run(self, spec: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+        """Start a run. The key (default: one of its own) makes a repeat answer with the same run."""
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        return self._call("starting the run", "POST", "/api/runs", body=spec, headers=headers)
+
+    def runs(self, *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+        """A page of runs: ``{"runs", "next_cursor"}``."""
+        query: dict[str, Any] = {"limit": limit, **({"cursor": cursor} if cursor else {})}
+        return self._call("listing runs", "GET", "/api/runs", query=query)
+
+    def signal(self, run_id: str, name: str, data: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+        """Send a signal. The same again changes nothing; ``key`` tells apart several of one name."""
+        path = f"{_task(run_id)}/signals/{quote(name, safe='')}"
+        return self._call(
+            "sending the signal", "POST", path, body=data, headers={"Idempotency-Key": key} if key else None
+        )
+
     # --- nodes
 
     def nodes(self, *, destroyed: bool = False) -> list[dict[str, Any]]:
@@ -257,8 +276,14 @@ class Api:
         return _checked(what, where, answer)
 
 
+def is_run(thing_id: str) -> bool:
+    """Whether this is the id of a run of a pipeline of one's own, and not of a task."""
+    return thing_id.startswith("run-")
+
+
 def _task(task_id: str) -> str:
-    return f"/api/tasks/{quote(task_id, safe='')}"
+    """The path of a task, or of a run: an id says what it names."""
+    return f"/api/{'runs' if is_run(task_id) else 'tasks'}/{quote(task_id, safe='')}"
 
 
 def _checked(what: str, where: str, answer: requests.Response) -> dict[str, Any]:

@@ -279,6 +279,33 @@ def _status(task: Mapping[str, Any]) -> str:
     return f"{task['status']} ({', '.join(notes)})" if notes else str(task["status"])
 
 
+def run_details(run: Mapping[str, Any]) -> str:
+    """Everything about a run of a pipeline of one's own that people ask for."""
+    error = run.get("error") or {}
+    about = pairs(
+        [
+            ("pipeline", run.get("pipeline")),
+            ("subject", run.get("subject")),
+            ("run", run.get("number")),
+            ("step", run.get("step")),
+            ("awaiting", run.get("awaiting")),
+            ("until", run.get("deadline_at")),
+            ("cancel", "requested" if run.get("cancel_requested") else None),
+            ("input", _json_or_none(run.get("input"))),
+            ("results", _json_or_none(run.get("results"))),
+            ("result", _json_or_none(run.get("result"))),
+            ("error", f"{error.get('message')} ({error.get('code')})" if error else None),
+            ("created", run.get("created_at")),
+            ("ended", run.get("finished_at")),
+        ]
+    )
+    return f"{clean(run['status'])}   {clean(run['id'])}\n\n{about}"
+
+
+def _json_or_none(value: Any) -> str | None:
+    return json.dumps(value) if value else None
+
+
 def why_text(found: Mapping[str, Any]) -> str:
     """What a task waits for: the sentence, then the facts."""
     error, node = found.get("last_error") or {}, found.get("node") or {}

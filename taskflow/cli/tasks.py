@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from taskflow.cli import connection, embedded, render
-from taskflow.cli.client import Api
+from taskflow.cli import connection, embedded, render, runs
+from taskflow.cli.client import Api, is_run
 from taskflow.cli.follow import Follower, write_log
 from taskflow.cli.problems import EXIT_CODES, FAILED, OK
 from taskflow.cli.render import Progress
@@ -78,8 +78,10 @@ def run_draft(task_id: str, follow: bool, as_json: bool) -> int:
 @click.option("-f", "--follow", is_flag=True, help="See it through.")
 @json_option
 def rerun(task_id: str, follow: bool, as_json: bool) -> int:
-    """Run a failed or cancelled task again, from the start."""
+    """Run a failed or cancelled task, or run of a pipeline, again, from the start."""
     api = connection.connect(Settings.from_env())
+    if is_run(task_id):
+        return runs.show_started(api, api.rerun(task_id), follow=follow, as_json=as_json)
     return _started(api, api.rerun(task_id), follow, as_json)
 
 
@@ -88,10 +90,17 @@ def rerun(task_id: str, follow: bool, as_json: bool) -> int:
 @click.option("--project", metavar="NAME", help="Only those of this project.")
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many.")
 @click.option("--all", "all_pages", is_flag=True, help="All of them.")
+@click.option("--runs", "of_runs", is_flag=True, help="Runs of pipelines of your own instead.")
 @json_option
-def list_tasks(statuses: tuple[str, ...], project: str | None, limit: int, all_pages: bool, as_json: bool) -> int:
+def list_tasks(
+    statuses: tuple[str, ...], project: str | None, limit: int, all_pages: bool, of_runs: bool, as_json: bool
+) -> int:
     """List tasks, newest first."""
     api = connection.connect(Settings.from_env())
+    if of_runs:
+        if statuses or project is not None:
+            raise click.BadParameter("goes with neither --status nor --project", param_hint="'--runs'")
+        return runs.show_list(api, limit=None if all_pages else limit, as_json=as_json)
     page = api.tasks(statuses=statuses, limit=200 if all_pages else limit, project=project)
     tasks, cursor = list(page["tasks"]), page["next_cursor"]
     while all_pages and cursor:
@@ -113,9 +122,11 @@ def list_tasks(statuses: tuple[str, ...], project: str | None, limit: int, all_p
 @click.option("-f", "--follow", is_flag=True, help="See it through; ends with its outcome.")
 @json_option
 def show(task_id: str, follow: bool, as_json: bool) -> int:
-    """Show a task."""
+    """Show a task, or a run of a pipeline."""
     api = connection.connect(Settings.from_env())
     task = api.task(task_id)
+    if is_run(task_id):
+        return runs.show(api, task, follow=follow, as_json=as_json)
     if follow and task["status"] != "draft":
         return _follow(api, task, as_json)
     click.echo(_as_json(task) if as_json else render.task_details(task))
@@ -148,8 +159,11 @@ def logs(task_id: str, follow: bool, as_json: bool) -> int:
 @click.option("--reason", metavar="TEXT", help="Why; shown in its history.")
 @json_option
 def cancel(task_id: str, reason: str | None, as_json: bool) -> int:
-    """Ask for the cancellation of a task: what runs is stopped, what exists is cleaned up."""
+    """Ask for the cancellation of a task or run: what runs is stopped, what exists is cleaned up."""
     task = connection.connect(Settings.from_env()).cancel(task_id, reason)
+    if is_run(task_id):
+        click.echo(render.to_json(task) if as_json else f"{task['id']}: cancel requested; it is {task['status']}")
+        return OK
     said = "cancelled" if task["status"] == "cancelled" else f"cancel requested; it is {task['status']}"
     click.echo(_as_json(task) if as_json else f"{task['id']}: {said}")
     return OK
@@ -159,7 +173,7 @@ def cancel(task_id: str, reason: str | None, as_json: bool) -> int:
 @click.argument("task_id", metavar="ID")
 @json_option
 def why(task_id: str, as_json: bool) -> int:
-    """Say what a task waits for, since when, until when, and what happens then."""
+    """Say what a task or run waits for, since when, until when, and what happens then."""
     found = connection.connect(Settings.from_env()).why(task_id)
     click.echo(render.to_json(found) if as_json else render.why_text(found))
     return OK

@@ -135,6 +135,7 @@ class Run(Base):
         partial("ix_runs_open", "id", where="finished_at IS NULL"),
         partial("ix_runs_cancelled", "id", where="finished_at IS NULL AND cancel_requested_at IS NOT NULL"),
         partial("ix_runs_to_prune", "finished_at", where="finished_at IS NOT NULL AND pruned_at IS NULL"),
+        partial("ix_runs_own_ended", "finished_at", where="subject_kind = 'own' AND finished_at IS NOT NULL"),
         CheckConstraint("rev >= 0", name="rev"),
     )
     id: Mapped[str] = mapped_column(Id, primary_key=True)

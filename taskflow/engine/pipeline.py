@@ -59,6 +59,14 @@ class StepContext:
         """Whether there is an unconsumed signal ``name``; it is left for the step that awaits it."""
         return any(signal.name == name and signal.id not in self.consumed for signal in self.signals)
 
+    @property
+    def answered_in_time(self) -> bool:
+        """Whether the awaited signal was recorded before the step's time was over, even if it is looked at only now."""
+        return any(
+            signal.name == self.run.awaiting and signal.recorded_at <= (self.run.deadline_at or signal.recorded_at)
+            for signal in self.signals
+        )
+
     def take(self, name: str) -> Signal | None:
         """The oldest unconsumed signal ``name``, which the apply of this step's decision will mark consumed."""
         for signal in self.signals:

@@ -266,7 +266,8 @@ class Runner:
 
     def _perform(self, turn: _Turn, step: Step, context: StepContext) -> Outcome:
         expired = turn.row.deadline_at is not None and context.now >= turn.row.deadline_at
-        function = (step.expired or fail_expired) if expired else step.perform
+        late = step.expired or (step.perform if context.answered_in_time else fail_expired)
+        function = late if expired else step.perform
         if step.guarded and not self._control.renew(turn.run_id, turn.token):
             # It would buy, create or start something, and somebody else may already own the run.
             raise TransientError("the lease was lost before the call", code="lease_lost")

@@ -3,7 +3,7 @@
 A pipeline is a table of steps; a step is a function that returns a decision and writes nothing:
 
 * ``Advance(ctx.next_step, results)`` goes on, ``Done(result)`` ends the run;
-* ``AwaitSignal(name)`` parks it until the signal is there or the step's ``limit_s`` is over; ``Snooze(seconds)`` for a while;
+* ``AwaitSignal(name)`` parks it until the signal is there or the step's ``limit_s`` is over, ``Snooze(seconds)`` a while;
 * raising ``TransientError`` tries again, with a backoff or after ``retry_after_s``; raising ``PermanentError`` fails.
 
 docs/how-to/own-pipelines.md shows one from its declaration to its tests.

@@ -34,7 +34,7 @@ def declared(settings: Settings) -> list[tuple[str, object]]:
         found.append((where, _imported(where, point.load)))
     for name in filter(None, (part.strip() for part in settings.pipelines.split(","))):
         where = f"{SETTING}: {name}"
-        found.append((where, _imported(where, lambda name=name: attribute(name))))  # type: ignore[misc]
+        found.append((where, _imported(where, lambda name=name: named(name))))  # type: ignore[misc]
     return found
 
 
@@ -63,7 +63,7 @@ def own_pipelines(found: Iterable[tuple[str, object]], tools: Tools) -> list[Pip
     return list(made.values())
 
 
-def attribute(name: str) -> object:
+def named(name: str) -> object:
     """What ``module:attribute`` names. Raises ``ValueError``, or whatever importing the module raises."""
     module, colon, path = name.partition(":")
     if not (module and colon and path):

@@ -121,6 +121,12 @@ class Accounts:
 
     # --- for who operates the installation
 
+    def acting_for(self, owner: str, *, name: str) -> Caller:
+        """Code of this installation's own process, which needs no token; it acts for ``owner``, who is made when new."""
+        now = self._clock.now()
+        owner_id = self._database.write(lambda tx: self._owner(tx, owner, now))
+        return Caller(owner_id, "api", None, "", name, role=ADMIN)
+
     def create_token(
         self, *, owner: str = DEFAULT_OWNER, name: str, expires_s: float | None = None, role: str = ADMIN
     ) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Delete what ended long ago, in two stages, each found by an index however much there is.
 
 First logs, signals, errors, keys and callback tokens of ended runs, and done outbox rows. Much later the history: ended
-tasks with their runs and events, and destroyed nodes that no task is left of. Besides, failed attempts that are old, also
-of open runs, and after a day what sweeps remember of items that failed and were not met again; browsers that are signed
-out and sign-in links; old lines of the audit trail.
+tasks with their runs and events, ended runs of pipelines of one's own, and destroyed nodes that no task is left of.
+Besides, failed attempts that are old, also of open runs, and after a day what sweeps remember of items that failed and were
+not met again; browsers that are signed out and sign-in links; old lines of the audit trail.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, exists, select, union, update
+from sqlalchemy import Connection, delete, exists, select, text, union, update
 
 from taskflow.db.audit import prune_audit
 from taskflow.db.browsers import prune_browsers
@@ -24,13 +24,16 @@ from taskflow.db.models import (
     LogChunk,
     Node,
     OutboxRow,
+    OwnRun,
     Run,
+    RunCallback,
     SignalRow,
     SweepBackoff,
     Task,
     Token,
     Workspace,
 )
+from taskflow.db.own_runs import SUBJECT_KIND
 from taskflow.db.session import Database
 from taskflow.settings import Settings
 
@@ -47,7 +50,7 @@ def prune_all(database: Database, settings: Settings, now: float) -> dict[str, A
     history_s = settings.history_after_s and max(settings.history_after_s, settings.prune_after_s)
     stages = (
         (prune, settings.prune_after_s, ("runs", "outbox")),
-        (prune_history, history_s, ("tasks", "nodes")),
+        (prune_history, history_s, ("tasks", "nodes", "own_runs")),
         (prune_accounts, settings.audit_after_s, ("browsers", "audit")),
     )
     for stage, keep_s, paged in stages:
@@ -90,8 +93,10 @@ def prune(database: Database, *, now: float, keep_s: float, limit: int) -> dict[
             "idempotency_keys": tx.execute(delete(IdempotencyKey).where(IdempotencyKey.task_id.in_(tasks))).rowcount,
             # Until here a late report was still told that all is over, or kept; from now on its sender is nobody.
             "tokens": tx.execute(delete(Token).where(Token.subject_id.in_(holders))).rowcount,
+            "callbacks": tx.execute(delete(RunCallback).where(RunCallback.run_id.in_(runs))).rowcount,
             "outbox": tx.execute(delete(OutboxRow).where(OutboxRow.id.in_(sent))).rowcount,
         }
+        tx.execute(update(OwnRun).where(OwnRun.run_id.in_(runs)).values(idempotency_key=None, request_hash=None))
         tx.execute(update(Run).where(Run.id.in_(runs)).values(pruned_at=now))
         return {"runs": len(runs), **done}
 
@@ -112,7 +117,7 @@ def prune_errors(database: Database, *, now: float, keep_s: float, limit: int) -
 def prune_history(database: Database, *, now: float, keep_s: float, limit: int) -> dict[str, Any]:
     """Delete tasks that ended ``keep_s`` ago and nodes destroyed then, with runs and events; ``keep_s`` 0 keeps them."""
     if not keep_s:
-        return {"tasks": 0, "nodes": 0}
+        return {"tasks": 0, "nodes": 0, "own_runs": 0}
     before = now - keep_s
 
     def work(tx: Connection) -> dict[str, Any]:
@@ -129,7 +134,7 @@ def prune_history(database: Database, *, now: float, keep_s: float, limit: int) 
         of_nodes = tx.execute(nodes.order_by(Node.destroyed_at).limit(limit)).scalars().all()
         _forget(tx, "node", of_nodes)
         tx.execute(delete(Node).where(Node.id.in_(of_nodes)))
-        return {"tasks": len(of_tasks), "nodes": len(of_nodes)}
+        return {"tasks": len(of_tasks), "nodes": len(of_nodes), "own_runs": _forget_own_runs(tx, before, limit)}
 
     return database.write(work)
 
@@ -142,6 +147,20 @@ def prune_accounts(database: Database, *, now: float, keep_s: float, limit: int)
         return {"browsers": prune_browsers(tx, now, limit), "audit": lines}
 
     return database.write(work)
+
+
+def _forget_own_runs(tx: Connection, before: float, limit: int) -> int:
+    """Runs that ended before, each with its events; what its subject did since is kept."""
+    # The kind as a literal: with a parameter the index of these runs alone can't be used.
+    own = text(f"runs.subject_kind = '{SUBJECT_KIND}'")
+    old = select(Run.id, Run.subject_id).where(own, Run.finished_at.is_not(None), Run.finished_at < before)
+    rows = tx.execute(old.order_by(Run.finished_at).limit(limit)).all()
+    runs, subjects = [row.id for row in rows], {row.subject_id for row in rows}
+    tx.execute(delete(ErrorRow).where(ErrorRow.run_id.in_(runs)))
+    of_runs = Event.subject_kind == SUBJECT_KIND, Event.subject_id.in_(subjects), Event.run_id.in_(runs)
+    tx.execute(delete(Event).where(*of_runs))
+    tx.execute(delete(Run).where(Run.id.in_(runs)))
+    return len(runs)
 
 
 def _forget(tx: Connection, kind: str, subjects: Sequence[str]) -> None:

@@ -10,9 +10,9 @@ from taskflow.testing.kit import Kit
 def crash_everywhere(scenario: Callable[[Callable[[Kit], None]], None]) -> list[str]:
     """Play ``scenario`` without a crash, then once for each place that it passed, with a worker that dies there.
 
-    The scenario makes one ``Kit`` of its own and everything outside, calls its argument with the kit before it starts a run, and
-    asserts how it must end: the same, whoever dies where. The places, in order. What a scenario raises is passed on with
-    the place in its message.
+    The scenario makes one ``Kit`` of its own and everything outside, calls its argument with the kit before it starts a
+    run, and asserts how it must end: the same, whoever dies where. The places, in order. What a scenario raises is passed
+    on with the place in its message.
     """
     kits: list[Kit] = []
     scenario(kits.append)

@@ -216,7 +216,8 @@ class Kit:
         clock = FollowingClock(self._travel)
         app = bootstrap(
             self.settings, publisher=self._broker, client=self._redis, clock=clock,
-            database=Database(_engine(self.settings.database_url), clock), providers={}, pipelines=self._pipelines, rng=random.Random(len(self._apps)),
+            database=Database(_engine(self.settings.database_url), clock), providers={}, pipelines=self._pipelines,
+            rng=random.Random(len(self._apps)),  # noqa: S311
         )  # fmt: skip
         self._apps.append(app)
 

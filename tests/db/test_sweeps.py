@@ -249,7 +249,7 @@ def test_the_history_of_what_ended_very_long_ago_goes_and_of_nothing_else(world:
             remember_idempotency(tx, OWNER, name, "h", f"task-{name}", 1.0)
 
         world.write(work)
-    assert prune_history(world.database, now=100.0, keep_s=0.0, limit=10) == {"tasks": 0, "nodes": 0}
+    assert prune_history(world.database, now=100.0, keep_s=0.0, limit=10) == {"tasks": 0, "nodes": 0, "own_runs": 0}
     assert prune_history(world.database, now=100.0, keep_s=50.0, limit=10)["tasks"] == 1
     with world.database.read() as tx:
         assert set(tx.execute(select(Task.id)).scalars()) == {"task-new", "task-cleaning"}

@@ -19,10 +19,10 @@ def test_a_process_has_one_pump_however_often_it_is_told_to_start(monkeypatch: p
         pump=SimpleNamespace(run_forever=lambda: pumps.append("pump")),
     )  # fmt: skip
     monkeypatch.setattr(celery.process, "get", lambda: wired)
-    monkeypatch.setattr(celery, "_pumping", set())
+    monkeypatch.setattr(celery.process, "_pumping", set())
 
-    celery._begin()
-    celery._begin()
+    celery.process.begin()
+    celery.process.begin()
 
     wait_until(lambda: not any(thread.name == "pump" for thread in threading.enumerate()), "the pump thread ended")
     assert pumps == ["pump"]

@@ -10,6 +10,8 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
+_ENDED = sa.text("subject_kind = 'own' AND finished_at IS NOT NULL")
+
 
 def upgrade() -> None:
     """Apply."""
@@ -37,9 +39,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run_id", "signal", name="pk_run_callbacks"),
         sa.UniqueConstraint("token_hash", name="uq_run_callbacks_token_hash"),
     )
+    op.create_index("ix_runs_own_ended", "runs", ["finished_at"], sqlite_where=_ENDED, postgresql_where=_ENDED)
 
 
 def downgrade() -> None:
     """Take back."""
+    op.drop_index("ix_runs_own_ended", "runs")
     op.drop_table("run_callbacks")
     op.drop_table("own_runs")

@@ -1,0 +1,1 @@
+"""A deployment in stages, with a rollback."""

@@ -1,0 +1,1 @@
+"""A data export that somebody has to approve."""

@@ -1,0 +1,134 @@
+"""The commands about runs of pipelines of one's own; ``show``, ``why``, ``cancel`` and ``rerun`` take their ids, too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from taskflow.cli import connection, render
+from taskflow.cli.client import Api
+from taskflow.cli.problems import EXIT_CODES, FAILED, OK
+from taskflow.clock import SystemClock
+from taskflow.settings import Settings
+
+_LOOK_EVERY_S = 1.0
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("pipeline")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="K=V|@FILE",
+    help="A field of the input, its value as JSON or else as text; or a file with a JSON object. Repeatable.",
+)
+@click.option("--subject", metavar="S", help="What it is about; one run at a time is open for it.")
+@click.option("--key", metavar="K", help="An idempotency key: started again with it, it is the same run.")
+@click.option("-f", "--follow", is_flag=True, help="See it through; ends with its outcome.")
+@_json_option
+def start(
+    pipeline: str, inputs: tuple[str, ...], subject: str | None, key: str | None, follow: bool, as_json: bool
+) -> int:  # fmt: skip
+    """Start a run of PIPELINE, one of your own, and print its id."""
+    spec = {"pipeline": pipeline, "subject": subject, "input": _fields(inputs, "--input")}
+    api = connection.connect(Settings.from_env())
+    run = api.start_run(spec, key)
+    if not follow:
+        click.echo(render.to_json(run) if as_json else run["id"])
+        return OK
+    return show_started(api, run, follow=True, as_json=as_json)
+
+
+@click.command("signal")
+@click.argument("run_id", metavar="RUN")
+@click.argument("name")
+@click.option("--data", metavar="JSON|@FILE", default="{}", help="What comes with it: a JSON object.")
+@click.option("--key", metavar="K", help="The message's own id, where several signals of one name come.")
+@_json_option
+def send_signal(run_id: str, name: str, data: str, key: str | None, as_json: bool) -> int:
+    """Send the signal NAME to RUN. The first one counts; the same again changes nothing."""
+    payload = _object(data, "--data")
+    said = connection.connect(Settings.from_env()).signal(run_id, name, payload, key)
+    click.echo(render.to_json(said) if as_json else "recorded" if said["recorded"] else "it was recorded before")
+    return OK
+
+
+def show_started(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: bool) -> int:
+    """Say what was started, or see it through."""
+    if follow:
+        if not as_json:
+            click.echo(run["id"])
+        return show(api, run, follow=True, as_json=as_json)
+    click.echo(render.to_json(run) if as_json else f"{run['id']}: run {run['number']} is {run['status']}")
+    return OK
+
+
+def show(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: bool) -> int:
+    """Show a run; with ``follow`` when it has ended, and then with its outcome."""
+    clock = SystemClock()
+    seen = None
+    while follow and not run["finished"]:
+        if not as_json and run["step"] != seen:
+            seen = run["step"]
+            click.echo(f"  {render.clean(seen)}", err=True)
+        clock.sleep(_LOOK_EVERY_S)
+        run = api.task(run["id"])
+    click.echo(render.to_json(run) if as_json else render.run_details(run))
+    return FAILED if follow and run["status"] != "completed" else OK
+
+
+def show_list(api: Api, *, limit: int | None, as_json: bool) -> int:
+    """List runs, newest first; all of them without a ``limit``."""
+    page = api.runs(limit=limit or 200)
+    found, cursor = list(page["runs"]), page["next_cursor"]
+    while limit is None and cursor:
+        page = api.runs(limit=200, cursor=cursor)
+        found += page["runs"]
+        cursor = page["next_cursor"]
+    if as_json:
+        click.echo(render.to_json({"runs": found, "next_cursor": cursor}))
+        return OK
+    rows = [(r["id"], r["pipeline"], r["status"], r["step"], r["awaiting"], r["subject"]) for r in found]
+    head = ("ID", "PIPELINE", "STATUS", "STEP", "AWAITING", "SUBJECT")
+    click.echo(render.table(head, rows) if rows else "no runs")
+    if cursor:
+        click.echo("there are more: --all", err=True)
+    return OK
+
+
+def _fields(inputs: Iterable[str], option: str) -> dict[str, Any]:
+    """What ``k=v`` and ``@file`` say together; the last one wins."""
+    found: dict[str, Any] = {}
+    for one in inputs:
+        if one.startswith("@"):
+            found |= _object(one, option)
+            continue
+        name, equals, text = one.partition("=")
+        if not (name and equals):
+            raise click.BadParameter(f"{one!r} is neither NAME=VALUE nor @FILE", param_hint=f"'{option}'")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
+
+
+def _object(text: str, option: str) -> dict[str, Any]:
+    """A JSON object, or that of the file that ``@file`` names."""
+    try:
+        if text.startswith("@"):
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        found = json.loads(text)
+    except OSError as error:
+        raise click.BadParameter(f"{error.filename}: {error.strerror}", param_hint=f"'{option}'") from error
+    except ValueError as error:
+        raise click.BadParameter("is not JSON", param_hint=f"'{option}'") from error
+    if not isinstance(found, dict):
+        raise click.BadParameter("must be a JSON object", param_hint=f"'{option}'")
+    return found
