@@ -89,12 +89,13 @@ _pumping: set[int] = set()
 
 
 def _begin() -> None:
-    """What a process does before its first task: take over from the dead, start the pump."""
+    """What a process does before its first task: say that it lives, take over from the dead, start the pump."""
     if os.getpid() in _pumping:
         return  # Celery's solo pool says that its child started and, in the same process, that the worker is ready
     _pumping.add(os.getpid())
     wired = process.get()
     wired.check_installation()
+    wired.announce()
     wired.take_over()
     threading.Thread(target=wired.pump.run_forever, name="pump", daemon=True).start()
 

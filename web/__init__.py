@@ -8,7 +8,7 @@ from flask import Flask
 
 from taskflow import logs
 from taskflow.settings import Settings
-from web import api, auth, context, errors
+from web import api, auth, conditional, context, cors, errors
 from web.door import Door
 from web.limits import RequestLimit
 from web.streams import Streams
@@ -36,7 +36,9 @@ def create_app(service: Service | None = None, settings: Settings | None = None)
     app.extensions["taskflow.limit"] = RequestLimit(limits.token_request_rate)
     app.extensions["taskflow.streams"] = Streams(limits)
     context.register(app)
+    cors.register(app, limits)  # before who calls is looked at: a preflight has no token
     auth.register(app)
+    conditional.register(app)
     api.register(app)
     errors.register(app)  # last: it replaces the handlers that the API extension brings
     return app

@@ -17,19 +17,24 @@ from taskflow.service.callbacks import Callbacks
 from taskflow.service.events import Events
 from taskflow.service.explain import Explain
 from taskflow.service.health import Health
+from taskflow.service.history import History
+from taskflow.service.line import Line
 from taskflow.service.nodes import Nodes
 from taskflow.service.providers import Providers
+from taskflow.service.repeats import Repeats
 from taskflow.service.signatures import Signatures
 from taskflow.service.tasks import Tasks
 from taskflow.service.timing import StoreClock
 from taskflow.service.usage import Usage
+from taskflow.service.workers import Workers
 from taskflow.settings import Settings
 from taskflow.vault import Vault
 
 
 class Service:
-    """The verbs: ``accounts``, ``tasks``, ``events``, ``nodes``, ``usage``, ``callbacks``, ``providers``, ``explain``,
-    ``health``; ``signatures`` says who signed a request."""
+    """The verbs: ``accounts``, ``tasks``, ``repeats``, ``history``, ``line``, ``events``, ``nodes``, ``usage``,
+    ``callbacks``, ``providers``, ``explain``, ``health``, ``workers``; ``signatures`` says who signed a
+    request."""
 
     def __init__(
         self,
@@ -48,10 +53,14 @@ class Service:
         self.accounts = Accounts(database, clock)
         self.signatures = Signatures(self.accounts, vault, settings, self.now)
         self.tasks = Tasks(database, control, ringer, tools, pipelines, self.now, Admission(settings, clock))
+        self.repeats = Repeats(database, vault, self.tasks, self.now)
+        self.history = History(database)
+        self.line = Line(database, settings, self.now)
         self.events = Events(database)
         self.nodes = Nodes(database, ringer, tools, self.now)
         self.usage = Usage(database, self.now)
         self.callbacks = Callbacks(database, ringer, tools, self.now)
         self.providers = Providers(database, tools, self.now)
         self.explain = Explain(database, control, pipelines, tools, self.now)
-        self.health = Health(database, control, settings, self.now, self.providers)
+        self.workers = Workers(control, self.now)
+        self.health = Health(database, control, settings, self.now, self.providers, self.workers)

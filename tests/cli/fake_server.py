@@ -128,7 +128,9 @@ class FakeServer:
         if path == "/api/tasks":
             return 200, {"tasks": [self.task], "next_cursor": None}
         if path == "/api/nodes":
-            return (202, self.nodes[0]) if request.method == "POST" else (200, {"nodes": self.nodes})
+            return (
+                (202, self.nodes[0]) if request.method == "POST" else (200, {"nodes": self.nodes, "next_cursor": None})
+            )
         if path.startswith("/api/nodes/"):
             node_id = path.split("/")[3]
             found = next(node for node in self.nodes if node["id"] == node_id)

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask
 from flask_smorest import Api
 
-from web.api import agent, callbacks, document, events, health, nodes, providers, tasks, usage
+from web.api import agent, callbacks, document, events, health, history, line, nodes, providers, sweeps, tasks, usage
 from web.api.answers import ErrorBodySchema
 
 
@@ -17,7 +17,7 @@ def register(app: Flask) -> None:
     api.ERROR_SCHEMA = ErrorBodySchema
     api.init_app(app)
     document.describe_tokens(api.spec)
-    for part in (tasks, events, nodes, providers, usage, agent, health, document):
+    for part in (tasks, history, line, events, nodes, providers, usage, sweeps, agent, health, document):
         api.register_blueprint(part.routes.blueprint)
     for routes in (callbacks.node_routes, callbacks.workspace_routes):
         api.register_blueprint(routes.blueprint)
