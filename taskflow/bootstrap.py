@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ from taskflow.redis_url import connect
 from taskflow.service.core import Service
 from taskflow.service.metrics import meter_of
 from taskflow.service.timing import StoreClock
+from taskflow.service.workers import SAYS_EVERY_S
 from taskflow.settings import ENV_PREFIX, Settings
 from taskflow.stack.data_dir import DataDir
 from taskflow.sweeps.delete_orphans import delete_orphans
@@ -120,9 +122,18 @@ class App:
         except redis.RedisError as error:
             log.warning("takeover_failed", error=repr(error))
 
+    def announce(self) -> None:
+        """Say that this process is a worker. With Redis away its pump says so as soon as it can."""
+        try:
+            self.service.workers.lives()
+        except redis.RedisError as error:
+            log.warning("worker_not_announced", error=repr(error))
+
     def close(self) -> None:
         """Let go of connections and threads."""
         self.pump.stop()
+        with contextlib.suppress(redis.RedisError):
+            self.service.workers.goes()
         self.database.dispose()
         self.control.client.close()
         self.meter.close()
@@ -260,13 +271,17 @@ def _sweeps(app: App) -> dict[str, SweepFunction]:
 
 
 def _on_tick(app: App, clock: Clock) -> Callable[[list[Pumped]], None]:
-    """What each pump tick also does: watch the incarnation, and stand in for a rescue that is long overdue."""
+    """What each pump tick also does: watch the incarnation, say now and then that this worker lives, and stand in for a
+    rescue that is long overdue."""
     interval_s = app.settings.rescue_interval_s
-    looked = clock.monotonic()
+    looked = said = clock.monotonic()
 
     def on_tick(answers: list[Pumped]) -> None:
-        nonlocal looked
+        nonlocal looked, said
         app.watch.saw(answers)
+        if clock.monotonic() - said >= SAYS_EVERY_S:
+            said = clock.monotonic()
+            app.service.workers.lives()
         if clock.monotonic() - looked < interval_s:
             return
         looked = clock.monotonic()

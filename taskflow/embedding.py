@@ -77,12 +77,13 @@ class Installed:
             self._app = None
 
     def begin(self) -> None:
-        """What a worker process does before its first task: take over from the dead, start the pump."""
+        """What a worker process does before its first task: say that it lives, take over from the dead, start the pump."""
         if os.getpid() in self._pumping:
             return  # Celery's solo pool says that its child started and, in the same process, that the worker is ready
         self._pumping.add(os.getpid())
         wired = self.get()
         wired.check_installation()
+        wired.announce()
         wired.take_over()
         threading.Thread(target=wired.pump.run_forever, name="pump", daemon=True).start()
 

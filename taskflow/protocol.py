@@ -61,6 +61,11 @@ BOOT_STAGES = ("booted", "agent_fetched", "agent_started")
 _WORD = validate.Length(max=64)
 
 
+def _says(description: str) -> dict[str, str]:
+    """Of a field that is in the document of the API."""
+    return {"description": description}
+
+
 class _Wire(Schema):
     """Unknown fields are ignored: a newer peer may say more."""
 
@@ -71,9 +76,11 @@ class _Wire(Schema):
 class ErrorSchema(_Wire):
     """What failed and why: the cause's own words in ``message`` (git's, for instance)."""
 
-    code = fields.String(required=True)
-    message = fields.String(required=True)
-    phase = fields.String(load_default=None, allow_none=True)  # clone, branch, setup, start, commit, push, report
+    code = fields.String(required=True, metadata=_says("what failed, in a word that does not change"))
+    message = fields.String(required=True, metadata=_says("the cause's own words"))
+    phase = fields.String(
+        load_default=None, allow_none=True, metadata=_says("clone, branch, setup, start, commit, push or report")
+    )
 
 
 class LimitsSchema(_Wire):
@@ -127,18 +134,35 @@ class SessionStartSchema(_Wire):
 class SessionOutcomeSchema(_Wire):
     """How a session ended; the answer to the one question ``session_outcome``."""
 
-    outcome = fields.String(required=True, validate=validate.OneOf(SESSION_OUTCOMES))
-    exit_code = fields.Integer(load_default=None, allow_none=True)  # exited; negative = killed by that signal
+    outcome = fields.String(
+        required=True,
+        validate=validate.OneOf(SESSION_OUTCOMES),
+        metadata=_says("exited (by itself), timed_out, stopped (on request) or lost (nobody can say)"),
+    )
+    exit_code = fields.Integer(
+        load_default=None,
+        allow_none=True,
+        metadata=_says("of the command that exited; negative: killed by that signal"),
+    )
     commit = fields.String(
-        load_default=None, allow_none=True, validate=_WORD
-    )  # None: nothing changed, or nothing could be committed
-    output_branch = fields.String(load_default=None, allow_none=True)
-    changed_files = fields.List(fields.String(), load_default=list)
-    pushed = fields.Boolean(load_default=False)
-    log_chunks = fields.Integer(load_default=0)
-    log_truncated = fields.Boolean(load_default=False)
-    duration_s = fields.Float(load_default=None, allow_none=True)
-    error = fields.Nested(ErrorSchema, load_default=None, allow_none=True)
+        load_default=None,
+        allow_none=True,
+        validate=_WORD,
+        metadata=_says("null: nothing changed, or nothing could be committed"),
+    )
+    output_branch = fields.String(
+        load_default=None, allow_none=True, metadata=_says("the branch that the work was committed to")
+    )
+    changed_files = fields.List(
+        fields.String(), load_default=list, metadata=_says("paths that differ from where it began")
+    )
+    pushed = fields.Boolean(load_default=False, metadata=_says("whether the branch was pushed"))
+    log_chunks = fields.Integer(load_default=0, metadata=_says("pieces of output that were sent"))
+    log_truncated = fields.Boolean(load_default=False, metadata=_says("there was more output than is kept"))
+    duration_s = fields.Float(load_default=None, allow_none=True, metadata=_says("seconds from its start to its end"))
+    error = fields.Nested(
+        ErrorSchema, load_default=None, allow_none=True, metadata=_says("why the work could not be kept or sent")
+    )
 
 
 class SessionStateSchema(_Wire):
@@ -152,9 +176,15 @@ class SessionStateSchema(_Wire):
 class WorkspaceOutcomeSchema(_Wire):
     """The ready callback, and its opposite: the answer to the one question ``workspace_outcome``."""
 
-    status = fields.String(required=True, validate=validate.OneOf(("ready", "failed")))
-    base_commit = fields.String(load_default=None, allow_none=True, validate=_WORD)
-    error = fields.Nested(ErrorSchema, load_default=None, allow_none=True)
+    status = fields.String(
+        required=True, validate=validate.OneOf(("ready", "failed")), metadata=_says("ready or failed")
+    )
+    base_commit = fields.String(
+        load_default=None, allow_none=True, validate=_WORD, metadata=_says("what the work starts from")
+    )
+    error = fields.Nested(
+        ErrorSchema, load_default=None, allow_none=True, metadata=_says("why it could not be prepared")
+    )
 
 
 class LogChunkSchema(_Wire):
@@ -163,85 +193,123 @@ class LogChunkSchema(_Wire):
     The answer is ``{"next": N}``, the number the control plane wants next: the sender goes on there.
     """
 
-    number = fields.Integer(required=True, validate=validate.Range(min=1))
-    data = fields.String(required=True)  # base64
+    number = fields.Integer(
+        required=True, validate=validate.Range(min=1), metadata=_says("its place in the output, from 1, without a gap")
+    )
+    data = fields.String(required=True, metadata=_says("the bytes, in base64; 64 KiB at most"))
 
 
 class SessionProgressSchema(_Wire):
     """A running session as a heartbeat reports it."""
 
-    session_id = fields.String(required=True)
-    workspace_id = fields.String(required=True)
-    status = fields.String(required=True, validate=validate.OneOf(SESSION_STATES))
-    output_bytes = fields.Integer(load_default=0)
-    output_age_s = fields.Float(load_default=None, allow_none=True)  # since it last wrote something
+    session_id = fields.String(required=True, metadata=_says("which session"))
+    workspace_id = fields.String(required=True, metadata=_says("the workspace it runs in"))
+    status = fields.String(
+        required=True, validate=validate.OneOf(SESSION_STATES), metadata=_says("running, finishing or ended")
+    )
+    output_bytes = fields.Integer(load_default=0, metadata=_says("that its command wrote so far"))
+    output_age_s = fields.Float(
+        load_default=None, allow_none=True, metadata=_says("seconds since it last wrote something")
+    )
 
 
 class BootstrapSchema(_Wire):
     """Asks for the node's order. ``claim`` is random, kept on the server's disk: the first one that asks has it alone."""
 
-    protocol_version = fields.Integer(required=True)
-    claim = fields.String(required=True, validate=validate.Length(min=16, max=64))
+    protocol_version = fields.Integer(required=True, metadata=_says("of the agent that asks"))
+    claim = fields.String(
+        required=True, validate=validate.Length(min=16, max=64), metadata=_says("a random text that this server keeps")
+    )
 
 
 class CallbackTokenSchema(_Wire):
     """A token that requests to the control plane are signed with. ``generation`` counts its renewals."""
 
-    token = fields.String(required=True)
-    generation = fields.Integer(required=True)
+    token = fields.String(required=True, metadata=_says("the token; secret"))
+    generation = fields.Integer(required=True, metadata=_says("how often it was renewed"))
 
 
 class TlsSchema(_Wire):
     """What an agent shows to who connects: both are PEM texts, the certificate with its chain."""
 
-    certificate = fields.String(required=True)
-    private_key = fields.String(required=True)
+    certificate = fields.String(required=True, metadata=_says("with its chain, as PEM"))
+    private_key = fields.String(required=True, metadata=_says("as PEM; secret"))
 
 
 class NodeOrderSchema(_Wire):
     """What a node agent has to know of itself. Its tokens are secret. What is None or false is left to local nodes."""
 
-    node_id = fields.String(required=True)
-    slots = fields.Integer(required=True)
-    callback_token = fields.String(required=True)
-    callback_generation = fields.Integer(load_default=0)
-    agent_token = fields.String(required=True)
-    heartbeat_interval_s = fields.Float(required=True)
-    listen_host = fields.String(load_default="127.0.0.1")
-    listen_port = fields.Integer(load_default=0)  # 0: the earlier one, or any free one
-    advertise_host = fields.String(load_default=None, allow_none=True)  # None: from where it reaches the control plane
-    tls = fields.Nested(TlsSchema, load_default=None, allow_none=True)  # None: plain HTTP
-    signature_age_s = fields.Float(load_default=60.0)
-    dead_man_s = fields.Float(load_default=None, allow_none=True)  # None: its sessions outlive every silence
-    power_off = fields.Boolean(load_default=False)  # after the dead-man time the machine itself is shut down
-    isolate = fields.Boolean(load_default=False)  # each workspace as a user of its own, which only root can
-    container_image = fields.String(load_default=None, allow_none=True)  # what its commands run in; None: the machine
+    node_id = fields.String(required=True, metadata=_says("the node that it is"))
+    slots = fields.Integer(required=True, metadata=_says("workspaces it holds at once"))
+    callback_token = fields.String(required=True, metadata=_says("signs what it sends; secret"))
+    callback_generation = fields.Integer(load_default=0, metadata=_says("how often that token was renewed"))
+    agent_token = fields.String(required=True, metadata=_says("signs what it is sent; secret"))
+    heartbeat_interval_s = fields.Float(required=True, metadata=_says("seconds between two reports"))
+    listen_host = fields.String(load_default="127.0.0.1", metadata=_says("the address that its agent listens on"))
+    listen_port = fields.Integer(load_default=0, metadata=_says("0: the earlier one, or any free one"))
+    advertise_host = fields.String(
+        load_default=None,
+        allow_none=True,
+        metadata=_says("where it is reached; null: from where it reaches the control plane"),
+    )
+    tls = fields.Nested(
+        TlsSchema, load_default=None, allow_none=True, metadata=_says("what it shows to who connects; null: plain HTTP")
+    )
+    signature_age_s = fields.Float(load_default=60.0, metadata=_says("seconds for which a signature is good"))
+    dead_man_s = fields.Float(
+        load_default=None,
+        allow_none=True,
+        metadata=_says("seconds without the control plane after which it ends its sessions; null: never"),
+    )
+    power_off = fields.Boolean(load_default=False, metadata=_says("after that time the machine itself is shut down"))
+    isolate = fields.Boolean(
+        load_default=False, metadata=_says("each workspace is a user of its own, which only root can do")
+    )
+    container_image = fields.String(
+        load_default=None, allow_none=True, metadata=_says("what commands run in; null: the machine")
+    )
 
 
 class HeartbeatAnswerSchema(_Wire):
     """What a heartbeat is answered. Tokens are there when they are to be used from now on; the old ones stay good for a
     while. ``time`` is the control plane's clock, which signatures go by."""
 
-    status = fields.String(required=True)
-    time = fields.Float(required=True)
-    callback_token = fields.Nested(CallbackTokenSchema, load_default=None, allow_none=True)
-    workspace_tokens = fields.Dict(keys=fields.String(), values=fields.Nested(CallbackTokenSchema), load_default=dict)
+    status = fields.String(required=True, metadata=_says("what the control plane takes the node for"))
+    time = fields.Float(
+        required=True, metadata=_says("the control plane's clock, which signatures go by; seconds since the epoch")
+    )
+    callback_token = fields.Nested(
+        CallbackTokenSchema,
+        load_default=None,
+        allow_none=True,
+        metadata=_says("of the node, to be used from now on; null: as before"),
+    )
+    workspace_tokens = fields.Dict(
+        keys=fields.String(),
+        values=fields.Nested(CallbackTokenSchema),
+        load_default=dict,
+        metadata=_says("the same by workspace"),
+    )
 
 
 class HeartbeatSchema(_Wire):
     """Sent every ``heartbeat_interval_s``; says again that the node is ready, so a lost ready callback costs a beat."""
 
-    protocol_version = fields.Integer(required=True)
-    agent_version = fields.String(required=True, validate=_WORD)
-    boot_id = fields.String(required=True, validate=_WORD)  # random, new with each start of the agent process
-    address = fields.String(required=True, validate=validate.Length(max=500))  # http://host:port of the agent
-    ready = fields.Boolean(required=True)
-    cores = fields.Integer(load_default=None, allow_none=True)
-    load1 = fields.Float(load_default=None, allow_none=True)
-    memory_percent = fields.Float(load_default=None, allow_none=True)
-    disk_percent = fields.Float(load_default=None, allow_none=True)
-    workspaces = fields.List(fields.String(), load_default=list)
-    sessions = fields.List(fields.Nested(SessionProgressSchema), load_default=list)
+    protocol_version = fields.Integer(required=True, metadata=_says("of the agent"))
+    agent_version = fields.String(required=True, validate=_WORD, metadata=_says("the release of the agent"))
+    boot_id = fields.String(required=True, validate=_WORD, metadata=_says("random, new with each start of the agent"))
+    address = fields.String(required=True, validate=validate.Length(max=500), metadata=_says("where the agent answers"))
+    ready = fields.Boolean(required=True, metadata=_says("whether it takes work"))
+    cores = fields.Integer(load_default=None, allow_none=True, metadata=_says("of the machine"))
+    load1 = fields.Float(
+        load_default=None, allow_none=True, metadata=_says("processes that wanted a core, as a mean of a minute")
+    )
+    memory_percent = fields.Float(load_default=None, allow_none=True, metadata=_says("in use"))
+    disk_percent = fields.Float(load_default=None, allow_none=True, metadata=_says("in use"))
+    workspaces = fields.List(fields.String(), load_default=list, metadata=_says("ids of those that are on it"))
+    sessions = fields.List(
+        fields.Nested(SessionProgressSchema), load_default=list, metadata=_says("those that it knows")
+    )
 
 
 def route(template: str, **ids: str) -> str:

@@ -222,6 +222,11 @@ class Settings:
         "1/s",
         "requests of one API token to one web process, as a mean of ten seconds; more get 429; 0 = no limit",
     )
+    cors_origins: str = _setting(
+        "",
+        "list",
+        "origins whose pages may call the API with a token, separated by commas (https://a.example); empty = none",
+    )
     streams_per_token: int = _setting(
         10, "count", "open streams of one API token in one web process; one more is refused with 429"
     )

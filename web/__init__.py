@@ -8,7 +8,7 @@ from flask import Flask
 
 from taskflow import logs
 from taskflow.settings import Settings
-from web import api, audit, auth, context, errors, sessions, sign_in
+from web import api, audit, auth, conditional, context, cors, errors, sessions, sign_in
 from web.door import Door
 from web.limits import RequestLimit
 from web.streams import Streams
@@ -38,9 +38,11 @@ def create_app(service: Service | None = None, settings: Settings | None = None)
     app.extensions["taskflow.limit"] = RequestLimit(limits.token_request_rate)
     app.extensions["taskflow.streams"] = Streams(limits)
     context.register(app)
+    cors.register(app, limits)  # before who calls is looked at: a preflight has no token
     auth.register(app)
     audit.register(app)
     sessions.register(app, limits)
+    conditional.register(app)
     api.register(app)
     sign_in.register(app, limits)
     errors.register(app)  # last: it replaces the handlers that the API extension brings

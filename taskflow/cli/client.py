@@ -1,4 +1,4 @@
-"""The HTTP client of the command line: one method per route, timeouts, and retries where a repeat does no harm."""
+"""The HTTP client of the command line: one method per route, timeouts, and retries: a repeat does no harm anywhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -25,9 +25,7 @@ PATIENCE_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
 _AWAY = (429, 502, 503, 504)
 LOG_PAGE = 50
-
-#: ``always``: a repeat changes nothing. ``unsent``: only when the request can't have reached the server.
-Repeat = Literal["always", "unsent"]
+NODE_PAGE = 200
 
 
 @dataclass(frozen=True)
@@ -97,43 +95,33 @@ class Api:
 
     def submit(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Submit a task. The key makes a repeat answer with the same task."""
-        return self._call(
-            "submitting the task", "POST", "/api/tasks", body=spec, headers={"Idempotency-Key": uuid.uuid4().hex}
-        )
+        return self._call("submitting the task", "POST", "/api/tasks", body=spec, headers=_once())
 
     def task(self, task_id: str) -> dict[str, Any]:
         """A task."""
         return self._call("looking for the task", "GET", _task(task_id))
 
     def tasks(
-        self,
-        *,
-        statuses: tuple[str, ...] = (),
-        limit: int = 50,
-        cursor: str | None = None,
-        project: str | None = None,
+        self, *, limit: int = 50, cursor: str | None = None, wanted: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """A page of tasks: ``{"tasks", "next_cursor"}``."""
-        query: dict[str, Any] = {"limit": limit}
-        if project is not None:
-            query["project"] = project
-        if statuses:
-            query["status"] = ",".join(statuses)
+        """A page of tasks: ``{"tasks", "next_cursor"}``. ``wanted``: the query that says which."""
+        query: dict[str, Any] = {"limit": limit, **(wanted or {})}
         if cursor:
             query["cursor"] = cursor
         return self._call("listing tasks", "GET", "/api/tasks", query=query)
 
     def run_draft(self, task_id: str) -> dict[str, Any]:
         """Start a draft."""
-        return self._call("starting the draft", "POST", f"{_task(task_id)}/run", body={}, repeat="unsent")
+        return self._call("starting the draft", "POST", f"{_task(task_id)}/run", body={}, headers=_once())
 
     def cancel(self, task_id: str, reason: str | None = None) -> dict[str, Any]:
         """Ask for cancellation."""
-        return self._call("cancelling the task", "POST", f"{_task(task_id)}/cancel", body={"reason": reason})
+        body = {"reason": reason}
+        return self._call("cancelling the task", "POST", f"{_task(task_id)}/cancel", body=body, headers=_once())
 
     def rerun(self, task_id: str) -> dict[str, Any]:
         """Run a failed or cancelled task again."""
-        return self._call("running the task again", "POST", f"{_task(task_id)}/rerun", body={}, repeat="unsent")
+        return self._call("running the task again", "POST", f"{_task(task_id)}/rerun", body={}, headers=_once())
 
     def events(self, task_id: str, after: int = 0) -> dict[str, Any]:
         """Events with a ``seq`` greater than ``after``: ``{"events", "next"}``."""
@@ -173,14 +161,17 @@ class Api:
 
     def nodes(self, *, destroyed: bool = False) -> list[dict[str, Any]]:
         """The nodes, newest first."""
-        query = {"destroyed": "true"} if destroyed else None
-        found: list[dict[str, Any]] = self._call("listing nodes", "GET", "/api/nodes", query=query)["nodes"]
+        query: dict[str, Any] = {"limit": NODE_PAGE, **({"destroyed": "true"} if destroyed else {})}
+        page = self._call("listing nodes", "GET", "/api/nodes", query=query)
+        found: list[dict[str, Any]] = page["nodes"]
+        while cursor := page["next_cursor"]:
+            page = self._call("listing nodes", "GET", "/api/nodes", query={**query, "cursor": cursor})
+            found += page["nodes"]
         return found
 
     def add_node(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Order a node. The key makes a repeat answer with the same node."""
-        headers = {"Idempotency-Key": uuid.uuid4().hex}
-        return self._call("ordering the node", "POST", "/api/nodes", body=spec, headers=headers)
+        return self._call("ordering the node", "POST", "/api/nodes", body=spec, headers=_once())
 
     def drain_node(self, node_id: str, reason: str | None = None) -> dict[str, Any]:
         """Ask a node to drain and go."""
@@ -233,16 +224,14 @@ class Api:
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-        repeat: Repeat = "always",
     ) -> dict[str, Any]:
         end = self._clock.monotonic() + self.patience_s
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
                 return self._once(what, method, path, body, query, headers)
-            except NoServer as error:
-                again = repeat == "always" or error.detail.get("unsent", False)
-                if not again or self._clock.monotonic() + pause_s > end:
+            except NoServer:
+                if self._clock.monotonic() + pause_s > end:
                     raise
             # Jittered: many commands may wait for the same server.
             self._clock.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret is made of it
@@ -270,7 +259,7 @@ class Api:
             ) from None
         except requests.RequestException as error:
             raise NoServer(
-                what, _why(error), where=where, detail={"unsent": _unsent(error)},
+                what, _why(error), where=where,
                 advice="is the server running? start one with: taskflow up",
             ) from error  # fmt: skip
         return _checked(what, where, answer)
@@ -279,6 +268,11 @@ class Api:
 def is_run(thing_id: str) -> bool:
     """Whether this is the id of a run of a pipeline of one's own, and not of a task."""
     return thing_id.startswith("run-")
+
+
+def _once() -> dict[str, str]:
+    """The header by which a server sees that a request is a repeat of one whose answer was lost."""
+    return {"Idempotency-Key": uuid.uuid4().hex}
 
 
 def _task(task_id: str) -> str:

@@ -127,5 +127,5 @@ def destroy_nodes(api: Api, sleep: Callable[[float], None], progress: Progress, 
 
 def other_open_tasks(api: Api, task_id: str | None) -> list[str]:
     """Tasks of this data directory that are under way besides ``task_id``."""
-    page = api.tasks(statuses=("queued", "delegated", "in_progress"), limit=50)
+    page = api.tasks(wanted={"status": "queued,delegated,in_progress"}, limit=50)
     return [task["id"] for task in page["tasks"] if task["id"] != task_id]

@@ -11,6 +11,7 @@ import click
 
 from taskflow.cli import connection, embedded, render, runs
 from taskflow.cli.client import Api, is_run
+from taskflow.cli.filters import task_query
 from taskflow.cli.follow import Follower, write_log
 from taskflow.cli.problems import EXIT_CODES, FAILED, OK
 from taskflow.cli.render import Progress
@@ -86,25 +87,34 @@ def rerun(task_id: str, follow: bool, as_json: bool) -> int:
 
 
 @click.command("list")
-@click.option("--status", "statuses", multiple=True, type=click.Choice(_STATUSES), help="Only these. Repeatable.")
+@click.option("--status", multiple=True, type=click.Choice(_STATUSES), help="Only these. Repeatable.")
 @click.option("--project", metavar="NAME", help="Only those of this project.")
+@click.option("--step", metavar="NAME", help="Only those whose open run is at this step.")
+@click.option("--node", metavar="ID", help="Only those that are or were on this node.")
+@click.option("--label", multiple=True, metavar="KEY=VALUE", help="Only those with this label. Repeatable.")
+@click.option("--text", metavar="TEXT", help="Only those with this in title, id or repository.")
+@click.option(
+    "--since",
+    metavar="TIME",
+    help="Only those submitted then or later: a length of time back (30m, 12h, 7d), or a point in time.",
+)
+@click.option("--before", metavar="TIME", help="Only those submitted before.")
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many.")
 @click.option("--all", "all_pages", is_flag=True, help="All of them.")
 @click.option("--runs", "of_runs", is_flag=True, help="Runs of pipelines of your own instead.")
 @json_option
-def list_tasks(
-    statuses: tuple[str, ...], project: str | None, limit: int, all_pages: bool, of_runs: bool, as_json: bool
-) -> int:
-    """List tasks, newest first."""
+def list_tasks(limit: int, all_pages: bool, of_runs: bool, as_json: bool, **narrowed: Any) -> int:
+    """List tasks, newest first: those that fit all that is said."""
+    wanted = task_query(**narrowed)
     api = connection.connect(Settings.from_env())
     if of_runs:
-        if statuses or project is not None:
-            raise click.BadParameter("goes with neither --status nor --project", param_hint="'--runs'")
+        if wanted:
+            raise click.BadParameter("goes with none of the others but --limit and --all", param_hint="'--runs'")
         return runs.show_list(api, limit=None if all_pages else limit, as_json=as_json)
-    page = api.tasks(statuses=statuses, limit=200 if all_pages else limit, project=project)
+    page = api.tasks(wanted=wanted, limit=200 if all_pages else limit)
     tasks, cursor = list(page["tasks"]), page["next_cursor"]
     while all_pages and cursor:
-        page = api.tasks(statuses=statuses, limit=200, cursor=cursor, project=project)
+        page = api.tasks(wanted=wanted, limit=200, cursor=cursor)
         tasks += page["tasks"]
         cursor = page["next_cursor"]
     if as_json:

@@ -76,8 +76,10 @@ class Task(Base):
         CheckConstraint(
             "(status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)", name="completed_at"
         ),
-        Index("ix_tasks_owner_status", "owner_id", "status", "id"),
+        Index("ix_tasks_owner_status", "owner_id", "status", "created_at", "id"),
         Index("ix_tasks_owner_created", "owner_id", "created_at", "id"),
+        Index("ix_tasks_node", "node_id", "owner_id", "created_at", "id"),
+        partial("ix_tasks_project", "owner_id", "project", "created_at", "id", where="project <> ''"),
         partial("ix_tasks_ended", "completed_at", where="completed_at IS NOT NULL"),
     )
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -105,7 +107,7 @@ class Task(Base):
     # the run under way, or the last one
     run_id: Mapped[str | None] = mapped_column(Id, index=True)
     run_number: Mapped[int] = mapped_column(Integer, default=0)
-    node_id: Mapped[str | None] = mapped_column(Id, index=True)
+    node_id: Mapped[str | None] = mapped_column(Id)
     placement: Mapped[dict[str, Any] | None]
     # what became of it
     output_branch: Mapped[str | None] = mapped_column(String(500))
@@ -249,7 +251,7 @@ class ErrorRow(Base):
     """A failed attempt of a step, with its cause."""
 
     __tablename__ = "errors"
-    __table_args__ = (Index("ix_errors_run", "run_id", "id"),)
+    __table_args__ = (Index("ix_errors_run", "run_id", "id"), Index("ix_errors_owner", "owner_id", "id"))
     id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
     run_id: Mapped[str] = mapped_column(Id)

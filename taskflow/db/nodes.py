@@ -92,15 +92,20 @@ def providers_of_nodes(tx: Connection) -> set[str]:
     return set(tx.execute(select(Node.provider).where(Node.destroyed_at.is_(None)).distinct()).scalars())
 
 
-def list_nodes(tx: Connection, owner_id: str, *, with_destroyed: bool = False) -> Sequence[Row[Any]]:
-    """Nodes of this owner, newest first, each with ``live_workspaces``."""
+def list_nodes(
+    tx: Connection, owner_id: str, *, with_destroyed: bool = False, limit: int | None = None, before: str | None = None
+) -> Sequence[Row[Any]]:
+    """Nodes of this owner, newest first, each with ``live_workspaces``; ``before``: the id of the last row seen."""
     statement = (
         select(NODES, live_workspaces_of().label("live_workspaces"))
         .where(Node.owner_id == owner_id)
         .order_by(Node.id.desc())
+        .limit(limit)
     )
     if not with_destroyed:
         statement = statement.where(Node.destroyed_at.is_(None))
+    if before is not None:
+        statement = statement.where(Node.id < before)
     return tx.execute(statement).all()
 
 

@@ -34,6 +34,8 @@ from taskflow.errors import InfrastructureError
 T = TypeVar("T")
 
 _TRIES = 8
+#: A function of SQL on SQLite: a text in small letters, those of every alphabet.
+UNICODE_LOWER = "taskflow_lower"
 #: A pooled connection that nobody used for so long is asked whether it still lives, in seconds. To ask each time costs
 #: every transaction a round trip; until then it is enough to look whether the server said good-bye.
 _IDLE_S = 1.0
@@ -105,6 +107,7 @@ def _make_sqlite_strict(engine: Engine) -> None:
     def on_connect(connection: Any, _record: Any) -> None:
         # The driver must not begin transactions by itself: ``on_begin`` does, with the kind that fits.
         connection.isolation_level = None
+        connection.create_function(UNICODE_LOWER, 1, str.lower, deterministic=True)
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
             cursor.execute(f"PRAGMA {pragma}")

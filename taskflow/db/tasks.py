@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, func, insert, literal, select, update
 
 from taskflow.db.events import append_event, promise
 from taskflow.db.models import IdempotencyKey, Run, Task
@@ -179,33 +179,6 @@ def open_counts(tx: Connection, owner_id: str, *, mine_max: int, all_max: int) -
 def task_of_run(tx: Connection, run_id: str) -> Row[Any] | None:
     """The task whose run this is or was (the runner's own look-up, by run)."""
     return tx.execute(_TASK_OF_RUN, {"of_run": run_id}).first()
-
-
-def list_tasks(
-    tx: Connection,
-    owner_id: str,
-    *,
-    limit: int,
-    before: tuple[float, str] | None = None,
-    statuses: Sequence[str] = (),
-    project: str | None = None,
-) -> Sequence[Row[Any]]:
-    """Tasks newest first, with the step of their run; ``before`` is the (created_at, id) of the last row seen."""
-    statement = (
-        select(TASKS, Run.step.label("step"), Run.finished_at.label("run_finished_at"))
-        .outerjoin(Run, Run.id == Task.run_id)
-        .where(Task.owner_id == owner_id)
-        .order_by(Task.created_at.desc(), Task.id.desc())
-        .limit(limit)
-    )
-    if statuses:
-        statement = statement.where(Task.status.in_(statuses))
-    if project is not None:
-        statement = statement.where(Task.project == project)
-    if before is not None:
-        at, task_id = before
-        statement = statement.where(or_(Task.created_at < at, and_(Task.created_at == at, Task.id < task_id)))
-    return tx.execute(statement).all()
 
 
 def idempotent_task(tx: Connection, owner_id: str, key: str) -> Row[str, str] | None:

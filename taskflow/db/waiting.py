@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, not_, or_, select, update
 
 from taskflow.db.models import Run, Task
 from taskflow.db.nodes import CAPACITY
@@ -46,6 +46,29 @@ def count_waiting(tx: Connection, owner_id: str) -> int:
     return tx.execute(
         select(func.count()).select_from(Run).join(Task, and_(Task.run_id == Run.id)).where(*_waits(owner_id))
     ).scalar_one()
+
+
+def waiting_page(
+    tx: Connection, owner_id: str, *, limit: int, ageing_s: float, after: tuple[float, str] | None = None
+) -> tuple[Sequence[Row[Any]], int]:
+    """Tasks of this owner that wait and were not given a place, in the order in which they are served, each with its
+    ``rank`` and the time since which its run waits; and how many are before them. ``after``: (rank, run id) of the last
+    row seen."""
+    rank = _rank(ageing_s)
+    waiting = (*_waits(owner_id), Task.node_id.is_(None), Run.cancel_requested_at.is_(None))
+    statement = (
+        select(Task.__table__, rank.label("rank"), Run.step_entered_at, Run.deadline_at)
+        .join(Run, and_(Task.run_id == Run.id))
+        .where(*waiting)
+        .order_by(rank, Run.id)
+        .limit(limit)
+    )
+    if after is None:
+        return tx.execute(statement).all(), 0
+    last, run_id = after
+    passed = or_(rank < last, and_(rank == last, Run.id <= run_id))
+    before = select(func.count()).select_from(Run).join(Task, and_(Task.run_id == Run.id)).where(*waiting, passed)
+    return tx.execute(statement.where(not_(passed))).all(), tx.execute(before).scalar_one()
 
 
 def best_ranks(tx: Connection, provider: str, *, ageing_s: float) -> dict[str, float]:

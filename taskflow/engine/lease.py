@@ -29,9 +29,14 @@ def _place() -> str:
     return f"{socket.gethostname()}:{space}"
 
 
+def process_name() -> str:
+    """This process among those of all hosts: ``<host>:<pid namespace>:<pid>``."""
+    return f"{_place()}:{os.getpid()}"
+
+
 def new_token() -> str:
-    """A lease value that names its owner: ``<host>:<pid namespace>:<pid>:<random>``."""
-    return f"{_place()}:{os.getpid()}:{secrets.token_hex(8)}"
+    """A lease value that names its owner: its process, and ``:<random>``."""
+    return f"{process_name()}:{secrets.token_hex(8)}"
 
 
 def owner_is_gone(token: str) -> bool:

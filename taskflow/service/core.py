@@ -20,9 +20,12 @@ from taskflow.service.callbacks import Callbacks
 from taskflow.service.events import Events
 from taskflow.service.explain import Explain
 from taskflow.service.health import Health
+from taskflow.service.history import History
+from taskflow.service.line import Line
 from taskflow.service.metrics import Metrics
 from taskflow.service.nodes import Nodes
 from taskflow.service.providers import Providers
+from taskflow.service.repeats import Repeats
 from taskflow.service.run_explain import RunExplain
 from taskflow.service.runs import Runs
 from taskflow.service.signatures import Signatures
@@ -30,14 +33,15 @@ from taskflow.service.tasks import Tasks
 from taskflow.service.timing import StoreClock
 from taskflow.service.tokens import Tokens
 from taskflow.service.usage import Usage
+from taskflow.service.workers import Workers
 from taskflow.settings import Settings
 from taskflow.vault import Vault
 
 
 class Service:
-    """The verbs: ``accounts``, ``tokens``, ``browsers``, ``audit``, ``tasks``, ``events``, ``nodes``, ``usage``,
-    ``callbacks``, ``providers``, ``explain``, ``health``, ``metrics``; ``runs`` and ``run_explain`` for pipelines of
-    one's own; ``signatures`` says who signed a request."""
+    """The verbs: ``accounts``, ``tokens``, ``browsers``, ``audit``, ``tasks``, ``repeats``, ``history``, ``line``,
+    ``events``, ``nodes``, ``usage``, ``callbacks``, ``providers``, ``explain``, ``health``, ``workers``, ``metrics``;
+    ``runs`` and ``run_explain`` for pipelines of one's own; ``signatures`` says who signed a request."""
 
     def __init__(
         self,
@@ -62,6 +66,9 @@ class Service:
         self.audit = Audit(database, clock)
         self.signatures = Signatures(self.accounts, vault, settings, self.now)
         self.tasks = Tasks(database, control, ringer, tools, pipelines, self.now, Admission(settings, clock), meter)
+        self.repeats = Repeats(database, vault, self.tasks, self.now)
+        self.history = History(database)
+        self.line = Line(database, settings, self.now)
         self.events = Events(database)
         self.nodes = Nodes(database, ringer, tools, self.now)
         self.usage = Usage(database, self.now)
@@ -71,4 +78,7 @@ class Service:
         self.runs = Runs(database, ringer, vault, pipelines, settings, self.now)
         self.run_explain = RunExplain(database, control, pipelines, settings, self.now)
         self.metrics = Metrics(database, control, settings, vault, self.now)
-        self.health = Health(database, control, settings, self.now, self.providers, ringer.backlog, pipelines)
+        self.workers = Workers(control, self.now)
+        self.health = Health(
+            database, control, settings, self.now, self.providers, self.workers, ringer.backlog, pipelines
+        )

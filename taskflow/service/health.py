@@ -16,6 +16,7 @@ from taskflow.db.session import Database
 from taskflow.engine.control import Control
 from taskflow.errors import InfrastructureError, NotFound
 from taskflow.service.providers import Providers
+from taskflow.service.workers import GONE_AFTER_S, Workers
 from taskflow.settings import Settings
 from taskflow.sweeps.items import failing_items
 from taskflow.sweeps.lateness import WATCHER, Standing, standings
@@ -23,6 +24,9 @@ from taskflow.sweeps.lateness import WATCHER, Standing, standings
 #: Writing is tried this often at most, however often readiness is asked for.
 _WRITES_EVERY_S = 5.0
 _NO_BEAT = "never succeeded: is beat running?"
+#: The most frequent sweep begins at every interval as long as beat sends it and a worker takes it. So many without are an
+#: outage, but not less than so many seconds: a queue may be long for a while.
+_BEAT_INTERVALS, _BEAT_MIN_S = 3, 60.0
 
 
 class Health:
@@ -35,9 +39,11 @@ class Health:
         settings: Settings,
         now: Callable[[], float],
         providers: Providers,
+        workers: Workers,
         backlog: Callable[[], int],
         pipelines: Collection[str],
     ) -> None:
+        self._workers = workers
         self._backlog = backlog
         self._pipelines = pipelines
         self._providers = providers
@@ -52,12 +58,51 @@ class Health:
         """``{"ready": bool, "checks": {name: "ok" or what is wrong}}``.
 
         A store that answers but takes no writes (full, read-only) is not ready; that is looked at every 5 s at most.
+        Whether a worker and beat are there (``worker``, ``beat``) is looked at when the stores are in order.
         """
+        checks = self._stores()
+        if all(value == "ok" for value in checks.values()):
+            checks |= {"worker": self._check(self._worker_lives), "beat": self._check(self._beat_works)}
+        return {"ready": all(value == "ok" for value in checks.values()), "checks": checks}
+
+    def _stores(self) -> dict[str, str]:
         checks = {"database": self._check(self._database_answers), "migrations": self._check(self._migrations)}
         checks["redis"] = self._check(lambda: self._control.client.ping())
         if all(value == "ok" for value in checks.values()):
             checks |= self._takes_writes()
-        return {"ready": all(value == "ok" for value in checks.values()), "checks": checks}
+        return checks
+
+    def _worker_lives(self) -> None:
+        if not self._workers.seen():
+            raise InfrastructureError(
+                f"no worker process was seen for {GONE_AFTER_S:g} s", code="worker", advice="start a worker"
+            )
+
+    def _beat_works(self) -> None:
+        """Told from the most frequent sweep that is not paused. The rescue is none: workers stand in for it."""
+        paused = self.paused_sweeps()
+        sent = [one for one in self._standings() if one.name != WATCHER and one.name not in paused]
+        if not sent:
+            return
+        one = min(sent, key=lambda one: one.interval_s)
+        began = None if one.row is None else one.row.last_started_at
+        age_s = None if began is None else self._now() - began
+        if age_s is not None and age_s <= max(_BEAT_INTERVALS * one.interval_s, _BEAT_MIN_S):
+            return
+        since = "has not begun yet" if age_s is None else f"began {age_s:.0f} s ago"
+        raise InfrastructureError(
+            f"sweep {one.name}, due every {one.interval_s:g} s, {since}", code="beat", advice="is beat running?"
+        )
+
+    def workers(self) -> dict[str, float]:
+        """The worker processes that live, each with the seconds since it was seen last. Raises ``InfrastructureError``."""
+        try:
+            return self._workers.seen()
+        except redis.RedisError as error:
+            raise InfrastructureError(f"Redis does not answer: {error}", code="redis") from error
+
+    def _standings(self) -> list[Standing]:
+        return standings(self._database, self._settings.sweep_intervals(), self._now())
 
     def _takes_writes(self) -> dict[str, str]:
         age_s = self._now() - self._writes_at
@@ -111,7 +156,7 @@ class Health:
                 "last_success_at": isoformat(one.row.last_success_at if one.row else None), "failures": one.failures,
                 "last_result": one.row.last_result if one.row else None, "failing": failing.get(one.name, []),
             }
-            for one in standings(self._database, self._settings.sweep_intervals(), self._now())
+            for one in self._standings()
         ]  # fmt: skip
 
     def doctor(self) -> list[dict[str, str]]:
@@ -120,10 +165,20 @@ class Health:
         ``state``: ok, warning or error.
         """
         found = [{"check": name, "state": "ok" if says == "ok" else "error", "says": says}
-                 for name, says in self.ready()["checks"].items()]  # fmt: skip
+                 for name, says in self._stores().items()]  # fmt: skip
         if all(one["state"] == "ok" for one in found):
-            found += [self._broker(), *self._redis_settings(), *self._sweep_ages(), *self._providers_answer()]
-            found += self._unregistered_pipelines()
+            found += [self._broker(), *self._redis_settings(), *self._processes(), *self._sweep_ages()]
+            found += [*self._providers_answer(), *self._unregistered_pipelines()]
+        return found
+
+    def _processes(self) -> list[dict[str, str]]:
+        """A worker or beat that is not there is a warning: before they are started nothing is broken."""
+        found = []
+        for name, probe in (("worker", self._worker_lives), ("beat", self._beat_works)):
+            says = self._check(probe)
+            found.append({"check": name, "state": "ok" if says == "ok" else "warning", "says": says})
+        if found[0]["says"] == "ok":
+            found[0]["says"] = f"{len(self._workers.seen())} worker processes live"
         return found
 
     def _broker(self) -> dict[str, str]:
@@ -158,7 +213,7 @@ class Health:
     def _sweep_ages(self) -> list[dict[str, str]]:
         failing, paused = failing_items(self._database), self.paused_sweeps()
         found = []
-        for one in standings(self._database, self._settings.sweep_intervals(), self._now()):
+        for one in self._standings():
             state = _state(one, paused)
             says = "not yet" if one.age_s is None else f"last success {one.age_s:.0f} s ago"
             if one.row is None:

@@ -33,6 +33,8 @@ from taskflow.nodes.ordering import keyed_part, new_node
 from taskflow.nodes.purchase import full, guard
 from taskflow.nodes.selector import Wish
 from taskflow.service.accounts import Caller
+from taskflow.service.keys import key_reused
+from taskflow.service.pages import decode_cursor, encode_cursor, page_size
 from taskflow.service.views import node_view
 
 #: When to ask again for a node that a limit refuses: nodes come and go at a human pace.
@@ -56,6 +58,17 @@ class Nodes:
         now = self._now()
         with self._database.read() as tx:
             return [node_view(row, now) for row in list_nodes(tx, caller.owner_id, with_destroyed=with_destroyed)]
+
+    def page(
+        self, caller: Caller, *, with_destroyed: bool = False, limit: int = 50, cursor: str | None = None
+    ) -> tuple[Sequence[dict[str, Any]], str | None]:
+        """A page of the same, and the next one's cursor (None after the last). Raises ``UsageError`` for a foreign one."""
+        now = self._now()
+        before = decode_cursor(cursor, str)[0] if cursor else None
+        with self._database.read() as tx:
+            rows = list_nodes(tx, caller.owner_id, with_destroyed=with_destroyed, limit=page_size(limit), before=before)
+        page = rows[: page_size(limit) - 1]
+        return [node_view(row, now) for row in page], encode_cursor(page[-1].id) if len(rows) > len(page) else None
 
     def show(self, caller: Caller, node_id: str) -> dict[str, Any]:
         """One node of the caller. Raises ``NotFound``."""
@@ -190,10 +203,7 @@ def _must_exist(provider: ProviderSpec, wish: Wish) -> None:
 
 def _replayed(known: Row[Any], wish: Wish) -> str:
     if known.wish != wish.as_dict():
-        raise Conflict(
-            "this idempotency key was used for another request", code="idempotency_key_reused",
-            fields={"Idempotency-Key": "was used with other content"},
-        )  # fmt: skip
+        raise key_reused()
     return str(known.id)
 
 

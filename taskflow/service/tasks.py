@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from taskflow.addresses import AddressRefused, check_host, repository_host
 from taskflow.db import tasks as task_rows
 from taskflow.db.events import append_event
+from taskflow.db.listing import EVERY_TASK, TaskFilter, list_tasks
 from taskflow.db.models import AgentSession, LogChunk
 from taskflow.db.runs import get_run, insert_run, request_cancel
 from taskflow.db.session import Database
@@ -34,6 +33,8 @@ from taskflow.ids import new_run_id, new_task_id
 from taskflow.nodes.context import StepTools
 from taskflow.service.accounts import Caller
 from taskflow.service.admission import Admission
+from taskflow.service.keys import key_reused
+from taskflow.service.pages import decode_cursor, encode_cursor, page_size
 from taskflow.service.reruns import is_over, rerun_reason
 from taskflow.service.unheard import unheard
 from taskflow.service.views import task_summary, task_view
@@ -41,10 +42,11 @@ from taskflow.service.views import task_summary, task_view
 log = structlog.get_logger(__name__)
 
 PIPELINE = "agent_task"
-PAGE_MAX = 200
 
 #: An idempotency key and the hash of the request that used it.
 _Key = tuple[str, str]
+#: Called first in a transaction; what it raises undoes and ends it.
+_First = Callable[[Connection], None]
 #: A task, its run if it has one, and whether they were made now.
 _Submitted = tuple[Row[Any], RunRow | None, bool]
 
@@ -137,11 +139,7 @@ class Tasks:
         if used is None:
             return None
         if used.request_hash != key[1]:
-            raise Conflict(
-                "this idempotency key was used for another request",
-                code="idempotency_key_reused",
-                fields={"Idempotency-Key": "was used with other content"},
-            )
+            raise key_reused()
         task = task_rows.get_task(tx, caller.owner_id, used.task_id)
         return task, get_run(tx, task.run_id) if task.run_id else None, False
 
@@ -200,12 +198,14 @@ class Tasks:
         except AddressRefused as error:
             raise UsageError(f"the repository's host {error}", fields={"repository": f"its host {error}"}) from None
 
-    def run(self, caller: Caller, task_id: str) -> dict[str, Any]:
+    def run(self, caller: Caller, task_id: str, *, first: _First | None = None) -> dict[str, Any]:
         """Start a draft. Raises ``Conflict`` when it was started already (a double click)."""
         began = time.perf_counter()
 
         def work(tx: Connection) -> tuple[Row[Any], RunRow]:
             now = self._now()
+            if first is not None:
+                first(tx)
             task = task_rows.get_task(tx, caller.owner_id, task_id, lock=True)
             if task.status == "draft":
                 transition(tx, task_id, "ready", actor=caller.actor, now=now)
@@ -215,7 +215,7 @@ class Tasks:
         self._start(run, began)
         return self._shown(task, run)
 
-    def rerun(self, caller: Caller, task_id: str) -> dict[str, Any]:
+    def rerun(self, caller: Caller, task_id: str, *, first: _First | None = None) -> dict[str, Any]:
         """Start run number n+1 of a failed or cancelled task. ``Conflict`` while the last run still cleans up.
 
         It counts as one more open task: ``TooMany`` and ``Overloaded`` as in ``submit``.
@@ -224,6 +224,8 @@ class Tasks:
 
         def work(tx: Connection) -> tuple[Row[Any], RunRow]:
             now = self._now()
+            if first is not None:
+                first(tx)
             task = task_rows.get_task(tx, caller.owner_id, task_id, lock=True)
             last = get_run(tx, task.run_id) if task.run_id else None
             if last is not None and last.finished_at is None and task.status in TERMINAL:
@@ -297,7 +299,9 @@ class Tasks:
 
     # --- stopping
 
-    def cancel(self, caller: Caller, task_id: str, reason: str | None = None) -> dict[str, Any]:
+    def cancel(
+        self, caller: Caller, task_id: str, reason: str | None = None, *, first: _First | None = None
+    ) -> dict[str, Any]:
         """Ask for cancellation; the runner makes it true. A task without a run is cancelled here and now.
 
         Raises ``Conflict`` with the status when the task has ended.
@@ -305,6 +309,8 @@ class Tasks:
 
         def work(tx: Connection) -> tuple[Row[Any], RunRow | None]:
             now = self._now()
+            if first is not None:
+                first(tx)
             seen = task_rows.get_task(tx, caller.owner_id, task_id)
             run = get_run(tx, seen.run_id, lock=True) if seen.run_id else None
             task = task_rows.get_task(tx, caller.owner_id, task_id, lock=True)
@@ -344,30 +350,29 @@ class Tasks:
         return task_view(task, run, use_of_task(tx, task.id, self._now()), unheard(tx, self._tools, task))
 
     def list(
-        self,
-        caller: Caller,
-        *,
-        limit: int = 50,
-        cursor: str | None = None,
-        statuses: Sequence[str] = (),
-        project: str | None = None,
+        self, caller: Caller, wanted: TaskFilter = EVERY_TASK, *, limit: int = 50, cursor: str | None = None
     ) -> tuple[Sequence[dict[str, Any]], str | None]:
-        """A page of tasks (of one ``project``, if it is named), newest first, and the cursor of the next page (None after
-        the last)."""
-        unknown = [status for status in statuses if status not in STATUSES]
+        """A page of the caller's tasks that are ``wanted``, newest first, and the cursor of the next page (None after the
+        last). Raises ``UsageError`` for a status or step that there is not, and for a foreign cursor."""
+        self._check_filter(wanted)
+        before = decode_cursor(cursor, float, str) if cursor else None
+        with self._database.read() as tx:
+            rows = list_tasks(
+                tx, caller.owner_id, wanted, limit=page_size(limit), before=(before[0], before[1]) if before else None
+            )
+        page = rows[: page_size(limit) - 1]
+        cursor = encode_cursor(page[-1].created_at, page[-1].id) if len(rows) > len(page) else None
+        return [task_summary(row) for row in page], cursor
+
+    def _check_filter(self, wanted: TaskFilter) -> None:
+        unknown = [status for status in wanted.statuses if status not in STATUSES]
         if unknown:
             raise UsageError(
                 f"no such status: {', '.join(unknown)}", fields={"status": f"one of {', '.join(STATUSES)}"}
             )
-        limit = max(1, min(limit, PAGE_MAX))
-        before = _decode_cursor(cursor) if cursor else None
-        with self._database.read() as tx:
-            rows = task_rows.list_tasks(
-                tx, caller.owner_id, limit=limit + 1, before=before, statuses=statuses, project=project
-            )
-        page = rows[:limit]
-        more = len(rows) > limit
-        return [task_summary(row) for row in page], _encode_cursor(page[-1]) if more else None
+        steps = [step.name for step in self._pipelines[PIPELINE].steps]
+        if wanted.step is not None and wanted.step not in steps:
+            raise UsageError(f"no such step: {wanted.step}", fields={"step": f"one of {', '.join(steps)}"})
 
     def logs(
         self, caller: Caller, task_id: str, *, after: int = 0, limit: int = 100, run_id: str | None = None
@@ -394,17 +399,3 @@ class Tasks:
         chunks = [{"number": row.number, "data": base64.b64encode(row.data).decode()} for row in rows]
         ended = session.ended_at is not None or task.status in TERMINAL
         return {"chunks": chunks, "next": rows[-1].number if rows else after, "ended": ended}
-
-
-def _encode_cursor(row: Row[Any]) -> str:
-    return base64.urlsafe_b64encode(json.dumps([row.created_at, row.id]).encode()).decode()
-
-
-def _decode_cursor(cursor: str) -> tuple[float, str]:
-    try:
-        at, task_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        if not (isinstance(task_id, str) and task_id.isascii() and task_id.isprintable()):
-            raise ValueError("no id of ours")  # NUL, for one, is an error of some databases
-        return float(at), task_id
-    except (ValueError, TypeError, binascii.Error) as error:
-        raise UsageError("the cursor is not one of ours", fields={"cursor": "malformed"}) from error

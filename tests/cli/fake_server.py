@@ -133,7 +133,9 @@ class FakeServer:
         if path == "/api/tasks":
             return 200, {"tasks": [self.task], "next_cursor": None}
         if path == "/api/nodes":
-            return (202, self.nodes[0]) if request.method == "POST" else (200, {"nodes": self.nodes})
+            return (
+                (202, self.nodes[0]) if request.method == "POST" else (200, {"nodes": self.nodes, "next_cursor": None})
+            )
         if path == "/api/sign-in-links":
             return 201, {"path": "/login?code=tf_code_once", "expires_at": "2026-01-01T00:10:00.000Z"}
         if path == "/api/whoami":

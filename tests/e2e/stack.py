@@ -57,7 +57,12 @@ class Stack:
         assert self.supervisor.poll() is None, self.output.read_text()
         try:
             info = self.info()
-            return info["supervisor_pid"] == self.supervisor.pid and requests.get(info["url"] + "/readyz", timeout=2).ok
+            if info["supervisor_pid"] != self.supervisor.pid:
+                return False
+            answer = requests.get(info["url"] + "/readyz", timeout=2)
+            # Beat is known by a sweep, which has its first turn some seconds later.
+            checks = answer.json().get("error", {}).get("detail", {}).get("checks", {})
+            return answer.ok or [name for name, says in checks.items() if says != "ok"] == ["beat"]
         except (OSError, ValueError, requests.RequestException):
             return False
 

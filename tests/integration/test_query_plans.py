@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from taskflow.bootstrap import App, bootstrap
-from taskflow.db import events, feed, nodes, providers, tasks, tokens, waiting, workspaces
+from taskflow.db import events, feed, listing, nodes, providers, tasks, tokens, waiting, workspaces
 from taskflow.db.runs import get_run, record_signal
 from taskflow.engine.store import Change
 from taskflow.settings import Settings
@@ -193,10 +193,24 @@ HOT: dict[str, Callable[[Big], Any]] = {
     "events after a restore": _in_tx(lambda tx: feed.settle_restored(tx)),
     "append an event": _in_tx(lambda tx: events.append_event(
         tx, owner_id="o", subject_kind="task", subject_id="task-7", kind="k", actor="a", at=1.0)),
-    "first page of tasks": _in_tx(lambda tx: tasks.list_tasks(tx, "o", limit=50)),
+    "first page of tasks": _in_tx(lambda tx: listing.list_tasks(tx, "o", limit=50)),
     "page of tasks in the middle": _in_tx(
-        lambda tx: tasks.list_tasks(tx, "o", limit=50, before=(TASKS / 2, f"task-{TASKS // 2}"))),
-    "page of queued tasks": _in_tx(lambda tx: tasks.list_tasks(tx, "o", limit=50, statuses=("queued",))),
+        lambda tx: listing.list_tasks(tx, "o", limit=50, before=(TASKS / 2, f"task-{TASKS // 2}"))),
+    "page of queued tasks": _in_tx(
+        lambda tx: listing.list_tasks(tx, "o", listing.TaskFilter(statuses=("queued",)), limit=50)),
+    "tasks of a status that most have": _in_tx(
+        lambda tx: listing.list_tasks(tx, "o", listing.TaskFilter(statuses=("completed",)), limit=50)),
+    "tasks of a project": _in_tx(lambda tx: listing.list_tasks(tx, "o", listing.TaskFilter(project="rare"), limit=50)),
+    "tasks of a node": _in_tx(lambda tx: listing.list_tasks(tx, "p", listing.TaskFilter(node_id="node-3"), limit=50)),
+    "tasks since": _in_tx(
+        lambda tx: listing.list_tasks(tx, "o", listing.TaskFilter(created_after=TASKS - 100.0), limit=50)),
+    "runs of a task": _in_tx(lambda tx: listing.list_runs(tx, "o", "task-7", limit=20)),
+    "steps of its runs": _in_tx(lambda tx: listing.steps_of_runs(tx, "o", "task-7", ["run-7"])),
+    "errors of an owner": _in_tx(lambda tx: listing.list_errors(tx, "o", limit=50, before=TASKS // 2)),
+    "errors of a task": _in_tx(lambda tx: listing.list_errors(tx, "o", limit=50, task_id="task-7")),
+    "a page of who waits": _in_tx(
+        lambda tx: waiting.waiting_page(tx, "o", limit=50, ageing_s=60.0, after=(5.0, "run-5"))),
+    "a page of nodes": _in_tx(lambda tx: nodes.list_nodes(tx, "o", with_destroyed=True, limit=50, before="node-3")),
     "task of a run": _in_tx(lambda tx: tasks.task_of_run(tx, "run-9")),
     "who waits for capacity": _in_tx(lambda tx: waiting.first_waiting(tx, "o", 5, ageing_s=60.0)),
     "how many wait for capacity": _in_tx(lambda tx: waiting.count_waiting(tx, "o")),

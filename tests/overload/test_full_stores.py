@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+import redis
 from flask.testing import FlaskClient
 from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import InternalError
@@ -20,6 +22,7 @@ from taskflow.bootstrap import App, bootstrap
 from taskflow.db.migrate import upgrade
 from taskflow.db.models import Event, IdempotencyKey, Run, Task
 from taskflow.db.session import Database
+from taskflow.errors import InfrastructureError
 from taskflow.settings import Settings
 from tests.conftest import ValkeyDatabase
 from tests.support.postgres import PostgresServer
@@ -52,8 +55,11 @@ class Plane:
             return tx.execute(select(func.count()).select_from(table)).scalar_one()
 
     def checks(self) -> tuple[int, dict[str, str]]:
-        """What ``/readyz`` says, looked at anew."""
+        """What ``/readyz`` says of the stores, looked at anew; a worker and beat are there."""
         self.app.service.health._writes_at = float("-inf")
+        with contextlib.suppress(redis.RedisError, InfrastructureError):
+            self.app.service.workers.lives()
+            self.app.sweep("outbox")
         answer = self.client.get("/readyz")
         found = answer.get_json()
         return answer.status_code, found["checks"] if answer.status_code == 200 else found["error"]["detail"]["checks"]

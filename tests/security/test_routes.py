@@ -45,6 +45,13 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/api/tasks/<task_id>/run"): _API,
     ("POST", "/api/tasks/<task_id>/cancel"): _API,
     ("POST", "/api/tasks/<task_id>/rerun"): _API,
+    ("POST", "/api/tasks/cancel"): _LIST,  # each id is refused by itself
+    ("POST", "/api/tasks/rerun"): _LIST,
+    ("GET", "/api/tasks/<task_id>/runs"): _API,
+    ("GET", "/api/tasks/<task_id>/errors"): _API,
+    ("GET", "/api/errors"): _LIST,
+    ("GET", "/api/queue"): _LIST,
+    ("GET", "/api/sweeps"): _LIST,
     ("GET", "/api/tasks/<task_id>/events"): _API,
     ("GET", "/api/tasks/<task_id>/logs"): _API,
     ("POST", "/api/runs"): _MAKE,
@@ -92,6 +99,8 @@ BODIES: dict[str, Any] = {
     "/api/tasks": SPEC,
     "/api/runs": {"pipeline": "order", "input": {"amount": 5}},
     "/api/runs/<run_id>/callbacks": {"signal": "paid"},
+    "/api/tasks/cancel": {"ids": ["task-other"]},
+    "/api/tasks/rerun": {"ids": ["task-other"]},
     "/api/nodes": {"provider": "local"},
     "/api/tokens": {"name": "further", "role": "viewer"},
     "/callbacks/nodes/<node_id>/bootstrap": {"protocol_version": 1, "claim": "c" * 32},
@@ -187,6 +196,9 @@ def test_other_methods_and_overrides_open_nothing(scene: Scene, picture: Picture
     """A method that is not the route's is 405 (or needs the same token), also when a header pretends another one."""
     before = picture()
     known = {known_method for known_method, known_rule in TABLE if known_rule == rule} | {"HEAD", "OPTIONS"}
+    urls = scene.world.client.application.url_map.bind("")
+    # /api/tasks/cancel is also the address of a task of that name, which there never is.
+    known |= {other for other, other_rule in TABLE if other_rule != rule and urls.test(scene.path(rule), other)}
     for wrong in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"} - known:
         answer = scene.world.call(wrong, scene.path(rule), headers={"X-HTTP-Method-Override": method})
         assert answer.status_code == 405, wrong

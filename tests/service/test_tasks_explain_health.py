@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from taskflow.errors import Conflict, InfrastructureError, NotFound, UsageError
+from taskflow.service import TaskFilter
 from tests.support.world import SPEC, World
 from tests.support.world_fixtures import MakeWorld
 
@@ -63,8 +64,8 @@ def test_pages_hold_every_task_once(world: World) -> None:
             break
     assert (len(seen), set(seen)) == (7, made)
     assert world.service.tasks.list(world.caller_of("bob")) == ([], None)
-    assert world.service.tasks.list(world.caller, statuses=["completed"])[0] == []
-    for wrong in ({"cursor": "x"}, {"statuses": ["lost"]}):
+    assert world.service.tasks.list(world.caller, TaskFilter(statuses=("completed",)))[0] == []
+    for wrong in ({"cursor": "x"}, {"wanted": TaskFilter(statuses=("lost",))}, {"wanted": TaskFilter(step="lost")}):
         with pytest.raises(UsageError):
             world.service.tasks.list(world.caller, **wrong)
 
@@ -156,6 +157,8 @@ def test_an_installation_with_another_number_of_shards_is_refused(world: World) 
 
 def test_ready_says_which_store_is_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each check by its name."""
+    world.app.announce()
+    world.app.sweep("outbox")
     assert world.service.health.ready()["ready"] is True
 
     def away() -> None:
@@ -199,7 +202,29 @@ def test_a_sweep_that_does_not_succeed_is_for_a_human_and_no_reason_to_take_no_r
     world.travel.shift(3 * 3600.0 + 60.0)
     said = {one["check"]: one for one in health.doctor()}
     assert {said[f"sweep {name}"]["state"] for name in names} == {"warning"}
+    world.app.announce()
+    world.app.sweep("outbox")
     assert health.ready()["ready"] is True
+
+
+def test_the_doctor_warns_of_a_worker_or_beat_that_is_missing(world: World) -> None:
+    """Before they are started nothing is broken; then it says how many live, and those that are gone are forgotten."""
+
+    def said() -> dict[str, tuple[str, str]]:
+        return {one["check"]: (one["state"], one["says"]) for one in world.service.health.doctor()}
+
+    assert said()["worker"][0] == said()["beat"][0] == "warning"
+    world.app.announce()
+    world.app.sweep("outbox")
+    assert (said()["worker"], said()["beat"]) == (("ok", "1 worker processes live"), ("ok", "ok"))
+    (age_s,) = world.service.health.workers().values()
+    assert age_s == pytest.approx(0, abs=1)
+    world.travel.shift(25.0)
+    assert said()["worker"][0] == "warning"
+    world.app.pump.tick()
+    assert said()["worker"] == ("ok", "1 worker processes live"), "its pump says it again"
+    world.service.workers.goes()
+    assert world.service.health.workers() == {}
 
 
 def test_the_doctor_works_where_info_is_refused(world: World) -> None:

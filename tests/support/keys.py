@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 
 import redis
 
-#: The incarnation belongs to the installation, not to a run: it stays.
-KEYS_OF_THE_INSTALLATION = ("*:incarnation",)
+#: The incarnation and the worker processes that live belong to the installation, not to a run: they stay.
+KEYS_OF_THE_INSTALLATION = ("*:incarnation", "*:workers")
 
 
 def keys_left(client: redis.Redis, prefix: str, *, allowed: Iterable[str] = KEYS_OF_THE_INSTALLATION) -> list[str]:

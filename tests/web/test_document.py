@@ -12,6 +12,7 @@ from flask import Flask
 
 from tests.support import openapi_docs
 from tests.web.world import World
+from web.api.schemas import TaskListQuerySchema
 from web.auth import guard_of
 
 METHODS = {"get", "post", "put", "patch", "delete"}
@@ -88,6 +89,57 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     assert set(document["components"]["securitySchemes"]) == {
         "api", "node", "workspace", "bootstrap", "metrics", "run",
     }  # fmt: skip
+
+
+def test_every_field_and_parameter_is_described(document: dict[str, Any]) -> None:
+    """Whoever reads the document has nothing else: no field of a schema, no part of a path or query is without a word."""
+    bare = [
+        f"{name}.{field}"
+        for name, schema in document["components"]["schemas"].items()
+        for field, said in schema.get("properties", {}).items()
+        if not said.get("description", "").strip()
+    ]
+    named = [
+        (path, row)
+        for path, operations in document["paths"].items()
+        for part in (operations, *(operations[method] for method in METHODS & set(operations)))
+        for row in part.get("parameters", [])
+    ]
+    bare += [f"{path} {row['name']}" for path, row in named if not row.get("description", "").strip()]
+    assert bare == []
+    assert len(named) > 50
+
+
+def test_every_query_and_header_that_a_route_knows_is_listed(app: Flask, document: dict[str, Any]) -> None:
+    """Also where a route knows headers beside its query."""
+
+    def listed(path: str, method: str = "get") -> set[str]:
+        return {row["name"] for row in document["paths"][path][method]["parameters"]}
+
+    assert listed("/api/events") == {"after", "limit", "Last-Event-ID", "If-None-Match"}
+    assert listed("/api/tasks") == {*TaskListQuerySchema().fields, "If-None-Match"}
+    assert listed("/api/tasks", "post") == {"Idempotency-Key"}
+    writes = [
+        (path, operation)
+        for path, method, operation in _operations(document)
+        if method != "GET" and path.startswith("/api/")
+    ]
+    assert [
+        path for path, said in writes if "Idempotency-Key" not in {row["name"] for row in said["parameters"]}
+    ] == []  # fmt: skip
+    reads = [
+        (path, operation)
+        for path, method, operation in _operations(document)
+        if method == "GET" and operation["security"] == [{"api": []}]
+    ]
+    assert [path for path, said in reads if "304" not in said["responses"]] == []
+
+
+def test_every_refusal_that_may_pass_says_when_to_ask_again(document: dict[str, Any]) -> None:
+    """429 and 503 name the header."""
+    for path, _, operation in _operations(document):
+        for status in {"429", "503"} & set(operation["responses"]):
+            assert "Retry-After" in operation["responses"][status]["headers"], path
 
 
 def test_secrets_are_only_taken(document: dict[str, Any]) -> None:

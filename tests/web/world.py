@@ -233,6 +233,10 @@ class World:
         with self.database.read() as tx:
             return tx.execute(select(table.__table__).where(table.id == row_id)).one()
 
+    def row_status(self, task_id: str) -> str:
+        """The status of a task as it is stored."""
+        return str(self.row(Task, task_id).status)
+
     def count(self, table: type[Task | Run]) -> int:
         """How many rows there are."""
         with self.database.read() as tx:

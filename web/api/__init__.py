@@ -14,10 +14,13 @@ from web.api import (
     document,
     events,
     health,
+    history,
+    line,
     metrics,
     nodes,
     providers,
     runs,
+    sweeps,
     tasks,
     tokens,
     usage,
@@ -31,7 +34,8 @@ def register(app: Flask) -> None:
     api.ERROR_SCHEMA = ErrorBodySchema
     api.init_app(app)
     document.describe_tokens(api.spec)
-    for part in (tasks, runs, events, nodes, providers, usage, tokens, audit, agent, health, metrics, document):
+    users = (tasks, runs, history, line, events, nodes, providers, usage, sweeps, tokens, audit)
+    for part in (*users, agent, health, metrics, document):
         api.register_blueprint(part.routes.blueprint)
     for routes in (callbacks.node_routes, callbacks.workspace_routes, runs.callback_routes):
         api.register_blueprint(routes.blueprint)

@@ -40,7 +40,7 @@ routes = Routes("document", "This document")
 class DocumentSchema(ma.Schema):
     """An OpenAPI document."""
 
-    openapi = ma.fields.String(required=True)
+    openapi = ma.fields.String(required=True, metadata={"description": "the version of the form it has"})
 
 
 @routes.add("GET", "/api/openapi.json", guard=PUBLIC, answers={200: DocumentSchema})

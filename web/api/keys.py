@@ -1,4 +1,4 @@
-"""The header that lets a client repeat a request that makes something."""
+"""The header that lets a client repeat a request that changes something."""
 
 from __future__ import annotations
 
@@ -19,12 +19,31 @@ def idempotency_key() -> str | None:
         raise InvalidRequest("the request does not fit", fields=error.messages_dict) from error
 
 
+#: Of an answer to a repeated request: nothing was done for it.
+REPLAYED = {"Idempotent-Replayed": "true"}
+
+
 def idempotency_parameter(thing: str) -> dict[str, Any]:
     """The header in the document of a route that makes a ``thing``."""
+    return _parameter(
+        f"a text of yours; a request that repeats it answers with the {thing} that the first one made, and the header"
+        " `Idempotent-Replayed: true`"
+    )
+
+
+def _parameter(description: str) -> dict[str, Any]:
     return {
         "in": "header",
         "name": texts.IDEMPOTENCY_HEADER,
-        "description": f"a text of yours; a request that repeats it answers with the {thing} that the first one made,"
-        " and the header `Idempotent-Replayed: true`",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+        "description": description,
+        "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[!-~]+$"},
     }
+
+
+#: The same where a request is about a thing that is there already.
+ONCE = _parameter(
+    "a text of yours; a request that repeats it is answered with the task as it is, nothing more is done, and the header"
+    " is `Idempotent-Replayed: true`"
+)
+#: And where asking twice is the same as asking once anyway.
+WELCOME = _parameter("a text of yours; a repeat changes nothing, with it or without it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from web.api import answers, schemas
-from web.api.keys import idempotency_key, idempotency_parameter
+from web.api.keys import REPLAYED, WELCOME, idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, API_ADMIN, API_WRITE, caller
 from web.door import service
@@ -16,10 +16,20 @@ _NO_NODE = {404: "no such node, or not yours"}
 _Answer = tuple[dict[str, Any], int, dict[str, str]]
 
 
-@routes.add("GET", "/api/nodes", guard=API, query=schemas.NodeListQuerySchema, answers={200: answers.NodeListSchema})
+@routes.add(
+    "GET",
+    "/api/nodes",
+    guard=API,
+    query=schemas.NodeListQuerySchema,
+    answers={200: answers.NodePageSchema},
+    refusals={400: "not a cursor of ours"},
+)
 def list_nodes(query: dict[str, Any]) -> dict[str, Any]:
     """List nodes, newest first."""
-    return {"nodes": service().nodes.list(caller(), with_destroyed=query["destroyed"])}
+    page, cursor = service().nodes.page(
+        caller(), with_destroyed=query["destroyed"], limit=query["limit"], cursor=query["cursor"]
+    )
+    return {"nodes": page, "next_cursor": cursor}
 
 
 @routes.add(
@@ -42,7 +52,7 @@ def add_node(spec: dict[str, Any]) -> _Answer:
     """
     node, made = service().nodes.add(caller(), spec, idempotency_key=idempotency_key())
     headers = {"Location": f"/api/nodes/{node['id']}"}
-    return node, 202, headers if made else {**headers, "Idempotent-Replayed": "true"}
+    return node, 202, headers if made else {**headers, **REPLAYED}
 
 
 @routes.add("GET", "/api/nodes/<node_id>", guard=API, answers={200: answers.NodeSchema}, refusals=_NO_NODE)
@@ -58,12 +68,14 @@ def read_node(node_id: str) -> dict[str, Any]:
     body=schemas.ReasonSchema,
     answers={202: answers.NodeSchema},
     refusals=_NO_NODE,
+    parameters=[WELCOME],
 )
 def drain_node(body: dict[str, Any], node_id: str) -> dict[str, Any]:
     """Ask a node to drain and go.
 
     It takes no new workspace, waits for the live ones, then its server is destroyed. Repeating it changes nothing.
     """
+    idempotency_key()
     return service().nodes.drain(caller(), node_id, body["reason"])
 
 
@@ -74,6 +86,7 @@ def drain_node(body: dict[str, Any], node_id: str) -> dict[str, Any]:
     body=schemas.DestroySchema,
     answers={202: answers.NodeSchema},
     refusals=_NO_NODE,
+    parameters=[WELCOME],
 )
 def destroy_node(body: dict[str, Any], node_id: str) -> dict[str, Any]:
     """Let a node go: drain it, or with `force` destroy it at once.
@@ -81,4 +94,5 @@ def destroy_node(body: dict[str, Any], node_id: str) -> dict[str, Any]:
     With `force` nothing is waited for, also when it drains already: the tasks that live on it fail with the code
     `node_destroyed`. Repeating it changes nothing.
     """
+    idempotency_key()
     return service().nodes.destroy(caller(), node_id, body["reason"], force=body["force"])

@@ -25,6 +25,27 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: Names in an answer come from the caller; a body full of wrong ones is not sent back whole.
 _FIELDS_SHOWN_MAX = 50
 _NAME_SHOWN_MAX = 200
+#: What the parts of a path name.
+_IDS = {
+    "task_id": "the id of a task",
+    "node_id": "the id of a node",
+    "workspace_id": "the id of a workspace",
+    "session_id": "the id of a session",
+    "stage": "booted, agent_fetched or agent_started",
+    "token_id": "the id of a token",
+    "run_id": "the id of a run",
+    "name": "the name of a thing, as its list shows it",
+}
+_RETRY_AFTER: dict[str, Any] = {
+    "description": "seconds after which to ask again", "schema": {"type": "integer", "minimum": 1}
+}  # fmt: skip
+_ETAG: dict[str, Any] = {"description": "names this answer; weak", "schema": {"type": "string"}}
+_IF_NONE_MATCH: dict[str, Any] = {
+    "in": "header",
+    "name": "If-None-Match",
+    "description": "the `ETag` of the answer that you have: 304 and no body while it would be the same",
+    "schema": {"type": "string"},
+}
 
 
 class RequestParser(FlaskParser):
@@ -89,14 +110,14 @@ class Routes:
         query: type[ma.Schema] | None = None,
         refusals: Mapping[int, str] | None = None,
         streamed: str | None = None,
-        **doc: Any,
+        parameters: Sequence[Mapping[str, Any]] = (),
     ) -> Callable[[F], F]:
         """Register the view for ``method`` on ``rule``. It is given the loaded body or query, then the ids of the path.
 
         ``answers``: schema of each success status; the first is the default one, and what a view returns is dumped by
         its schema, so that nothing leaves that the document doesn't name; a mapping only describes what a view answers
         as a response of its own, of ``content_type``. ``refusals``: status -> when it comes.
-        ``streamed``: what is sent to who accepts text/event-stream instead.
+        ``streamed``: what is sent to who accepts text/event-stream instead. ``parameters``: headers that it knows.
         """
 
         def decorator(view: F) -> F:
@@ -110,24 +131,34 @@ class Routes:
             wrapped = blueprint.response(status, schema, content_type=content_type)(wrapped)
             for other, its_schema in others:
                 wrapped = blueprint.alt_response(other, schema=its_schema, success=True)(wrapped)
-            wrapped = blueprint.doc(**_operation(view, guard, body or query, refusals or {}, doc))(wrapped)
+            wrapped = blueprint.doc(**_operation(view, guard, body or query, refusals or {}))(wrapped)
+            headers = list(parameters)
             if streamed is not None:
                 wrapped = blueprint.doc(responses={status: _stream(streamed)})(wrapped)
+            if method == "GET" and guard.scope == "api":
+                wrapped = blueprint.doc(responses=_conditional(status))(wrapped)
+                headers.append(_IF_NONE_MATCH)
+            taken = wrapped._apidoc.setdefault("arguments", {})
             # The names of statuses are not the same in every Python; ours are in ``refusals``.
-            wrapped._apidoc.get("arguments", {}).pop("responses", None)
-            blueprint.route(rule, methods=[method])(guarded(guard)(wrapped))
+            taken.pop("responses", None)
+            taken["parameters"] = [*taken.get("parameters", ()), *headers]
+            blueprint.route(rule, methods=[method], parameters=_in_path(rule))(guarded(guard)(wrapped))
             return view
 
         return decorator
+
+
+def _in_path(rule: str) -> list[dict[str, Any]]:
+    return [
+        {"in": "path", "name": name, "description": text} for name, text in _IDS.items() if f"<{name}>" in rule
+    ]  # fmt: skip
 
 
 def _required(body: type[ma.Schema]) -> bool:
     return any(field.required for field in body().fields.values())
 
 
-def _operation(
-    view: Callable[..., Any], guard: Guard, schema: object, refusals: Mapping[int, str], doc: Mapping[str, Any]
-) -> dict[str, Any]:
+def _operation(view: Callable[..., Any], guard: Guard, schema: object, refusals: Mapping[int, str]) -> dict[str, Any]:
     said = dict(refusals)
     if schema is not None:
         said.setdefault(400 if guard.callback else 422, "the input does not fit; `fields` names what is wrong")
@@ -141,9 +172,8 @@ def _operation(
     return {
         "operationId": view.__name__,
         "security": security,
-        "responses": {status: _refusal(text) for status, text in sorted(said.items())},
+        "responses": {status: _refusal(status, text) for status, text in sorted(said.items())},
         **({"x-needed-role": guard.role, "description": _with_role(view, guard.role)} if guard.role else {}),
-        **doc,
     }
 
 
@@ -153,8 +183,17 @@ def _with_role(view: Callable[..., Any], role: str) -> str:
     return f"{more}\n\nLeast role: {role}.".strip()
 
 
-def _refusal(text: str) -> dict[str, Any]:
-    return {"description": text, "content": {"application/json": {"schema": "ErrorBody"}}}
+def _refusal(status: int, text: str) -> dict[str, Any]:
+    said: dict[str, Any] = {"description": text, "content": {"application/json": {"schema": "ErrorBody"}}}
+    return {**said, "headers": {"Retry-After": _RETRY_AFTER}} if status in (429, 503) else said
+
+
+def _conditional(status: int) -> dict[int, Any]:
+    """What is read has a tag, and is not sent again to who has it."""
+    return {
+        status: {"headers": {"ETag": _ETAG}},
+        304: {"description": "it is what the `ETag` says that you have", "headers": {"ETag": _ETAG}},
+    }
 
 
 def _stream(text: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from web import streams
 from web.api import answers, following, schemas
 from web.api.keys import idempotency_key, idempotency_parameter
 from web.api.routes import Routes
-from web.auth import API, RUN, caller
+from web.auth import API, API_WRITE, RUN, caller
 from web.door import service
 
 routes = Routes("runs", "Runs of pipelines of your own")
@@ -32,7 +32,7 @@ _SIGNAL_REFUSALS = {
 @routes.add(
     "POST",
     "/api/runs",
-    guard=API,
+    guard=API_WRITE,
     body=schemas.RunSpecSchema,
     answers={202: answers.RunSchema},
     refusals={
@@ -78,7 +78,7 @@ def get_run(run_id: str) -> dict[str, Any]:
 @routes.add(
     "POST",
     f"{_RUN}/cancel",
-    guard=API,
+    guard=API_WRITE,
     body=schemas.ReasonSchema,
     answers={202: answers.RunSchema},
     refusals={404: _NO_RUN, 409: "it has ended; `detail.status` says how"},
@@ -91,7 +91,7 @@ def cancel_run(body: dict[str, Any], run_id: str) -> dict[str, Any]:
 @routes.add(
     "POST",
     f"{_RUN}/rerun",
-    guard=API,
+    guard=API_WRITE,
     body=schemas.NothingSchema,
     answers={202: answers.RunSchema},
     refusals={
@@ -141,7 +141,7 @@ def explain_run(run_id: str) -> dict[str, Any]:
 @routes.add(
     "POST",
     f"{_RUN}/signals/<name>",
-    guard=API,
+    guard=API_WRITE,
     body=schemas.SignalSchema,
     answers={200: answers.SignalRecordedSchema},
     refusals=_SIGNAL_REFUSALS,
@@ -159,7 +159,7 @@ def signal_run(payload: dict[str, Any], run_id: str, name: str) -> dict[str, Any
 @routes.add(
     "POST",
     f"{_RUN}/callbacks",
-    guard=API,
+    guard=API_WRITE,
     body=schemas.CallbackSpecSchema,
     answers={200: answers.CallbackSchema},
     refusals={404: _NO_RUN, 410: "the run has ended"},

@@ -10,6 +10,8 @@ from web.api import texts
 
 ENTRIES_MAX = 100
 LABELS_MAX = 50
+#: Tasks that one request may name.
+BULK_MAX = 100
 COMMAND_MAX = 1000
 #: Ends of what every database here holds in an integer column.
 NUMBER_MAX = 2**31 - 1
@@ -67,7 +69,9 @@ class ResourcesSchema(Schema):
     provider = fields.String(
         validate=texts.identifier, metadata={"description": "a provider of this installation's catalogue"}
     )
-    location = fields.String(validate=[validate.Length(1, 64), texts.plain])
+    location = fields.String(
+        validate=[validate.Length(1, 64), texts.plain], metadata={"description": "the provider's word for where it is"}
+    )
     vcpus = Number(
         validate=validate.Range(min=0, min_inclusive=False, max=4096),
         metadata={"description": "reserved on the node while the task's workspace lives"},
@@ -100,22 +104,47 @@ class TaskSpecSchema(Schema):
         "environment of the command, encrypted at rest, masked in its output, never shown again", load_only=True
     )
     push = Flag(load_default=True, metadata={"description": "push the output branch back to the repository"})
-    time_limit_s = Seconds(load_default=None, allow_none=True)
-    title = fields.String(load_default=None, allow_none=True, validate=[validate.Length(max=500), texts.plain])
+    time_limit_s = Seconds(
+        load_default=None,
+        allow_none=True,
+        metadata={"description": "seconds the command may take; null: as long as this installation lets it"},
+    )
+    title = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=[validate.Length(max=500), texts.plain],
+        metadata={"description": "what it is called; null: its command"},
+    )
     labels = fields.Dict(
         keys=fields.String(validate=[validate.Length(1, 100), texts.plain]),
         values=fields.String(required=True, validate=[validate.Length(max=500), texts.plain]),
         load_default=dict,
         validate=validate.Length(max=LABELS_MAX),
+        metadata={"description": "what it can be found by"},
     )
-    priority = fields.Integer(load_default=0, strict=True, validate=validate.Range(-100, 100))
+    priority = fields.Integer(
+        load_default=0,
+        strict=True,
+        validate=validate.Range(-100, 100),
+        metadata={"description": "the higher, the sooner it is given a place"},
+    )
     project = fields.String(
         load_default="",
         validate=texts.project,
         metadata={"description": "a name of yours: usage and limits are counted by it"},
     )
-    resources = fields.Nested(ResourcesSchema, load_default=None, allow_none=True)
-    node_id = fields.String(load_default=None, allow_none=True, validate=texts.identifier)
+    resources = fields.Nested(
+        ResourcesSchema,
+        load_default=None,
+        allow_none=True,
+        metadata={"description": "what its node has to be; null: any will do"},
+    )
+    node_id = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=texts.identifier,
+        metadata={"description": "the node it has to run on; null: any"},
+    )
     allow_node_fallback = Flag(
         load_default=False, metadata={"description": "take another node when the one named is not usable"}
     )
@@ -133,7 +162,12 @@ class TaskSpecSchema(Schema):
 class ReasonSchema(Schema):
     """Why somebody stops something; shown in the history."""
 
-    reason = fields.String(load_default=None, allow_none=True, validate=[validate.Length(max=1000), texts.plain])
+    reason = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=[validate.Length(max=1000), texts.plain],
+        metadata={"description": "shown in the history"},
+    )
 
 
 class DestroySchema(ReasonSchema):
@@ -156,8 +190,12 @@ class NodeSpecSchema(ResourcesSchema):
     size = fields.String(
         validate=[validate.Length(1, 64), texts.plain], metadata={"description": "the provider's word for what it is"}
     )
-    vcpus = Number(validate=validate.Range(min=0, min_inclusive=False, max=4096))
-    memory_mb = fields.Integer(strict=True, validate=validate.Range(1, 100_000_000))
+    vcpus = Number(
+        validate=validate.Range(min=0, min_inclusive=False, max=4096), metadata={"description": "cores it has at least"}
+    )
+    memory_mb = fields.Integer(
+        strict=True, validate=validate.Range(1, 100_000_000), metadata={"description": "memory it has at least"}
+    )
 
 
 class UsageQuerySchema(Schema):
@@ -175,7 +213,9 @@ class NothingSchema(Schema):
 
 
 def _page_size(default: int, most: int) -> fields.Integer:
-    return fields.Integer(load_default=default, validate=validate.Range(1, most))
+    return fields.Integer(
+        load_default=default, validate=validate.Range(1, most), metadata={"description": "how many at most"}
+    )
 
 
 def _after() -> fields.Integer:
@@ -186,8 +226,18 @@ def _after() -> fields.Integer:
     )
 
 
-class TaskListQuerySchema(Schema):
-    """Which tasks, and how many."""
+def _part(description: str, *, most: int = 200, **kwargs: Any) -> fields.String:
+    """A text of a query that narrows what is listed."""
+    return fields.String(
+        load_default=None,
+        validate=[validate.Length(1, most), texts.plain],
+        metadata={"description": description},
+        **kwargs,
+    )
+
+
+class PageQuerySchema(Schema):
+    """Which page, and how long."""
 
     limit = _page_size(50, 200)
     cursor = fields.String(
@@ -195,6 +245,11 @@ class TaskListQuerySchema(Schema):
         validate=validate.Length(1, 200),
         metadata={"description": "`next_cursor` of the page before"},
     )
+
+
+class TaskListQuerySchema(PageQuerySchema):
+    """Which tasks, and how many. A task has to fit all that is said."""
+
     status = fields.List(
         fields.String(validate=validate.Length(max=200)),
         load_default=list,
@@ -205,6 +260,56 @@ class TaskListQuerySchema(Schema):
         validate=texts.project,
         metadata={"description": "only tasks of this project; empty: of none"},
     )
+    step = _part("only tasks whose open run is at this step", most=64)
+    node = fields.String(
+        load_default=None,
+        validate=texts.identifier,
+        metadata={"description": "only tasks that are or were on this node"},
+    )
+    label = fields.List(
+        fields.String(validate=[validate.Length(2, 601), texts.plain, texts.label]),
+        load_default=list,
+        validate=validate.Length(max=LABELS_MAX),
+        metadata={"description": "only tasks with this label, as `key:value`; repeated: with all of them"},
+    )
+    text = _part("only tasks with this in their title, id or repository, in capitals or not")
+    created_after = fields.AwareDateTime(
+        load_default=None,
+        metadata={
+            "description": "only tasks that were made then or later; with its offset, as in 2026-11-26T08:00:00Z"
+        },
+    )
+    created_before = fields.AwareDateTime(
+        load_default=None, metadata={"description": "only tasks that were made before"}
+    )
+
+
+class TaskIdsSchema(Schema):
+    """Which tasks."""
+
+    ids = fields.List(
+        fields.String(required=True, validate=texts.identifier),
+        required=True,
+        validate=validate.Length(1, BULK_MAX),
+        metadata={"description": "one that is named twice is treated once"},
+    )
+
+
+class CancelManySchema(TaskIdsSchema, ReasonSchema):
+    """Which tasks to cancel, and why."""
+
+
+class TaskRunListQuerySchema(PageQuerySchema):
+    """Which runs of a task."""
+
+    limit = _page_size(20, 200)
+
+
+class ErrorListQuerySchema(PageQuerySchema):
+    """Which failed attempts."""
+
+    step = _part("only of this step", most=64)
+    code = _part("only with this code", most=64)
 
 
 class RunSpecSchema(Schema):
@@ -231,17 +336,17 @@ class RunSpecSchema(Schema):
     )
 
 
-class RunListQuerySchema(Schema):
-    """Which runs, and how many."""
+class RunListQuerySchema(PageQuerySchema):
+    """Which runs of your own pipelines."""
 
-    limit = _page_size(50, 200)
-    cursor = fields.String(
-        load_default=None,
-        validate=validate.Length(1, 200),
-        metadata={"description": "`next_cursor` of the page before"},
+    pipeline = fields.String(
+        load_default=None, validate=texts.identifier, metadata={"description": "only of this pipeline"}
     )
-    pipeline = fields.String(load_default=None, validate=texts.identifier)
-    subject = fields.String(load_default=None, validate=[validate.Length(1, 200), texts.plain])
+    subject = fields.String(
+        load_default=None,
+        validate=[validate.Length(1, 200), texts.plain],
+        metadata={"description": "only about this, in the words of who started it"},
+    )
     finished = fields.Boolean(
         load_default=None, metadata={"description": "true: only those that ended; false: only open ones"}
     )
@@ -293,7 +398,7 @@ class LogQuerySchema(Schema):
     )
 
 
-class NodeListQuerySchema(Schema):
+class NodeListQuerySchema(PageQuerySchema):
     """Which nodes."""
 
     destroyed = fields.Boolean(load_default=False, metadata={"description": "true: destroyed ones as well"})

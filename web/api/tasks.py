@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Response, request
 
+from taskflow.service import TaskFilter, Verb
 from web import streams
-from web.api import answers, following, schemas
-from web.api.keys import idempotency_key, idempotency_parameter
+from web.api import answers, following, reports, schemas
+from web.api.keys import ONCE, REPLAYED, idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, API_WRITE, caller
 from web.door import service
@@ -18,7 +20,7 @@ routes = Routes("tasks", "What is to be done, and what became of it")
 
 _TASK = "/api/tasks/<task_id>"
 _NO_TASK = "no such task, or not yours"
-_Answer = tuple[dict[str, Any], int, dict[str, str]]
+_Answer = tuple[dict[str, Any], int, Mapping[str, str]]
 
 
 @routes.add(
@@ -42,9 +44,7 @@ def submit_task(spec: dict[str, Any]) -> _Answer:
     """
     task, made = service().tasks.submit(caller(), spec, idempotency_key=idempotency_key())
     headers = {"Location": f"/api/tasks/{task['id']}"}
-    if not made:
-        headers["Idempotent-Replayed"] = "true"
-    return task, 202 if spec["start"] else 201, headers
+    return task, 202 if spec["start"] else 201, headers if made else {**headers, **REPLAYED}
 
 
 @routes.add(
@@ -53,18 +53,65 @@ def submit_task(spec: dict[str, Any]) -> _Answer:
     guard=API,
     query=schemas.TaskListQuerySchema,
     answers={200: answers.TaskPageSchema},
-    refusals={400: "no such status, or not a cursor of ours"},
+    refusals={400: "no such status or step, or not a cursor of ours"},
 )
 def list_tasks(query: dict[str, Any]) -> dict[str, Any]:
-    """List tasks, newest first.
+    """List tasks, newest first, of those that fit all that the query says.
 
     `next_cursor` goes on after the last one seen: pages neither skip nor repeat while tasks are added.
     """
-    statuses = [word.strip() for text in query["status"] for word in text.split(",") if word.strip()]
-    page, cursor = service().tasks.list(
-        caller(), limit=query["limit"], cursor=query["cursor"], statuses=statuses, project=query["project"]
-    )
+    page, cursor = service().tasks.list(caller(), task_filter(query), limit=query["limit"], cursor=query["cursor"])
     return {"tasks": page, "next_cursor": cursor}
+
+
+def task_filter(query: Mapping[str, Any]) -> TaskFilter:
+    """What a loaded ``TaskListQuerySchema`` asks for."""
+    after, before = query["created_after"], query["created_before"]
+    labels = (text.partition(":") for text in query["label"])
+    return TaskFilter(
+        statuses=tuple(word.strip() for text in query["status"] for word in text.split(",") if word.strip()),
+        project=query["project"],
+        step=query["step"],
+        node_id=query["node"],
+        labels=tuple((key, value) for key, _, value in labels),
+        text=query["text"],
+        created_after=None if after is None else after.timestamp(),
+        created_before=None if before is None else before.timestamp(),
+    )
+
+
+@routes.add(
+    "POST",
+    "/api/tasks/cancel",
+    guard=API_WRITE,
+    body=schemas.CancelManySchema,
+    answers={200: reports.OutcomesSchema},
+    parameters=[ONCE],
+)
+def cancel_tasks(body: dict[str, Any]) -> dict[str, Any]:
+    """Ask for the cancellation of several tasks.
+
+    Each is treated by itself, and the answer says of each how it went: what one of them refuses is no hindrance to others.
+    """
+    return _all("cancel", body, body["reason"])
+
+
+@routes.add(
+    "POST",
+    "/api/tasks/rerun",
+    guard=API_WRITE,
+    body=schemas.TaskIdsSchema,
+    answers={200: reports.OutcomesSchema},
+    parameters=[ONCE],
+)
+def rerun_tasks(body: dict[str, Any]) -> dict[str, Any]:
+    """Run several failed or cancelled tasks again, each by itself; the answer says of each how it went."""
+    return _all("rerun", body)
+
+
+def _all(verb: Verb, body: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
+    outcomes = service().repeats.do_all(caller(), verb, body["ids"], reason=reason, key=idempotency_key())
+    return {"outcomes": outcomes}
 
 
 @routes.add("GET", _TASK, guard=API, answers={200: answers.TaskSchema}, refusals={404: _NO_TASK})
@@ -79,11 +126,12 @@ def get_task(task_id: str) -> dict[str, Any]:
     guard=API_WRITE,
     body=schemas.NothingSchema,
     answers={202: answers.TaskSchema},
-    refusals={404: _NO_TASK, 409: "it was started already"},
+    refusals={404: _NO_TASK, 409: "it was started already; or the Idempotency-Key was used otherwise"},
+    parameters=[ONCE],
 )
-def run_task(_body: dict[str, Any], task_id: str) -> dict[str, Any]:
+def run_task(_body: dict[str, Any], task_id: str) -> _Answer:
     """Start a draft."""
-    return service().tasks.run(caller(), task_id)
+    return _once("run", task_id)
 
 
 @routes.add(
@@ -92,14 +140,15 @@ def run_task(_body: dict[str, Any], task_id: str) -> dict[str, Any]:
     guard=API_WRITE,
     body=schemas.ReasonSchema,
     answers={202: answers.TaskSchema},
-    refusals={404: _NO_TASK, 409: "it has ended; `detail.status` says how"},
+    refusals={404: _NO_TASK, 409: "it has ended; `detail.status` says how; or the Idempotency-Key was used otherwise"},
+    parameters=[ONCE],
 )
-def cancel_task(body: dict[str, Any], task_id: str) -> dict[str, Any]:
+def cancel_task(body: dict[str, Any], task_id: str) -> _Answer:
     """Ask for cancellation.
 
     The runner makes it true: it stops what runs and cleans up. A task that was never started is cancelled at once.
     """
-    return service().tasks.cancel(caller(), task_id, body["reason"])
+    return _once("cancel", task_id, body["reason"])
 
 
 @routes.add(
@@ -108,11 +157,20 @@ def cancel_task(body: dict[str, Any], task_id: str) -> dict[str, Any]:
     guard=API_WRITE,
     body=schemas.NothingSchema,
     answers={202: answers.TaskSchema},
-    refusals={404: _NO_TASK, 409: "it has not failed or been cancelled, or its last run still cleans up"},
+    refusals={
+        404: _NO_TASK,
+        409: "it has not failed or been cancelled, or still cleans up; or the Idempotency-Key was used otherwise",
+    },
+    parameters=[ONCE],
 )
-def rerun_task(_body: dict[str, Any], task_id: str) -> dict[str, Any]:
+def rerun_task(_body: dict[str, Any], task_id: str) -> _Answer:
     """Run a failed or cancelled task again, from the start."""
-    return service().tasks.rerun(caller(), task_id)
+    return _once("rerun", task_id)
+
+
+def _once(verb: Verb, task_id: str, reason: str | None = None) -> _Answer:
+    task, done = service().repeats.do(caller(), verb, task_id, reason=reason, key=idempotency_key())
+    return task, 202, {} if done else REPLAYED
 
 
 @routes.add(

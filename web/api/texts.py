@@ -49,6 +49,12 @@ def project(text: str) -> None:
         raise ValidationError("a name has letters, digits, '.', '_' and '-', begins with a letter or digit, 64 at most")
 
 
+def label(text: str) -> None:
+    """A label of a query: its key ends at the first colon."""
+    if not text.partition(":")[0] or ":" not in text:
+        raise ValidationError("must be key:value")
+
+
 def repository(text: str) -> None:
     """Something that git can clone and that can be mistaken neither for an option nor for another transport."""
     plain(text)

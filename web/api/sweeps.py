@@ -1,0 +1,21 @@
+"""The scheduled jobs. They are everybody's, so a token sees how they stand; who runs the installation stops them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from web.api import reports
+from web.api.routes import Routes
+from web.auth import API
+from web.door import service
+
+routes = Routes("sweeps", "The scheduled jobs of the installation")
+
+
+@routes.add("GET", "/api/sweeps", guard=API, answers={200: reports.SweepListSchema})
+def list_sweeps() -> dict[str, Any]:
+    """List the scheduled jobs, when each last succeeded, and at how many things it fails.
+
+    What it fails at may be another owner's: `taskflow sweeps` names it to who runs the installation.
+    """
+    return {"sweeps": [{**one, "failing": len(one["failing"])} for one in service().health.sweeps()]}
