@@ -149,7 +149,11 @@ class Place:
 
         Sessions outlive keeper and agent. While one does, the node is not stopped: its task must not begin elsewhere.
         """
-        locks = [self.root / "keep.lock", self.root / "agent.lock", *self.root.glob("workspaces/*/sessions/*/shim.lock")]
+        locks = [
+            self.root / "keep.lock",
+            self.root / "agent.lock",
+            *self.root.glob("workspaces/*/sessions/*/shim.lock"),
+        ]
         if any(_is_locked(lock) for lock in locks):
             return "running"
         return "stopped" if (self.claim / "started").exists() else "starting"
