@@ -8,7 +8,8 @@ The rules of delivery, the same in both directions:
 * every create is idempotent by the id in its path: the same content again answers the same, other content answers 409;
 * a callback is sent until it is answered. 2xx: accepted (repeats included). 409, 410, 401, 403, 404, 400, 413: final,
   stop sending; an outcome that was refused for its form (400, 413) is followed once by a short one that says so, with
-  an error of phase ``report``. Anything else (5xx, 429, no answer): send again later, the same bytes;
+  an error of phase ``report``. Anything else (5xx, 429, no answer): send again later, the same bytes. So is one of the
+  others that does not have the form of the control plane's errors: something on the way answered;
 * ``fence`` grows with each write of the run. The agent remembers the highest fence of a workspace and refuses lower
   ones with 409 code ``fenced``; it remembers deleted ids and refuses to create them again with 410 (a tombstone), so a
   worker that was paused and wakes late can't bring a deleted workspace back.

@@ -20,7 +20,7 @@ from typing import IO
 from taskflow.agent.ending import Ending
 from taskflow.agent.launching import helper_env
 from taskflow.agent.marks import marked
-from taskflow.agent.places import write_json
+from taskflow.agent.places import is_locked, write_json
 from taskflow.agent.problems import StartRefused
 from taskflow.agent.processes import start_ticks
 
@@ -81,18 +81,6 @@ def take_lock(root: Path) -> IO[bytes] | None:
     return file
 
 
-def _agent_runs(root: Path) -> bool:
-    """Whether somebody else's agent holds the root: one that a killed keeper left, mostly."""
-    try:
-        with (root / "agent.lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        pass
-    return False
-
-
 class Keeper:
     """The loop of the daemon."""
 
@@ -104,7 +92,8 @@ class Keeper:
     def run(self) -> None:
         """Keep the agent until it ends by itself or ``ended`` is set."""
         while not self._ended.is_set():
-            if not _agent_runs(self._root):
+            # Somebody else's agent may hold the root: one that a killed keeper left, mostly.
+            if not is_locked(self._root / "agent.lock"):
                 try:
                     status = self._one_life()
                 except (

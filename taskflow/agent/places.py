@@ -123,6 +123,18 @@ def lock_root(root: Path) -> IO[str]:
     return file
 
 
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock of this file. Where there is no file nobody does."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` so that a reader, or a crash, sees the old file or the new one; mode 0600."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -26,7 +26,7 @@ from taskflow.agent.confinement import COMMON, Confinement
 from taskflow.agent.containers import launch
 from taskflow.agent.killing import end_all
 from taskflow.agent.masking import Masker
-from taskflow.agent.places import read_json, write_json
+from taskflow.agent.places import is_locked, read_json, write_json
 from taskflow.agent.processes import become_subreaper, kill_descendants, set_parent_death_signal, start_ticks
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
@@ -37,14 +37,7 @@ _READ_BYTES = 64 * 1024
 
 def lock_is_free(session_dir: Path) -> bool:
     """True when no shim lives in ``session_dir``."""
-    try:
-        with (session_dir / "shim.lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except FileNotFoundError:
-        return True
-    return True
+    return not is_locked(session_dir / "shim.lock")
 
 
 def request_stop(session_dir: Path, grace_s: float = GRACE_S, *, lost: dict[str, Any] | None = None) -> None:

@@ -60,7 +60,7 @@ class Answer:
     @property
     def final(self) -> bool:
         """It will never take it: stop sending."""
-        return self.status in _FINAL
+        return self.misfit or (self.status in _FINAL and self._is_its_own)
 
     @property
     def misfit(self) -> bool:
@@ -70,13 +70,17 @@ class Answer:
     @property
     def over(self) -> bool:
         """What it is about has ended, or is unknown there."""
-        return self.status in (404, 410)
+        return self.status in (404, 410) and self._is_its_own
 
     @property
     def says(self) -> str:
         """A refusal's own words; empty when there are none."""
-        error = self.body.get("error")
-        return str(error.get("message") or "") if isinstance(error, dict) else ""
+        return str(self.body["error"].get("message") or "") if self._is_its_own else ""
+
+    @property
+    def _is_its_own(self) -> bool:
+        """Whether the control plane itself refuses: by the shape of its errors. A proxy's page ends nothing of ours."""
+        return isinstance(self.body.get("error"), dict)
 
 
 def wait_s(attempts: int) -> float:

@@ -76,13 +76,16 @@ class CommitWatch:
     """Tells cheaply, of no table, whether anything was committed since it was asked last. Of one thread.
 
     On PostgreSQL any transaction of the server counts, on SQLite any write to the file: who is woken reads and may find
-    nothing. The first answer is True.
+    nothing. The first answer is True. Raises ``InfrastructureError`` when there is no database.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         # SQLite counts for each connection what the others wrote, so it has to be the same one each time.
-        self._own = None if is_postgresql(database.engine) else database.engine.connect()
+        try:
+            self._own = None if is_postgresql(database.engine) else database.engine.connect()
+        except SQLAlchemyError as error:
+            raise database_failure(error) from error
         self._look: Callable[[], Any] = self._snapshot if self._own is None else self._version
         self._seen: Any = None
 

@@ -37,13 +37,15 @@ class FakeControlPlane:
     """Records callbacks. ``fault(callback)`` may return a status to answer instead, or 0 to drop the answer.
 
     A callback that none of ``tokens`` signed is refused with 401 and stands in ``refused``. ``answers`` are what callbacks
-    are answered, by the last word of their path. ``offset_s``: how far its clock is ahead of this machine's.
+    are answered, by the last word of their path. ``offset_s``: how far its clock is ahead of this machine's. ``refusal``:
+    what stands in an answer with the status of a fault; without ``error`` it is something else that answers in its place.
     """
 
     def __init__(self) -> None:
         self.tokens: set[str] = set()
         self.answers: dict[str, dict[str, Any]] = {}
         self.offset_s = 0.0
+        self.refusal: dict[str, Any] = {"error": {"code": "fault", "message": "asked for by the test"}}
         self.refused: list[tuple[str, str]] = []
         self.callbacks: list[Callback] = []
         self.chunks: defaultdict[str, dict[int, bytes]] = defaultdict(dict)
@@ -132,7 +134,7 @@ class FakeControlPlane:
             self.callbacks.append(callback)
             status = self.fault(callback)
             if status is not None and status != 0:
-                return status, {"error": {"code": "fault", "message": "asked for by the test"}}
+                return status, self.refusal
             body: dict[str, Any] = dict(self.answers.get(callback.path.rpartition("/")[2], {}))
             if callback.path.endswith("/logs"):
                 chunks, number = self.chunks[callback.path], callback.body["number"]

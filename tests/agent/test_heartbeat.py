@@ -78,3 +78,18 @@ def test_a_refusal_is_logged_with_its_reason(control_plane: FakeControlPlane, ca
         wait_until(lambda: bool(sender.heard), "a refusal")
         sender.heartbeat.close()
     assert "refuses this node: 403 asked for by the test" in caplog.text
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_only_the_control_plane_itself_can_say_that_the_node_is_gone(
+    control_plane: FakeControlPlane, status: int
+) -> None:
+    """A proxy in front of it that has a page for that, while it is being restarted, ends no session anywhere."""
+    sender, own = Sender(control_plane), control_plane.refusal
+    control_plane.refusal = {"message": "nothing here"}
+    control_plane.fault = lambda call: status
+    sender.heartbeat.start()
+    wait_until(lambda: len(sender.heard) >= 2, "it goes on")
+    assert sender.gone == 0
+    control_plane.refusal = own
+    wait_until(lambda: sender.gone, "it ends")

@@ -219,3 +219,15 @@ def test_state_files_are_private(agent: AgentRig) -> None:
     for name in ("agent.db", "agent.db-wal", "agent.json"):
         assert (agent.root / name).stat().st_mode & 0o077 == 0, name
     assert (agent.root / "workspaces").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("status", [401, 404, 409, 410])
+def test_a_strangers_refusal_costs_no_outcome(agent: AgentRig, status: int) -> None:
+    """What a proxy answers instead of the control plane is no word about the report: it is sent until that one has it."""
+    control_plane = agent.control_plane
+    answers = iter([status, status])
+    control_plane.refusal = {}
+    control_plane.fault = lambda call: next(answers, None) if call.path.endswith("/outcome") else None
+    agent.ready()
+    assert agent.run("true")["exit_code"] == 0
+    assert len(control_plane.received(f"/workspaces/{WS}/outcome")) == 3

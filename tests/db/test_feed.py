@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from taskflow.db.events import append_event
 from taskflow.db.feed import BEGINNING, CommitWatch, Position, feed_after, feed_end, settle_restored
 from taskflow.db.models import Event, Owner
 from taskflow.db.session import Database, is_postgresql, make_engine
+from taskflow.errors import InfrastructureError
 from tests.db.conftest import OWNER, World
 from tests.support.waiting import wait_until
 
@@ -202,3 +204,11 @@ def test_a_commit_is_noticed_without_reading_a_table(world: World, engine: Engin
             assert watch.changed()
     watch.close()
     other.dispose()
+
+
+def test_a_database_that_can_not_be_opened_is_told_as_one_that_is_away(tmp_path: Path) -> None:
+    """The thread that watches for every stream lives on and tries again: it knows no other error."""
+    away = Database(make_engine(f"sqlite:///{tmp_path / 'nowhere' / 'taskflow.db'}"))
+    with pytest.raises(InfrastructureError):
+        CommitWatch(away)
+    away.dispose()

@@ -112,7 +112,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "any-host-key", "whoever answers at a host's address is given the order with its tokens",
         (Edit("taskflow/nodes/providers/ssh_link.py", "known_hosts=known_hosts", "known_hosts=None"),),
-        _LAB,
+        ("tests/nodes/test_ssh_access.py",),
     ),
     Mutant(
         "a-host-that-is-down-has-nothing", "a node is destroyed because its host could not be asked",
@@ -125,7 +125,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "stopped-while-a-session-lives", "a task begins elsewhere while its command goes on where its agent was killed",
-        (Edit(_SSH_HOST, ', *self.root.glob("workspaces/*/sessions/*/shim.lock")]', "]"),),
+        (Edit(_SSH_HOST, '            *self.root.glob("workspaces/*/sessions/*/shim.lock"),\n', ""),),
         ("tests/nodes/test_ssh_host.py::test_a_host_on_which_a_session_lives_is_not_stopped",),
     ),
     Mutant(

@@ -269,7 +269,7 @@ _TASK = (
             "taskflow/sweeps/drain_outbox.py",
             "        retry_at = now() + min(_RETRY_MAX_S, _RETRY_BASE_S * 2 ** min(row.attempts, 10))\n", "",
         ),),
-        ("tests/db/test_sweeps.py",),
+        ("tests/db/test_sweeps.py::test_a_bad_outbox_row_strands_no_other",),
     ),
     Mutant(
         "rerun-during-cleanup", "the next run begins while the last one still holds its workspace",

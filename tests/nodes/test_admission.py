@@ -17,7 +17,7 @@ from taskflow.nodes.purchase import Market
 from taskflow.nodes.selector import Candidate, Limits, Wish
 from taskflow.nodes.sharing import Held, to_hand_over
 from tests.support.world import World
-from tests.support.world_fixtures import MakeWorld
+from tests.support.world_fixtures import MakeWorld, worlds_with
 
 FILE = """
 [[provider]]
@@ -37,12 +37,7 @@ LIMITS = Limits(60.0, 2.0)
 def make_cloud(make_world: MakeWorld, tmp_path: Path) -> Callable[..., World]:
     """A world whose only provider sells three nodes of three slots, whoever asks."""
 
-    def make(**settings: Any) -> World:
-        path = tmp_path / "providers.toml"
-        path.write_text(FILE)
-        return make_world(providers_file=str(path), public_url="https://control.example", **settings)
-
-    return make
+    return worlds_with(make_world, tmp_path / "providers.toml", FILE)
 
 
 def node(name: str, live: int = 0, **more: Any) -> Candidate:

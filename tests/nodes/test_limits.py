@@ -19,7 +19,7 @@ from taskflow.nodes import admission
 from taskflow.nodes.limits import claims
 from taskflow.nodes.sharing import Held, to_hand_over
 from tests.support.world import SPEC, World
-from tests.support.world_fixtures import MakeWorld
+from tests.support.world_fixtures import MakeWorld, worlds_with
 
 FILE = """
 [[provider]]
@@ -42,13 +42,8 @@ MakeCloud = Callable[..., World]
 def make_cloud(make_world: MakeWorld, tmp_path: Path) -> MakeCloud:
     """A world whose only provider sells servers for a unit of money, or two, a minute."""
 
-    def make(**settings: Any) -> World:
-        path = tmp_path / "providers.toml"
-        path.write_text(FILE)
-        settings = {"capacity_poll_s": 20.0, "admission_wait_s": 86_400.0, **settings}
-        return make_world(providers_file=str(path), public_url="https://control.example", **settings)
-
-    return make
+    waits = {"capacity_poll_s": 20.0, "admission_wait_s": 86_400.0}
+    return worlds_with(make_world, tmp_path / "providers.toml", FILE, **waits)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """One set of guarantees for every provider. ``-k provider_conformance -v`` lists them.
 
-``local`` runs a real node host, ``ssh`` asks real SSH servers (more of it in test_ssh_provider.py). The clouds are driven
+``local`` runs a real node host, ``ssh`` asks real SSH servers (more of it in test_ssh_*.py). The clouds are driven
 by the real client libraries over real HTTP; what answers is a cloud on this machine that keeps books, so that what was
 bought is counted there and not in what was said.
 """

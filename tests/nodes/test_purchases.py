@@ -13,7 +13,7 @@ from taskflow.db.providers import accounts, unblock
 from taskflow.errors import NotFound, UsageError
 from taskflow.nodes.providers.base import AccessRefused, QuotaReached
 from tests.support.world import World
-from tests.support.world_fixtures import MakeWorld
+from tests.support.world_fixtures import MakeWorld, worlds_with
 
 #: A cloud with three offers, told by the same fake that plays the local provider elsewhere.
 FILE = """
@@ -44,12 +44,7 @@ MakeCloud = Callable[..., World]
 def make_cloud(make_world: MakeWorld, tmp_path: Path) -> MakeCloud:
     """A world with a cloud; keyword arguments are settings."""
 
-    def make(**settings: Any) -> World:
-        path = tmp_path / "providers.toml"
-        path.write_text(FILE)
-        return make_world(providers_file=str(path), public_url="https://control.example", **settings)
-
-    return make
+    return worlds_with(make_world, tmp_path / "providers.toml", FILE)
 
 
 @pytest.fixture

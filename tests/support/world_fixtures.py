@@ -28,6 +28,17 @@ offer = [{size = "s", location = "fsn1", vcpus = 2, memory_mb = 4000, slots = 2,
 """
 
 
+def worlds_with(make_world: MakeWorld, path: Path, providers: str, **defaults: Any) -> MakeWorld:
+    """Makes worlds with this file of ``providers``, which is written to ``path``; keyword arguments are settings."""
+
+    def make(**settings: Any) -> World:
+        path.write_text(providers)
+        given = {"providers_file": str(path), "public_url": "https://control.example", **defaults, **settings}
+        return make_world(**given)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file that the migrations made, to be copied."""
@@ -59,12 +70,7 @@ def world(make_world: MakeWorld) -> World:
 def make_remote_world(make_world: MakeWorld, tmp_path: Path) -> MakeWorld:
     """Makes a world whose nodes are other machines, reached over a network; keyword arguments are settings."""
 
-    def make(**settings: Any) -> World:
-        path = tmp_path / "providers.toml"
-        path.write_text(_REMOTE)
-        return make_world(providers_file=str(path), public_url="https://control.example", **settings)
-
-    return make
+    return worlds_with(make_world, tmp_path / "providers.toml", _REMOTE)
 
 
 @pytest.fixture
