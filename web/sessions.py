@@ -67,10 +67,11 @@ def check_csrf(*, form: bool) -> None:
     if request.method in SAFE_METHODS:
         return
     check_origin()
-    shown = request.headers.get(CSRF_HEADER, "")
-    if not shown and form:
-        shown = request.form.get(CSRF_FIELD, "")
-    if not hmac.compare_digest(shown.encode(), csrf_token().encode()):
+    carried = request.headers.get(CSRF_HEADER, "")
+    if not carried and form:
+        carried = request.form.get(CSRF_FIELD, "")
+    expected = csrf_token()
+    if not expected or not hmac.compare_digest(carried.encode(), expected.encode()):
         raise Forbidden(
             f"a browser's request that writes needs the header {CSRF_HEADER} of its session", code="csrf",
             advice="load the page again; programs send a bearer token instead",
