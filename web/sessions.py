@@ -25,16 +25,19 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @dataclass(frozen=True)
 class _Cookie:
-    """How long the browser keeps the cookie, and whether it shows it over https alone."""
+    """How long the browser keeps the cookie, whether it shows it over https alone, and the public name of this host, which
+    a proxy may hide from us."""
 
     max_age_s: int
     secure: bool
+    public_host: str
 
 
 def register(app: Flask, settings: Settings) -> None:
     """Let the browsers of ``app`` be signed in."""
+    public = urlsplit(settings.public_url.lower())
     app.extensions["taskflow.cookie"] = _Cookie(
-        int(settings.browser_session_s), settings.public_url.lower().startswith("https://")
+        int(settings.browser_session_s), public.scheme == "https", public.netloc
     )
 
 
@@ -67,10 +70,11 @@ def check_csrf(*, form: bool) -> None:
     if request.method in SAFE_METHODS:
         return
     check_origin()
-    shown = request.headers.get(CSRF_HEADER, "")
-    if not shown and form:
-        shown = request.form.get(CSRF_FIELD, "")
-    if not hmac.compare_digest(shown.encode(), csrf_token().encode()):
+    carried = request.headers.get(CSRF_HEADER, "")
+    if not carried and form:
+        carried = request.form.get(CSRF_FIELD, "")
+    expected = csrf_token()
+    if not expected or not hmac.compare_digest(carried.encode(), expected.encode()):
         raise Forbidden(
             f"a browser's request that writes needs the header {CSRF_HEADER} of its session", code="csrf",
             advice="load the page again; programs send a bearer token instead",
@@ -84,7 +88,9 @@ def check_origin() -> None:
     if site is not None:
         same = site in ("same-origin", "none")
     else:
-        same = origin is None or urlsplit(origin).netloc == request.host
+        cookie: _Cookie = current_app.extensions["taskflow.cookie"]
+        named = "" if origin is None else urlsplit(origin).netloc
+        same = origin is None or (named != "" and named in (request.host, cookie.public_host))
     if not same:
         raise Forbidden("the request comes from a page of another site", code="csrf")
 

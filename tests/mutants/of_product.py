@@ -322,7 +322,7 @@ _ACCESS = (
     ),
     Mutant(
         "token-of-any-scope", "a workspace's token opens the API of its owner",
-        (Edit(_ACCOUNTS, "        if row.scope != scope:\n", "        if False:\n"),),
+        (Edit(_ACCOUNTS, "    if row.scope != scope:\n", "    if False:\n"),),
         ("tests/service/test_accounts_vault.py",),
     ),
     Mutant(
@@ -333,9 +333,40 @@ _ACCESS = (
     Mutant(
         "expired-token", "a token outlives its time",
         (Edit(
-            _ACCOUNTS, "if row.expires_at is not None and row.expires_at <= self._clock.now():", "if False:",
+            _ACCOUNTS, "if row.expires_at is not None and row.expires_at <= now:", "if False:",
         ),),
         ("tests/service/test_accounts_vault.py",),
+    ),
+    Mutant(
+        "role-of-anybody", "a viewer's token does what needs more",
+        (Edit("web/auth.py", "        g.caller.must_have(guard.role)\n", "        pass\n"),),
+        ("tests/web/test_roles.py",),
+    ),
+    Mutant(
+        "forged-request", "another site's page writes with a browser that is signed in",
+        (Edit(
+            "web/sessions.py",
+            "if not expected or not hmac.compare_digest(carried.encode(), expected.encode()):", "if False:",
+        ),),
+        ("tests/security/test_browsers.py",),
+    ),
+    Mutant(
+        "link-used-twice", "a sign-in link signs a second browser in",
+        (Edit("taskflow/db/browsers.py", "SignInCode.used_at.is_(None), ", ""),),
+        ("tests/web/test_sign_in.py",),
+    ),
+    Mutant(
+        "session-taken-over", "the session that a browser had before it signs in goes on",
+        (Edit(
+            "taskflow/service/browsers.py", "                delete_browser(tx, hash_token(former))\n",
+            "                pass\n",
+        ),),
+        ("tests/security/test_browsers.py",),
+    ),
+    Mutant(
+        "way-to-another-site", "signing in leads to a page of another site",
+        (Edit("web/sign_in/views.py", " and _LOCAL.match(wanted):", ":"),),
+        ("tests/security/test_browsers.py",),
     ),
     Mutant(
         "tasks-of-everybody", "another owner's task can be read, cancelled and run again",

@@ -135,7 +135,7 @@ def _audited(by: str, sign_in: Callable[[], SignedIn]) -> SignedIn:
 
 def _refused(error: TaskflowError, *, code: str, wanted: str) -> Response:
     if isinstance(error, UsageError):
-        response = _page(code=code, wanted=wanted, problem=error.message)
+        response = _page(code=code, wanted=wanted, problem=_sentence(error.message))
         response.status_code = error.http_status
     else:
         log.error("infrastructure", code=error.code, error=error.message, path=request.path)
@@ -144,6 +144,10 @@ def _refused(error: TaskflowError, *, code: str, wanted: str) -> Response:
     if isinstance(error, TooMany):
         response.headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     return response
+
+
+def _sentence(message: str) -> str:
+    return f"{message[:1].upper()}{message[1:]}".rstrip(".") + "."
 
 
 def _page(*, code: str, wanted: str, problem: str = "") -> Response:
