@@ -210,6 +210,20 @@ def test_pruning_deletes_only_what_ended_long_ago(world: World) -> None:
         assert tx.execute(select(func.count()).select_from(Task)).scalar_one() == 3
 
 
+def test_failed_attempts_are_deleted_by_age_also_of_runs_that_are_not_over(world: World, settings: Settings) -> None:
+    """A run that stays open for months does not gather them; what is younger stays, whichever page it is on."""
+    world.run("run-open", world.task("task-open", "queued"))
+    attempts = [
+        {"owner_id": OWNER, "run_id": "run-open", "step": "s", "attempt": n, "code": "c", "error": {}, "at": float(n)}
+        for n in range(1, 11)
+    ]
+    world.write(lambda tx: tx.execute(insert(ErrorRow), attempts))
+    found = prune_all(world.database, dataclasses.replace(settings, errors_after_s=50.0, sweep_page=3), 57.5)
+    assert found["errors_deleted"] == 7
+    with world.database.read() as tx:
+        assert list(tx.execute(select(ErrorRow.attempt).order_by(ErrorRow.id)).scalars()) == [8, 9, 10]
+
+
 def test_the_ledger_counts_failures_and_keeps_the_last_success(world: World) -> None:
     """A sweep that raises is counted and raised again; its cursor stays; the next success resets the count."""
 

@@ -116,6 +116,13 @@ class Stack:
 
     # --- using
 
+    def command(self, *arguments: str) -> str:
+        """What a command of ``taskflow`` prints, run beside the stack."""
+        done = subprocess.run(
+            [sys.executable, "-m", "taskflow", *arguments], env=self.environ, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
     def api(self, method: str, path: str, **kwargs: Any) -> Any:
         """One request to the API; retried while the web process is away."""
         end = time.monotonic() + 30

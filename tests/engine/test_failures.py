@@ -7,7 +7,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from taskflow.db.models import Event
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Snooze
 from taskflow.engine.pipeline import Step, StepContext
 from taskflow.errors import InfrastructureError, PermanentError, TransientError
@@ -239,3 +241,36 @@ def test_a_guarded_step_is_not_performed_without_its_lease(make_rig: MakeRig, ho
     assert bought == []
     rig.run_alarms(rescue=True)
     assert len(bought) == 1 and rig.row(run_id).finished_at is not None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransientError(
+            "at postgresql://u:hunter2@db/x", code="busy", detail={"token": "hunter2", "deep": ["redis://:hunter2@h"]}
+        ),
+        PermanentError("Bearer hunter2-and-more was refused", code="no", advice="not redis://:hunter2@h"),
+        ValueError("redis://:hunter2@h/0"),
+    ],
+    ids=["transient", "permanent", "bug"],
+)
+def test_no_secret_of_an_error_is_stored(make_rig: MakeRig, error: Exception) -> None:
+    """Neither with its attempt, nor with the run, nor in the history; what else it says stays."""
+    rig = make_rig(toy(Step("one", _raise(error), max_attempts=2)))
+    run_id = rig.start()
+    rig.run_alarms()
+    with rig.database.read() as tx:
+        history = list(tx.execute(select(Event.data)).scalars())
+    stored = [str(row.error) for row in rig.errors(run_id)] + [str(rig.row(run_id).error)]
+    assert "hunter2" not in f"{stored} {history}"
+    assert len(stored) >= 2
+    assert all("***" in text for text in stored)
+
+
+def test_no_secret_of_a_decision_is_stored(make_rig: MakeRig) -> None:
+    """A step may end its run with an error of its own making."""
+    said = {"code": "no", "message": "at redis://:hunter2@h/0", "password": "hunter2"}
+    rig = make_rig(toy(Step("one", lambda ctx: Done(error=said))))
+    run_id = rig.start()
+    rig.run_alarms()
+    assert rig.row(run_id).error == {"code": "no", "message": "at redis://:***@h/0", "password": "***"}

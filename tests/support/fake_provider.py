@@ -121,6 +121,8 @@ class Wire:
     def __init__(self, provider: FakeProvider) -> None:
         self._provider = provider
         self.calls: list[tuple[str, str]] = []
+        #: The headers of each, beside those that authorise it.
+        self.headers: list[dict[str, str]] = []
         #: Asked before each request; may raise what ``requests`` raises, or give a status and body to answer.
         self.before: Callable[[str, str], tuple[int, dict[str, Any]] | None] = lambda method, path: None
         #: Asked after each request was carried out; may raise (the answer got lost).
@@ -134,13 +136,21 @@ class Wire:
         return _Session(self)
 
     def request(
-        self, method: str, url: str, *, json: Any = None, auth: AuthBase | None = None, **_: Any
+        self,
+        method: str,
+        url: str,
+        *,
+        json: Any = None,
+        auth: AuthBase | None = None,
+        headers: dict[str, str] | None = None,
+        **_: Any,
     ) -> requests.Response:
         """``Session.request``: finds the agent by its address and asks it."""
         sent = requests.Request(method, url, json=json, auth=auth).prepare()
         parts = urlsplit(url)
         agent = next((one for one in self._provider.agents.values() if one.address == f"http://{parts.netloc}"), None)
         self.calls.append((method, parts.path))
+        self.headers.append(dict(headers or {}))
         said = self.before(method, parts.path)
         if agent is not None and agent.cut:
             raise requests.ConnectTimeout("no route to host")

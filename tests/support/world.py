@@ -20,6 +20,7 @@ from sqlalchemy import func, select
 
 from taskflow.bootstrap import App, bootstrap
 from taskflow.db.models import ErrorRow, Node, OutboxRow, Run, Task, Workspace
+from taskflow.engine.meter import SILENT, Meter
 from taskflow.ids import RunId
 from taskflow.nodes import agent_client
 from taskflow.nodes.providers.base import Provider
@@ -52,6 +53,8 @@ class World:
         #: Makes another provider than the fake one behind the name "cloud", for each worker that starts from then on.
         self.cloud: Callable[[], Provider] | None = None
         self.wire = Wire(self.provider)
+        #: What workers that start from then on tell of their work.
+        self.meter: Meter = SILENT
         self.apps: list[App] = []
         self.crashes: list[str] = []
         self.turns: list[tuple[str, str]] = []
@@ -81,6 +84,7 @@ class World:
         app = bootstrap(
             self.settings, publisher=self.broker, client=self.redis, clock=FollowingClock(self.travel),
             providers={"local": self.provider, "cloud": self.cloud() if self.cloud else self.provider},
+            meter=self.meter,
         )  # fmt: skip
         app.runner._rng = random.Random(len(self.apps))
         self.apps.append(app)
