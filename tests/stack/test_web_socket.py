@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import requests
 
 from taskflow.stack import commands
@@ -46,20 +47,23 @@ def web(listener: socket.socket, directory: Path) -> Iterator[subprocess.Popen[b
         end_process(process, signal.SIGTERM)
 
 
+@pytest.mark.timeout(300)
 def test_who_asks_while_the_web_is_restarted_waits_and_is_answered(tmp_path: Path) -> None:
     """One process ends, nobody is there, a request comes, another process starts: the request has its answer."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/healthz"
         with web(listener, tmp_path) as first:
-            assert requests.get(url, timeout=60).ok
+            assert requests.get(url, timeout=100).ok
         assert first.returncode == 0
         answers: list[int] = []
-        asking = threading.Thread(target=lambda: answers.append(requests.get(url, timeout=60).status_code), daemon=True)
+        asking = threading.Thread(
+            target=lambda: answers.append(requests.get(url, timeout=100).status_code), daemon=True
+        )
         asking.start()
         wait_until(lambda: _waits(listener), "the request waits in the socket")
         assert answers == []
         with web(listener, tmp_path):
-            asking.join(60)
+            asking.join(100)
     assert answers == [200]
 
 
