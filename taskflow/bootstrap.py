@@ -71,6 +71,7 @@ class App:
     control: Control
     publisher: Publisher
     ringer: Ringer
+    renewer: Renewer
     store: RunStore
     runner: Runner
     rescue: Rescue
@@ -111,6 +112,7 @@ class App:
     def close(self) -> None:
         """Let go of connections and threads."""
         self.pump.stop()
+        self.renewer.stop()
         self.database.dispose()
         self.control.client.close()
 
@@ -173,8 +175,8 @@ def bootstrap(
     renewer = Renewer(control, clock, on_hung or (lambda step: None))
     runner = Runner(store, control, ringer, renewer, table, settings, clock, rng)
     app = App(
-        settings=settings, database=database, control=control, publisher=publisher, ringer=ringer, store=store,
-        runner=runner, rescue=rescue, watch=watch, service=service, pipelines=table, tools=tools,
+        settings=settings, database=database, control=control, publisher=publisher, ringer=ringer, renewer=renewer,
+        store=store, runner=runner, rescue=rescue, watch=watch, service=service, pipelines=table, tools=tools,
     )  # fmt: skip
     app.sweeps = _sweeps(app)
     app.pump = Pump(
