@@ -77,6 +77,7 @@ class App:
     control: Control
     publisher: Publisher
     ringer: Ringer
+    renewer: Renewer
     store: RunStore
     runner: Runner
     rescue: Rescue
@@ -134,6 +135,7 @@ class App:
         self.pump.stop()
         with contextlib.suppress(redis.RedisError):
             self.service.workers.goes()
+        self.renewer.stop()
         self.database.dispose()
         self.control.client.close()
         self.meter.close()
@@ -199,8 +201,8 @@ def bootstrap(
     renewer = Renewer(control, clock, on_hung or (lambda step: None))
     runner = Runner(store, control, ringer, renewer, table, settings, clock, rng, meter=meter)
     app = App(
-        settings=settings, database=database, control=control, publisher=publisher, ringer=ringer, store=store,
-        runner=runner, rescue=rescue, watch=watch, service=service, pipelines=table, tools=tools,
+        settings=settings, database=database, control=control, publisher=publisher, ringer=ringer, renewer=renewer,
+        store=store, runner=runner, rescue=rescue, watch=watch, service=service, pipelines=table, tools=tools,
         meter=meter,
     )  # fmt: skip
     app.sweeps = _sweeps(app)

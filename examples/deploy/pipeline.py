@@ -18,8 +18,8 @@ from taskflow.pipelines import (
     TransientError,
 )
 
-WATCH_S = 300.0
-LOOK_EVERY_S = 20.0
+WATCH_S = 180.0
+LOOK_EVERY_S = 60.0
 
 
 class DeployInput(Schema):

@@ -117,6 +117,10 @@ class Renewer:
                 except Exception as error:  # Redis away: the lease runs out, SQL's fence decides
                     log.warning("renewal_failed", run_id=one.run_id, error=repr(error))
 
+    def stop(self) -> None:
+        """Renew nothing any more; what is held runs out."""
+        self._wake.set()
+
     def _start(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="lease-renewal", daemon=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import math
 import random
 import shutil
 import tempfile
@@ -17,10 +18,10 @@ from typing import Any
 import fakeredis
 import redis
 import time_machine
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, select
 
 from taskflow.bootstrap import App, bootstrap
-from taskflow.db.models import Base
+from taskflow.db.models import Base, Run
 from taskflow.db.session import Database, make_engine
 from taskflow.ids import RunId
 from taskflow.pipelines.registry import Declared
@@ -65,7 +66,8 @@ class Kit:
             "database_url": url,
             "secret_key": "only-for-tests-" + "0" * 32,
         }
-        defaults |= {"shards": 1}
+        # Each look of the backup costs a test more than its turns.
+        defaults |= {"shards": 1, "rescue_interval_s": 600.0}
         self.settings = dataclasses.replace(Settings(), **{**defaults, **self._overrides})
         self._traveller = time_machine.travel(START, tick=False)
         self._travel = self._traveller.start()
@@ -165,9 +167,10 @@ class Kit:
         began = time.time()
         self.settle()
         while not predicate():
-            if time.time() - began > limit_s:
+            to_next = self._to_next()
+            if time.time() - began + to_next > limit_s:
                 raise AssertionError(f"not within {limit_s:g} virtual seconds: {description}")
-            self._shift(self._to_next())
+            self._shift(to_next)
             self.settle()
         return time.time() - began
 
@@ -175,14 +178,18 @@ class Kit:
         self._travel.shift(max(0.001, seconds))
 
     def _to_next(self) -> float:
-        """Seconds until the next thing happens."""
+        """Seconds until the next thing happens; infinite when nothing will."""
         planned = [at for at, _, _ in self._broker.waiting]
         next_at = self._planner.next_at()
         planned += [] if next_at is None else [next_at]
         for shard in range(self.settings.shards):
             first: Any = self._redis.zrange(self.app.control.alarms_key(shard), 0, 0, withscores=True)
             planned += [float(score) for _, score in first]
-        return min(planned, default=time.time() + _IDLE_JUMP_S) - time.time() + 0.001
+        if planned:
+            return min(planned) - time.time() + 0.001
+        with self.app.database.read() as tx:
+            is_open = tx.execute(select(Run.id).where(Run.finished_at.is_(None)).limit(1)).first() is not None
+        return _IDLE_JUMP_S if is_open else math.inf
 
     # --- faults
 

@@ -112,7 +112,14 @@ class Stack:
 
     def restarted(self, name: str, former: int) -> None:
         """Wait until the supervisor has started it again."""
-        wait_until(lambda: self.pid(name) != former, f"{name} was started again")
+
+        def other() -> bool:
+            try:
+                return self.pid(name) != former
+            except TypeError:  # at this moment there is none
+                return False
+
+        wait_until(other, f"{name} was started again")
 
     # --- using
 
