@@ -25,7 +25,7 @@ def page_size(limit: int) -> int:
 
 def encode_cursor(*key: float | int | str) -> str:
     """The cursor after the row with this key."""
-    return _BETWEEN.join(format(Decimal(part), "f") if isinstance(part, float) else str(part) for part in key)
+    return _BETWEEN.join(format(Decimal(repr(part)), "f") if isinstance(part, float) else str(part) for part in key)
 
 
 def decode_cursor(cursor: str, *kinds: type) -> tuple[Any, ...]:
