@@ -121,6 +121,7 @@ class UsageError(TaskflowError):
 class InvalidInput(UsageError):
     """It does not fit the schema of what it is for. ``fields`` names each wrong field."""
 
+    code = "invalid_input"
     http_status = 422
 
 

@@ -196,9 +196,6 @@ def test_other_methods_and_overrides_open_nothing(scene: Scene, picture: Picture
     """A method that is not the route's is 405 (or needs the same token), also when a header pretends another one."""
     before = picture()
     known = {known_method for known_method, known_rule in TABLE if known_rule == rule} | {"HEAD", "OPTIONS"}
-    urls = scene.world.client.application.url_map.bind("")
-    # /api/tasks/cancel is also the address of a task of that name, which there never is.
-    known |= {other for other, other_rule in TABLE if other_rule != rule and urls.test(scene.path(rule), other)}
     for wrong in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"} - known:
         answer = scene.world.call(wrong, scene.path(rule), headers={"X-HTTP-Method-Override": method})
         assert answer.status_code == 405, wrong

@@ -10,7 +10,6 @@ from sqlalchemy import CheckConstraint, Column, Table, UniqueConstraint
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapper
 
-from taskflow.db import models
 from taskflow.db.models import Base
 from taskflow.engine import control
 
@@ -55,7 +54,7 @@ def engine_keys() -> list[tuple[str, str, str]]:
 def tables() -> list[tuple[Table, type]]:
     """Each table with its class, in the order of the file."""
     mappers: list[Mapper[object]] = [
-        mapper for mapper in Base.registry.mappers if mapper.class_.__module__ == models.__name__
+        mapper for mapper in Base.registry.mappers if mapper.class_.__module__.startswith("taskflow.db.")
     ]
     mappers.sort(key=lambda mapper: inspect.getsourcelines(mapper.class_)[1])
     return [(mapper.local_table, mapper.class_) for mapper in mappers if isinstance(mapper.local_table, Table)]

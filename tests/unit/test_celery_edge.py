@@ -15,7 +15,7 @@ def test_a_process_has_one_pump_however_often_it_is_told_to_start(monkeypatch: p
     """With the solo pool the worker is its own child, and both signals come: two pumps would ring everything twice."""
     pumps: list[str] = []
     wired = SimpleNamespace(
-        check_installation=lambda: None, take_over=lambda: None,
+        check_installation=lambda: None, announce=lambda: None, take_over=lambda: None,
         pump=SimpleNamespace(run_forever=lambda: pumps.append("pump")),
     )  # fmt: skip
     monkeypatch.setattr(celery.process, "get", lambda: wired)

@@ -25,6 +25,7 @@ def _path(rule: Rule, place: Place, task_id: str) -> str:
     ids = {
         "task_id": task_id, "node_id": place.node_id, "workspace_id": place.workspace_id,
         "session_id": place.session_id, "stage": "booted", "token_id": "token-of-somebody",
+        "run_id": "run-of-somebody", "name": "paid",
     }  # fmt: skip
     path = rule.rule
     for name in rule.arguments:

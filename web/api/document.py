@@ -40,6 +40,9 @@ routes = Routes("document", "This document")
 class DocumentSchema(ma.Schema):
     """An OpenAPI document."""
 
+    class Meta:
+        unknown = ma.INCLUDE
+
     openapi = ma.fields.String(required=True, metadata={"description": "the version of the form it has"})
 
 

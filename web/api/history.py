@@ -22,7 +22,7 @@ _TASK = {400: "not a cursor of ours", 404: "no such task, or not yours"}
     answers={200: reports.TaskRunPageSchema},
     refusals=_TASK,
 )
-def list_runs(query: dict[str, Any], task_id: str) -> dict[str, Any]:
+def list_task_runs(query: dict[str, Any], task_id: str) -> dict[str, Any]:
     """List the runs of a task, the last one first, each with the steps it went through."""
     page, cursor = service().history.runs(caller(), task_id, limit=query["limit"], cursor=query["cursor"])
     return {"runs": page, "next_cursor": cursor}

@@ -16,7 +16,7 @@ routes = Routes("queue", "Who waits for a place on a node")
     "GET",
     "/api/queue",
     guard=API,
-    query=schemas.PageQuerySchema,
+    query=schemas.QueueQuerySchema,
     answers={200: reports.QueuePageSchema},
     refusals={400: "not a cursor of ours"},
 )

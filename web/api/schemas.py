@@ -6,13 +6,21 @@ from typing import Any
 
 from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
-from web.api import texts
+from web.api import forms, texts
 
 ENTRIES_MAX = 100
 LABELS_MAX = 50
 #: Tasks that one request may name.
 BULK_MAX = 100
 COMMAND_MAX = 1000
+STATUSES = ("draft", "ready", "queued", "delegated", "in_progress", "completed", "failed", "cancelled")
+_STATUS = f"({'|'.join(STATUSES)})"
+_STATUSES_FORM = rf"^({_STATUS}(,{_STATUS}){{0,7}})?$"
+#: The steps of a task, in their order.
+STEPS = (
+    "node_selection", "waiting_for_capacity", "node_provisioning", "node_agent_ready", "workspace_creation",
+    "workspace_dispatch", "workspace_ready", "agent_session", "running", "cleanup",
+)  # fmt: skip
 #: Ends of what every database here holds in an integer column.
 NUMBER_MAX = 2**31 - 1
 
@@ -33,6 +41,18 @@ class Number(fields.Float):
         if isinstance(value, str):
             raise self.make_error("invalid", input="it")
         found: float = super()._deserialize(value, attr, data, **kwargs)
+        return found
+
+
+class Whole(fields.Integer):
+    """A JSON number without a fraction, however it is written; not a text that looks like one."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(strict=True, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        whole = isinstance(value, float) and value.is_integer()
+        found: int = super()._deserialize(int(value) if whole else value, attr, data, **kwargs)
         return found
 
 
@@ -76,8 +96,7 @@ class ResourcesSchema(Schema):
         validate=validate.Range(min=0, min_inclusive=False, max=4096),
         metadata={"description": "reserved on the node while the task's workspace lives"},
     )
-    memory_mb = fields.Integer(
-        strict=True,
+    memory_mb = Whole(
         validate=validate.Range(1, 100_000_000),
         metadata={"description": "reserved on the node while the task's workspace lives"},
     )
@@ -122,9 +141,8 @@ class TaskSpecSchema(Schema):
         validate=validate.Length(max=LABELS_MAX),
         metadata={"description": "what it can be found by"},
     )
-    priority = fields.Integer(
+    priority = Whole(
         load_default=0,
-        strict=True,
         validate=validate.Range(-100, 100),
         metadata={"description": "the higher, the sooner it is given a place"},
     )
@@ -148,9 +166,8 @@ class TaskSpecSchema(Schema):
     allow_node_fallback = Flag(
         load_default=False, metadata={"description": "take another node when the one named is not usable"}
     )
-    node_loss_reruns = fields.Integer(
+    node_loss_reruns = Whole(
         load_default=0,
-        strict=True,
         validate=validate.Range(0, 5),
         metadata={
             "description": "how often it is run again by itself when its node is lost; it may have begun its work"
@@ -193,9 +210,7 @@ class NodeSpecSchema(ResourcesSchema):
     vcpus = Number(
         validate=validate.Range(min=0, min_inclusive=False, max=4096), metadata={"description": "cores it has at least"}
     )
-    memory_mb = fields.Integer(
-        strict=True, validate=validate.Range(1, 100_000_000), metadata={"description": "memory it has at least"}
-    )
+    memory_mb = Whole(validate=validate.Range(1, 100_000_000), metadata={"description": "memory it has at least"})
 
 
 class UsageQuerySchema(Schema):
@@ -203,8 +218,12 @@ class UsageQuerySchema(Schema):
 
     month = fields.String(
         load_default=None,
-        validate=validate.Regexp(r"20\d\d-(0[1-9]|1[0-2])\Z", error="must be like 2026-11"),
-        metadata={"description": "a calendar month in UTC, like 2026-11; default: the present one"},
+        allow_none=False,
+        validate=validate.Regexp(r"^20[0-9]{2}-(0[1-9]|1[0-2])\Z", error="must be like 2026-11"),
+        metadata={
+            "description": "a calendar month in UTC, like 2026-11; default: the present one",
+            "pattern": r"^20[0-9]{2}-(0[1-9]|1[0-2])$",
+        },
     )
 
 
@@ -230,9 +249,19 @@ def _part(description: str, *, most: int = 200, **kwargs: Any) -> fields.String:
     """A text of a query that narrows what is listed."""
     return fields.String(
         load_default=None,
+        allow_none=False,
         validate=[validate.Length(1, most), texts.plain],
         metadata={"description": description},
         **kwargs,
+    )
+
+
+def _cursor(form: str) -> fields.String:
+    return fields.String(
+        load_default=None,
+        allow_none=False,
+        validate=validate.Length(1, 200),
+        metadata={"description": "`next_cursor` of the page before", "pattern": form},
     )
 
 
@@ -240,29 +269,39 @@ class PageQuerySchema(Schema):
     """Which page, and how long."""
 
     limit = _page_size(50, 200)
-    cursor = fields.String(
-        load_default=None,
-        validate=validate.Length(1, 200),
-        metadata={"description": "`next_cursor` of the page before"},
-    )
+    cursor = _cursor(forms.NUMBER_CURSOR)
+
+
+class QueueQuerySchema(PageQuerySchema):
+    """Which page of who waits."""
+
+    cursor = _cursor(forms.POINT_CURSOR)
 
 
 class TaskListQuerySchema(PageQuerySchema):
     """Which tasks, and how many. A task has to fit all that is said."""
 
+    cursor = _cursor(forms.POINT_CURSOR)
     status = fields.List(
-        fields.String(validate=validate.Length(max=200)),
+        fields.String(validate=validate.Length(max=200), metadata={"pattern": _STATUSES_FORM}),
         load_default=list,
         metadata={"description": "only tasks in one of these; repeated, or separated by commas"},
     )
     project = fields.String(
         load_default=None,
+        allow_none=False,
         validate=texts.project,
         metadata={"description": "only tasks of this project; empty: of none"},
     )
-    step = _part("only tasks whose open run is at this step", most=64)
+    step = fields.String(
+        load_default=None,
+        allow_none=False,
+        validate=validate.OneOf(STEPS),
+        metadata={"description": "only tasks whose open run is at this step"},
+    )
     node = fields.String(
         load_default=None,
+        allow_none=False,
         validate=texts.identifier,
         metadata={"description": "only tasks that are or were on this node"},
     )
@@ -275,12 +314,13 @@ class TaskListQuerySchema(PageQuerySchema):
     text = _part("only tasks with this in their title, id or repository, in capitals or not")
     created_after = fields.AwareDateTime(
         load_default=None,
+        allow_none=False,
         metadata={
             "description": "only tasks that were made then or later; with its offset, as in 2026-11-26T08:00:00Z"
         },
     )
     created_before = fields.AwareDateTime(
-        load_default=None, metadata={"description": "only tasks that were made before"}
+        load_default=None, allow_none=False, metadata={"description": "only tasks that were made before"}
     )
 
 
@@ -380,9 +420,11 @@ class FeedQuerySchema(Schema):
 
     after = fields.String(
         load_default=None,
+        allow_none=False,
         validate=validate.Length(1, 100),
         metadata={
-            "description": "the last cursor that was seen; default: from the beginning; `now`: only what comes from now on"
+            "description": "the last cursor that was seen; default: from the beginning; `now`: only what comes from now on",
+            "pattern": forms.FEED_CURSOR,
         },
     )
     limit = _page_size(200, 1000)
@@ -394,13 +436,17 @@ class LogQuerySchema(Schema):
     after = _after()
     limit = _page_size(100, 200)
     run_id = fields.String(
-        load_default=None, validate=texts.identifier, metadata={"description": "an earlier run; default: the last one"}
+        load_default=None,
+        allow_none=False,
+        validate=texts.identifier,
+        metadata={"description": "an earlier run; default: the last one"},
     )
 
 
 class NodeListQuerySchema(PageQuerySchema):
     """Which nodes."""
 
+    cursor = _cursor(forms.ID)
     destroyed = fields.Boolean(load_default=False, metadata={"description": "true: destroyed ones as well"})
 
 
