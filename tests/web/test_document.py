@@ -16,6 +16,8 @@ from web.api.schemas import TaskListQuerySchema
 from web.auth import guard_of
 
 METHODS = {"get", "post", "put", "patch", "delete"}
+#: What they answer is kept nowhere as it was answered, so a repeat can't be answered with it: it makes another one.
+SECRETS_SHOWN_ONCE = {"/api/tokens", "/api/sign-in-links", "/api/runs/{run_id}/callbacks"}
 
 
 @pytest.fixture
@@ -122,10 +124,10 @@ def test_every_query_and_header_that_a_route_knows_is_listed(app: Flask, documen
     writes = [
         (path, operation)
         for path, method, operation in _operations(document)
-        if method != "GET" and path.startswith("/api/")
+        if method != "GET" and path.startswith("/api/") and path not in SECRETS_SHOWN_ONCE
     ]
     assert [
-        path for path, said in writes if "Idempotency-Key" not in {row["name"] for row in said["parameters"]}
+        path for path, said in writes if "Idempotency-Key" not in {row["name"] for row in said.get("parameters", ())}
     ] == []  # fmt: skip
     reads = [
         (path, operation)

@@ -22,7 +22,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Settings], Any]
 
     def put(bootstrap: Callable[[Settings], Any]) -> None:
         module = types.ModuleType("taskflow.bootstrap")
-        module.bootstrap = bootstrap  # type: ignore[attr-defined]
+        module.bootstrap = lambda settings, *, meter: bootstrap(settings)  # type: ignore[attr-defined]
         module.make_meter = lambda _settings, _process: SILENT  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "taskflow.bootstrap", module)
 

@@ -16,7 +16,9 @@ routes = Routes("audit", "Who asked for which change, and what came of it")
 class AuditQuerySchema(Schema):
     """How many lines, and from where."""
 
-    limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))
+    limit = fields.Integer(
+        load_default=50, validate=validate.Range(1, 200), metadata={"description": "how many at most"}
+    )
     cursor = fields.String(
         load_default=None,
         validate=validate.Length(1, 200),
@@ -27,12 +29,12 @@ class AuditQuerySchema(Schema):
 class AuditLineSchema(Schema):
     """One request that writes, sign-in, or change of a token."""
 
-    at = fields.String(metadata={"format": "date-time"})
-    actor = fields.String()
+    at = fields.String(metadata={"format": "date-time", "description": "when"})
+    actor = fields.String(metadata={"description": "who: the name of the token, as events have it"})
     token_id = fields.String(allow_none=True, metadata={"description": "the token that was shown, or signed in with"})
     action = fields.String(metadata={"description": "the `operationId` of this document, `sign_in` or `sign_out`"})
     subject_kind = fields.String(allow_none=True, metadata={"description": "task, node or token"})
-    subject_id = fields.String(allow_none=True)
+    subject_id = fields.String(allow_none=True, metadata={"description": "its id"})
     outcome = fields.String(
         validate=validate.OneOf(("done", "refused", "failed")),
         metadata={"description": "done; refused: they may not; failed: it could not be done"},
@@ -44,7 +46,7 @@ class AuditLineSchema(Schema):
 class AuditPageSchema(Schema):
     """A page of the trail, newest first."""
 
-    lines = fields.List(fields.Nested(AuditLineSchema))
+    lines = fields.List(fields.Nested(AuditLineSchema), metadata={"description": "the lines"})
     next_cursor = fields.String(
         allow_none=True, metadata={"description": "cursor of the next page; null after the last"}
     )

@@ -9,7 +9,7 @@ from flask import Response
 
 from web import streams
 from web.api import answers, following, schemas
-from web.api.keys import idempotency_key, idempotency_parameter
+from web.api.keys import SECOND_REFUSED, WELCOME, idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, API_WRITE, RUN, caller
 from web.door import service
@@ -82,6 +82,7 @@ def get_run(run_id: str) -> dict[str, Any]:
     body=schemas.ReasonSchema,
     answers={202: answers.RunSchema},
     refusals={404: _NO_RUN, 409: "it has ended; `detail.status` says how"},
+    parameters=[WELCOME],
 )
 def cancel_run(body: dict[str, Any], run_id: str) -> dict[str, Any]:
     """Ask for cancellation; the runner makes it true, and cleans up."""
@@ -99,6 +100,7 @@ def cancel_run(body: dict[str, Any], run_id: str) -> dict[str, Any]:
         404: _NO_RUN,
         409: "it has not failed or been cancelled, or another run is open for its subject",
     },
+    parameters=[SECOND_REFUSED],
 )
 def rerun_run(_body: dict[str, Any], run_id: str) -> _Answer:
     """Start a failed or cancelled run again with the same input. The answer is the new run."""

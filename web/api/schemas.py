@@ -404,7 +404,7 @@ class SignalSchema(Schema):
 class CallbackSpecSchema(Schema):
     """Which signal somebody else may send, and for how long."""
 
-    signal = fields.String(required=True, validate=texts.identifier)
+    signal = fields.String(required=True, validate=texts.identifier, metadata={"description": "the name of the signal"})
     valid_s = Seconds(load_default=None, allow_none=True, metadata={"description": "seconds from now; default: a day"})
 
 

@@ -9,6 +9,7 @@ from marshmallow import Schema, fields, validate
 from taskflow.service.accounts import ROLES
 from web import audit
 from web.api import texts
+from web.api.keys import WELCOME
 from web.api.routes import Routes
 from web.api.schemas import NothingSchema, Seconds
 from web.auth import API, API_ADMIN, caller
@@ -40,8 +41,8 @@ def _time(description: str) -> fields.String:
 class TokenSchema(Schema):
     """A token, without the token."""
 
-    id = fields.String()
-    name = fields.String()
+    id = fields.String(metadata={"description": "its id"})
+    name = fields.String(metadata={"description": "what it is for"})
     role = fields.String(metadata={"description": _ROLE})
     created_at = _time("when it was made")
     expires_at = _time("null: never")
@@ -52,18 +53,18 @@ class TokenSchema(Schema):
 class TokenListSchema(Schema):
     """Tokens."""
 
-    tokens = fields.List(fields.Nested(TokenSchema))
+    tokens = fields.List(fields.Nested(TokenSchema), metadata={"description": "the tokens"})
 
 
 class NewTokenSchema(Schema):
     """A token that was just made."""
 
-    id = fields.String()
+    id = fields.String(metadata={"description": "its id"})
     token = fields.String(metadata={"description": "the token itself; it is shown this once"})
-    name = fields.String()
-    role = fields.String()
-    owner = fields.String()
-    owner_id = fields.String()
+    name = fields.String(metadata={"description": "what it is for"})
+    role = fields.String(metadata={"description": _ROLE})
+    owner = fields.String(metadata={"description": "the name of whose things it acts on"})
+    owner_id = fields.String(metadata={"description": "the id of its owner"})
     created_at = _time("when it was made")
     expires_at = _time("null: never")
 
@@ -71,16 +72,16 @@ class NewTokenSchema(Schema):
 class RevokedSchema(Schema):
     """A token that is good no longer."""
 
-    id = fields.String()
-    revoked = fields.Boolean()
+    id = fields.String(metadata={"description": "its id"})
+    revoked = fields.Boolean(metadata={"description": "always true"})
 
 
 class CallerSchema(Schema):
     """Who asks."""
 
-    owner = fields.String()
-    owner_id = fields.String()
-    token_id = fields.String()
+    owner = fields.String(metadata={"description": "the name of whose things the token acts on"})
+    owner_id = fields.String(metadata={"description": "the id of that owner"})
+    token_id = fields.String(metadata={"description": "the id of the token"})
     name = fields.String(metadata={"description": "of the token"})
     role = fields.String(metadata={"description": _ROLE})
     browser_id = fields.String(allow_none=True, metadata={"description": "null: the token itself was shown"})
@@ -126,6 +127,7 @@ def create_token(spec: dict[str, Any]) -> tuple[dict[str, Any], int, dict[str, s
     "/api/tokens/<token_id>",
     guard=API_ADMIN,
     answers={200: RevokedSchema},
+    parameters=[WELCOME],
     refusals={404: "no such token that is still good, or not of your owner"},
 )
 def revoke_token(token_id: str) -> dict[str, Any]:
