@@ -23,6 +23,8 @@ from web.sessions import SAFE_METHODS
 log = structlog.get_logger(__name__)
 
 _UNWRITTEN = (429, 503)
+#: What is called otherwise than its view.
+_ACTIONS = {"sign_in.logout": "sign_out"}
 _SUBJECT = re.compile(r"[A-Za-z0-9_.:-]{1,80}")
 _MADE = re.compile(r"/api/(?P<kind>[a-z]+)s/(?P<id>[A-Za-z0-9_.:-]{1,80})")
 
@@ -57,7 +59,7 @@ def _facts(who: Caller | None, response: Response) -> dict[str, Any]:
     status = response.status_code
     kind, subject_id = _subject(response)
     return {
-        "action": str(request.endpoint).rpartition(".")[2],
+        "action": _ACTIONS.get(str(request.endpoint)) or str(request.endpoint).rpartition(".")[2],
         "outcome": "done" if status < 400 else "refused" if status in (401, 403) else "failed",
         "actor": "nobody" if who is None else who.actor,
         "owner_id": None if who is None else who.owner_id,

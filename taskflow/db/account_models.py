@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String
+from sqlalchemy import DDL, CheckConstraint, ForeignKey, Index, String, event
 from sqlalchemy.orm import Mapped, mapped_column
 
 from taskflow.db.base import Base, Id, Serial, one_of
@@ -58,3 +58,29 @@ class AuditRow(Base):
     outcome: Mapped[str] = mapped_column(String(16))
     data: Mapped[dict[str, Any]]
     at: Mapped[float]
+
+
+#: No line is ever changed, whoever is at the database. Made by the migration in the same words.
+_KEEPS_ITS_LINES = (
+    (
+        "sqlite",
+        "CREATE TRIGGER audit_keeps_its_lines BEFORE UPDATE ON audit"
+        " BEGIN SELECT RAISE(ABORT, 'a line of the audit trail is never changed'); END",
+    ),
+    (
+        "postgresql",
+        "CREATE OR REPLACE FUNCTION audit_keeps_its_lines() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'a line of the audit trail is never changed'; END $$",
+    ),
+    (
+        "postgresql",
+        "CREATE TRIGGER audit_keeps_its_lines BEFORE UPDATE ON audit"
+        " FOR EACH ROW EXECUTE FUNCTION audit_keeps_its_lines()",
+    ),
+)
+for _dialect, _statement in _KEEPS_ITS_LINES:
+    event.listen(
+        AuditRow.__table__,
+        "after_create",
+        DDL(_statement).execute_if(dialect=_dialect),  # type: ignore[no-untyped-call]
+    )

@@ -6,7 +6,8 @@ import threading
 
 from taskflow.clock import Clock
 
-_KEPT = 10_000
+#: More keys than this are looked through for old ones.
+KEPT = 10_000
 
 
 class Seen:
@@ -18,6 +19,9 @@ class Seen:
         self._lock = threading.Lock()
         self._noted: dict[str, float] = {}
 
+    def __len__(self) -> int:
+        return len(self._noted)
+
     def is_due(self, key: str) -> bool:
         """Whether it is, and if so it is noted now."""
         now = self._clock.monotonic()
@@ -25,7 +29,7 @@ class Seen:
             before = self._noted.get(key)
             if before is not None and now - before < self._every_s:
                 return False
-            if len(self._noted) >= _KEPT:
+            if len(self._noted) >= KEPT:
                 self._noted = {one: at for one, at in self._noted.items() if now - at < self._every_s}
             self._noted[key] = now
             return True

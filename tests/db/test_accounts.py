@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine, insert, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from taskflow.clock import ManualClock
 from taskflow.db.account_models import AuditRow, BrowserSession, SignInCode
 from taskflow.db.migrate import config, upgrade
 from taskflow.db.models import Token
 from taskflow.db.session import Database, make_engine
+from taskflow.errors import InfrastructureError, Unauthorized
 from taskflow.service.accounts import Accounts
-from taskflow.service.browsers import Browsers
+from taskflow.service.browsers import Browsers, SignedIn
 from taskflow.settings import Settings
 from taskflow.sweeps.prune import prune_all
 
@@ -90,6 +93,47 @@ def test_the_schema_knows_who_has_a_role(engine: Engine, scope: str, role: str |
     database.write(lambda tx: tx.execute(text("INSERT INTO owners (id, name, created_at) VALUES ('o', 'o', 1)")))
     with pytest.raises(IntegrityError):
         database.write(lambda tx: tx.execute(insert(Token).values(**made, scope=scope, subject_id=subject, role=role)))
+
+
+@pytest.mark.integration
+def test_a_line_of_the_trail_is_never_changed(empty_database_url: str) -> None:
+    """The migrated database itself refuses, whoever asks; deleting what is old is allowed."""
+    engine = make_engine(empty_database_url)
+    upgrade(engine)
+    database = Database(engine)
+    insert_line = insert(AuditRow).values(actor="a", action="x", outcome="refused", data={}, at=NOW)
+    database.write(lambda tx: tx.execute(insert_line))
+    with pytest.raises((DBAPIError, InfrastructureError), match="never changed"):
+        database.write(lambda tx: tx.execute(update(AuditRow).values(outcome="done")))
+    with database.read() as tx:
+        assert tx.execute(select(AuditRow.outcome)).scalars().all() == ["refused"]
+    database.write(lambda tx: tx.execute(delete(AuditRow)))
+    assert _count(database, AuditRow) == 0
+    engine.dispose()
+
+
+@pytest.mark.integration
+def test_of_many_who_use_a_link_at_once_one_is_signed_in(engine: Engine) -> None:
+    """On both databases, however they race: the statement that uses it up is the proof."""
+    clock = ManualClock(NOW)
+    database = Database(engine)
+    browsers = Browsers(database, clock, S)
+    token = Accounts(database, clock).create_token(owner="ada", name="t")["token"]
+    caller = browsers.sign_in(token, "b").caller
+    for _ in range(3):
+        code, start = browsers.make_link(caller)["code"], threading.Barrier(4)
+
+        def use(code: str = code, start: threading.Barrier = start) -> SignedIn | Unauthorized:
+            start.wait()
+            try:
+                return browsers.sign_in_with_code(code, "b")
+            except Unauthorized as error:
+                return error
+
+        with ThreadPoolExecutor(4) as pool:
+            outcomes = [one.result() for one in [pool.submit(use) for _ in range(4)]]
+        assert len([one for one in outcomes if isinstance(one, SignedIn)]) == 1
+    assert _count(database, BrowserSession) == 4
 
 
 def _count(database: Database, table: Any) -> int:

@@ -353,7 +353,7 @@ _ACCESS = (
     Mutant(
         "link-used-twice", "a sign-in link signs a second browser in",
         (Edit("taskflow/db/browsers.py", "SignInCode.used_at.is_(None), ", ""),),
-        ("tests/web/test_sign_in.py",),
+        ("tests/web/test_sign_in.py", "tests/db/test_accounts.py"),
     ),
     Mutant(
         "session-taken-over", "the session that a browser had before it signs in goes on",

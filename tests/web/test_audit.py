@@ -60,8 +60,10 @@ def test_what_is_refused_and_what_fails_are_lines_too(world: World) -> None:
     browser.client.post("/api/tasks", json=SPEC)
     world.call("POST", "/api/tasks/task-unknown/cancel", {})
     world.call("POST", "/api/tasks", {"nonsense": 1})
-    said = [(one["outcome"], one["action"], one["actor"], one["data"]["code"]) for one in _lines(world)[:4]]
+    browser.post("/logout", {})
+    said = [(one["outcome"], one["action"], one["actor"], one["data"]["code"]) for one in _lines(world)[:5]]
     assert said == [
+        ("refused", "sign_out", "api:cli", "csrf"),
         ("failed", "submit_task", "api:cli", "invalid"), ("failed", "cancel_task", "api:cli", "not_found"),
         ("refused", "submit_task", "api:cli", "csrf"), ("refused", "submit_task", "api:v", "role_too_low"),
     ]  # fmt: skip

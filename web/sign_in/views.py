@@ -64,7 +64,6 @@ def submit_login() -> Response:
 @guarded(PAGE)
 def logout() -> Response:
     """Sign this browser out."""
-    audit.note(action="sign_out")
     secret = sessions.shown()
     if secret is not None:
         service().browsers.sign_out(secret)

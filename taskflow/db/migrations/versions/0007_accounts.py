@@ -81,11 +81,28 @@ def _create_audit() -> None:
     )
     op.create_index("ix_audit_owner", "audit", ["owner_id", "id"])
     op.create_index("ix_audit_at", "audit", ["at"])
+    # No line is ever changed, whoever is at the database: it can only be deleted when it is old.
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(
+            "CREATE OR REPLACE FUNCTION audit_keeps_its_lines() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'a line of the audit trail is never changed'; END $$"
+        )
+        op.execute(
+            "CREATE TRIGGER audit_keeps_its_lines BEFORE UPDATE ON audit"
+            " FOR EACH ROW EXECUTE FUNCTION audit_keeps_its_lines()"
+        )
+    else:
+        op.execute(
+            "CREATE TRIGGER audit_keeps_its_lines BEFORE UPDATE ON audit"
+            " BEGIN SELECT RAISE(ABORT, 'a line of the audit trail is never changed'); END"
+        )
 
 
 def downgrade() -> None:
     """Take back."""
     op.drop_table("audit")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION audit_keeps_its_lines()")
     op.drop_table("sign_in_codes")
     op.drop_table("browser_sessions")
     with op.batch_alter_table("tokens") as tokens:
