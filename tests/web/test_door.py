@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from taskflow.errors import InfrastructureError, UsageError
-from taskflow.service import Service
+from taskflow.service import SILENT, Service
 from taskflow.settings import Settings
 from tests.web.world import World
 from web import create_app
@@ -22,7 +22,8 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Settings], Any]
 
     def put(bootstrap: Callable[[Settings], Any]) -> None:
         module = types.ModuleType("taskflow.bootstrap")
-        module.bootstrap = bootstrap  # type: ignore[attr-defined]
+        module.bootstrap = lambda settings, *, meter: bootstrap(settings)  # type: ignore[attr-defined]
+        module.make_meter = lambda settings, role: SILENT  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "taskflow.bootstrap", module)
 
     monkeypatch.setattr("taskflow.logs.configure", lambda _settings: None)
