@@ -42,18 +42,21 @@ class Identity:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
         self._role = role
-        self._pid = 0
         self._name = ""
         self._lock: FileLock | None = None
+        os.register_at_fork(after_in_child=self._begin_anew)
 
     def __call__(self) -> str:
         """The name. Asked at every count. Raises ``OSError`` where its files can't be made."""
-        if self._pid != os.getpid():
-            if self._lock is not None:
-                self._lock.release()  # inherited: to close it here leaves it to its parent
-            self._pid, self._name = os.getpid(), secrets.token_hex(8)
+        if not self._name:
+            self._name = secrets.token_hex(8)
             self._lock = self._announce()
         return self._name
+
+    def _begin_anew(self) -> None:
+        self._name = ""
+        if self._lock is not None:
+            self._lock.release()  # inherited: to close it here leaves it to its parent
 
     def _announce(self) -> FileLock:
         aside = self._directory / f".{self._name}"
