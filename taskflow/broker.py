@@ -7,7 +7,7 @@ import threading
 from amqp.exceptions import NotFound
 from celery import Celery
 
-from taskflow.celery_settings import ALARM_QUEUE, celery_settings
+from taskflow.celery_settings import ALARM_QUEUE, broker_settings, celery_settings
 from taskflow.engine.control import Alarm
 from taskflow.settings import Settings
 
@@ -22,9 +22,13 @@ def make_celery(settings: Settings) -> Celery:
 
 
 class CeleryPublisher:
-    """Publishes alarms as Celery messages with a countdown. Makes its app at the first use unless given one."""
+    """Publishes alarms as Celery messages with a countdown. Makes its app at the first use unless given one.
+
+    Raises ``UsageError`` for a URL that can't be a broker's: later nobody would hear it.
+    """
 
     def __init__(self, settings: Settings, app: Celery | None = None) -> None:
+        broker_settings(settings)
         self._settings = settings
         self._app = app
         self._mutex = threading.Lock()

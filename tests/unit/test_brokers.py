@@ -10,7 +10,7 @@ import pytest
 from redis.sentinel import SentinelConnectionPool
 from structlog.testing import capture_logs
 
-from taskflow.broker import make_celery
+from taskflow.broker import CeleryPublisher, make_celery
 from taskflow.celery_settings import broker_settings
 from taskflow.engine.alarms import Pump, Ringer
 from taskflow.engine.control import Alarm, Pumped
@@ -51,6 +51,8 @@ def test_a_broker_that_is_none_is_refused_with_the_variable_and_without_the_url(
     with pytest.raises(UsageError) as caught:
         with_broker("http://user:secret@rabbit.example")
     assert set(caught.value.fields) == {"TASKFLOW_BROKER_URL"} and "secret" not in str(caught.value)
+    with pytest.raises(UsageError, match="TASKFLOW_BROKER_URL"):
+        CeleryPublisher(dataclasses.replace(REDIS, broker_url="http://rabbit.example"))
 
 
 def test_sentinels_are_named_by_one_url() -> None:
