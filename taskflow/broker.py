@@ -7,7 +7,7 @@ import threading
 from amqp.exceptions import NotFound
 from celery import Celery
 
-from taskflow.celery_settings import ALARM_QUEUE, celery_settings
+from taskflow.celery_settings import ALARM_QUEUE, broker_settings, celery_settings
 from taskflow.engine.control import Alarm
 from taskflow.errors import UsageError
 from taskflow.pipelines.registry import named
@@ -54,12 +54,19 @@ def _no_application(name: str, why: str) -> UsageError:
 
 
 class CeleryPublisher:
+<<<<<<< HEAD
     """Publishes alarms as Celery messages with a countdown, on ``app``, or on the one that the settings name.
 
     taskflow's own is made at the first use.
+=======
+    """Publishes alarms as Celery messages with a countdown. Makes its app at the first use unless given one.
+
+    Raises ``UsageError`` for a URL that can't be a broker's: later nobody would hear it.
+>>>>>>> refs/heads/deploy
     """
 
     def __init__(self, settings: Settings, app: Celery | None = None) -> None:
+        broker_settings(settings)
         self._settings = settings
         self._app = _application(settings.celery_app) if app is None and settings.celery_app else app
         self._mutex = threading.Lock()

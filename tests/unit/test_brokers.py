@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from redis.sentinel import SentinelConnectionPool
+from structlog.testing import capture_logs
 
-from taskflow.broker import make_celery
+from taskflow.broker import CeleryPublisher, make_celery
 from taskflow.celery_settings import broker_settings
+from taskflow.engine.alarms import Pump, Ringer
+from taskflow.engine.control import Alarm, Pumped
 from taskflow.errors import UsageError
 from taskflow.redis_url import SentinelUrl, connect, parse_sentinel
 from taskflow.settings import Settings
@@ -47,6 +51,8 @@ def test_a_broker_that_is_none_is_refused_with_the_variable_and_without_the_url(
     with pytest.raises(UsageError) as caught:
         with_broker("http://user:secret@rabbit.example")
     assert set(caught.value.fields) == {"TASKFLOW_BROKER_URL"} and "secret" not in str(caught.value)
+    with pytest.raises(UsageError, match="TASKFLOW_BROKER_URL"):
+        CeleryPublisher(dataclasses.replace(REDIS, broker_url="http://rabbit.example"))
 
 
 def test_sentinels_are_named_by_one_url() -> None:
@@ -81,3 +87,36 @@ def test_a_url_of_sentinels_that_is_none_is_refused_with_the_variable(url: str) 
     with pytest.raises(UsageError, match="sentinel://") as caught:
         parse_sentinel(url.replace("sentinel://", "sentinel://u:secret@"), VARIABLE)
     assert set(caught.value.fields) == {VARIABLE} and "secret" not in str(caught.value)
+
+
+class AwayBroker:
+    """A publisher whose broker may be away."""
+
+    away = True
+
+    def publish(self, alarm: Alarm) -> None:
+        """Never called: nothing is due."""
+        raise AssertionError(alarm)
+
+    def backlog(self) -> int:
+        """As the real one: raises what the transport raises."""
+        if self.away:
+            raise ConnectionRefusedError("away")
+        return 0
+
+
+def test_a_broker_that_is_away_is_said_once_and_the_control_state_is_watched_all_the_same() -> None:
+    """A pump looks four times a second: it claims nothing meanwhile, and does not fill the log."""
+    broker, asked, ticks = AwayBroker(), [], []
+
+    def pump(limit: int) -> list[Pumped]:
+        asked.append(limit)
+        return []
+
+    control: Any = SimpleNamespace(pump=pump)
+    made = Pump(control, Ringer(control, broker), broker, interval_s=1, batch=10, backlog_max=8, on_tick=ticks.append)
+    with capture_logs() as lines:
+        for broker.away in (True, True, False, True):
+            made.tick()
+    assert [line["event"] for line in lines] == ["backlog_unknown", "backlog_unknown"]
+    assert asked == [0, 0, 8, 0] and len(ticks) == 4
