@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
-from taskflow.db.models import ErrorRow, Event, OwnRun, Run, RunCallback, SignalRow
+from taskflow.db.models import ErrorRow, Event, Run, SignalRow
+from taskflow.db.own_models import OwnRun, RunCallback
 
 SUBJECT_KIND = "own"
 _ROW = select(Run.__table__, OwnRun.subject, OwnRun.request_hash).join(OwnRun, OwnRun.run_id == Run.id)

@@ -24,15 +24,14 @@ from taskflow.db.models import (
     LogChunk,
     Node,
     OutboxRow,
-    OwnRun,
     Run,
-    RunCallback,
     SignalRow,
     SweepBackoff,
     Task,
     Token,
     Workspace,
 )
+from taskflow.db.own_models import OwnRun, RunCallback
 from taskflow.db.own_runs import SUBJECT_KIND
 from taskflow.db.session import Database
 from taskflow.settings import Settings

@@ -367,3 +367,18 @@ def test_a_signal_for_lost_control_state_revives_the_parked_run_at_once(make_rig
     rig.signal(run_id, "answer", {"n": 1})
     rig.run_alarms()
     assert rig.row(run_id).results["answer"] == {"n": 1} and rig.clock.now() - began < 1
+
+
+def test_a_signal_that_came_in_time_counts_however_late_it_is_looked_at(make_rig: MakeRig) -> None:
+    """No worker was there when the deadline passed; a signal that came after it does not count."""
+    rig = make_rig(toy(Step("wait", _wait(), limit_s=60.0)))
+    in_time, late = rig.start(), rig.start()
+    rig.run_alarms(until=lambda: all(rig.row(run_id).awaiting for run_id in (in_time, late)))
+    rig.shift(30.0)
+    rig.record(in_time, "answer", {"n": 1})
+    rig.shift(60.0)
+    rig.record(late, "answer", {"n": 2})
+    rig.run_alarms()
+    assert rig.row(in_time).results["answer"] == {"n": 1}
+    assert rig.row(in_time).error is None
+    assert (rig.row(late).error or {})["code"] == "step_timeout"

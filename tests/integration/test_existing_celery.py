@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -12,10 +13,13 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
+from taskflow.broker import CeleryPublisher
 from taskflow.db import migrate
 from taskflow.db.session import make_engine
+from taskflow.engine.control import Alarm
 from taskflow.embedding import Installed, install
 from taskflow.errors import UsageError
+from taskflow.ids import RunId
 from taskflow.settings import Settings
 from tests.conftest import ValkeyDatabase
 from tests.support.celery_processes import Child, celery, clean_environ, worker, worker_arguments
@@ -152,3 +156,24 @@ def test_their_configuration_stays_theirs() -> None:
     assert alarm.time_limit > 3600
     with pytest.raises(UsageError, match="already"):
         install(app, SETTINGS)
+
+
+def test_the_web_process_publishes_on_the_application_that_the_setting_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that taskflow was not installed on is refused by name."""
+    monkeypatch.syspath_prepend(tmp_path)
+    theirs = f"theirs_{tmp_path.name}"
+    (tmp_path / f"{theirs}.py").write_text(
+        "from celery import Celery\nfrom taskflow.engine.control import Alarm
+from taskflow.embedding import install\nfrom taskflow.settings import Settings\n"
+        "app = Celery('theirs', broker='memory://', set_as_current=False)\nbare = Celery('bare', set_as_current=False)\n"
+        "install(app, Settings())\n"
+    )
+    publisher = CeleryPublisher(dataclasses.replace(SETTINGS, celery_app=f"{theirs}:app"))
+    publisher.publish(Alarm(RunId("run-1"), "", 0.0, "order.pay"))
+    assert publisher.backlog() == 1
+    for name, says in ((f"{theirs}:bare", "no Celery application"), ("missing_module:app", "ModuleNotFoundError")):
+        with pytest.raises(UsageError, match="TASKFLOW_CELERY_APP") as refused:
+            CeleryPublisher(dataclasses.replace(SETTINGS, celery_app=name))
+        assert says in refused.value.message

@@ -8,7 +8,8 @@ import pytest
 from marshmallow import Schema, fields
 from sqlalchemy import func, select
 
-from taskflow.db.models import Event, OwnRun, Run, RunCallback, SignalRow
+from taskflow.db.models import Event, Run, SignalRow
+from taskflow.db.own_models import OwnRun, RunCallback
 from taskflow.errors import Conflict, Gone, InvalidInput, NotFound, TooMany, Unauthorized, UsageError
 from taskflow.pipelines import Advance, AwaitSignal, Done, Outcome, PermanentError, Pipeline, Step, StepContext
 from taskflow.service.accounts import Caller
