@@ -54,15 +54,10 @@ def _no_application(name: str, why: str) -> UsageError:
 
 
 class CeleryPublisher:
-<<<<<<< HEAD
     """Publishes alarms as Celery messages with a countdown, on ``app``, or on the one that the settings name.
 
-    taskflow's own is made at the first use.
-=======
-    """Publishes alarms as Celery messages with a countdown. Makes its app at the first use unless given one.
-
-    Raises ``UsageError`` for a URL that can't be a broker's: later nobody would hear it.
->>>>>>> refs/heads/deploy
+    taskflow's own is made at the first use. Raises ``UsageError`` for a URL that can't be a broker's: later nobody would
+    hear it.
     """
 
     def __init__(self, settings: Settings, app: Celery | None = None) -> None:

@@ -23,11 +23,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Settings], Any]
     def put(bootstrap: Callable[[Settings], Any]) -> None:
         module = types.ModuleType("taskflow.bootstrap")
         module.bootstrap = lambda settings, *, meter: bootstrap(settings)  # type: ignore[attr-defined]
-<<<<<<< HEAD
-        module.make_meter = lambda _settings, _process: SILENT  # type: ignore[attr-defined]
-=======
         module.make_meter = lambda settings, role: SILENT  # type: ignore[attr-defined]
->>>>>>> refs/heads/observe
         monkeypatch.setitem(sys.modules, "taskflow.bootstrap", module)
 
     monkeypatch.setattr("taskflow.logs.configure", lambda _settings: None)

@@ -26,8 +26,7 @@ _TEXTS = {
     texts.label: ("a:b", "a:", ":b", "ab", "a:b:c"),
     texts.branch: (
         "main", "a/b", "-a", "@", "a..b", "a.lock", "a.lock/b", "a/.b", ".a", "a/", "/a", "a//b", "a.", "a b", "a~b",
-        "a@{b",
-        "é", "a\\b", "", "x" * 501, "a.lockx", "a@b",
+        "a@{b", "é", "a\\b", "", "x" * 501, "a.lockx", "a@b",
     ),
     texts.variable_name: ("A", "_a1", "1a", "TASKFLOW_X", "taskflow_x", "A-B", "", "TASKFLOWX"),
     texts.plain: ("a", "", "a\0b"),
