@@ -95,7 +95,7 @@ def sign_in_line(info: StackInfo) -> str:
     """How a browser is signed in: a link for it, which is good once and soon."""
     api = Api(Target(info.url, info.token))
     try:
-        return f"sign in  {info.url.rstrip('/')}{api.sign_in_link()['path']}   (once; another: taskflow login)"
+        return f"sign in  {info.url.rstrip('/')}{api.sign_in_link()['path']}   once; another: taskflow login"
     except TaskflowError as error:  # the stack is up all the same
         return f"sign in  taskflow login   (no link now: {error.message})"
     finally:

@@ -44,11 +44,11 @@ def up(no_flower: bool, as_json: bool) -> int:
     stack_file = supervisor.data_dir.stack_file
 
     def ready(info: StackInfo) -> None:
-        lines = embedded.serving_lines(info, supervisor.settings, stack_file)
         if as_json:
             click.echo(render.to_json(_public(info, supervisor.data_dir)))
         else:
-            progress.line("\n".join(["", *lines, embedded.sign_in_line(info)]))
+            *lines, last = embedded.serving_lines(info, supervisor.settings, stack_file)
+            progress.line("\n".join(["", *lines, embedded.sign_in_line(info), last]))
 
     progress.line(f"starting the stack in {supervisor.data_dir.root}")
     try:
