@@ -25,7 +25,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name="fk_own_runs_run_id", ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["owner_id"], ["owners.id"], name="fk_own_runs_owner_id"),
         sa.PrimaryKeyConstraint("run_id", name="pk_own_runs"),
-        sa.UniqueConstraint("owner_id", "idempotency_key", name="uq_own_runs_owner_id"),
+        sa.UniqueConstraint("owner_id", "idempotency_key", name="uq_own_runs_owner_id_idempotency_key"),
     )
     op.create_index("ix_own_runs_owner", "own_runs", ["owner_id", "run_id"])
     op.create_table(
