@@ -33,8 +33,8 @@ from taskflow.testing.runs import KitRun
 from taskflow.testing.virtual import Broker, Crash, FollowingClock, Planner
 
 START = 1_700_000_000.0
-#: So many turns without a moment of time in between are taken for a run that goes round in circles.
-_TURNS_MAX = 1000
+#: So many turns, or places passed, without a moment of time in between are taken for a run that goes round in circles.
+_TURNS_MAX, _PLACES_MAX = 1000, 3000
 #: How far time jumps when nothing is planned: the pump looks, and rebuilds what was lost.
 _IDLE_JUMP_S = 30.0
 
@@ -139,7 +139,9 @@ class Kit:
 
     def settle(self) -> None:
         """Let everything happen that is due now; no time passes."""
-        for _ in range(_TURNS_MAX):
+        turns, most = 0, len(self.places) + _PLACES_MAX
+        while turns < _TURNS_MAX and len(self.places) < most:
+            turns += 1
             if self._planner.run_due():
                 continue
             alarm = self._broker.take_due()
@@ -147,7 +149,7 @@ class Kit:
                 self._turn(alarm.run_id, alarm.generation)
             elif not self.app.pump.tick():
                 return
-        raise AssertionError(f"no end after {_TURNS_MAX} turns at one moment; the last place was {self.places[-1:]}")
+        raise AssertionError(f"no end after {turns} turns at one moment; the last place was {self.places[-1:]}")
 
     def advance(self, seconds: float) -> None:
         """Let ``seconds`` pass, with everything that happens meanwhile at its time."""

@@ -16,8 +16,8 @@ from celery import Celery
 from taskflow.broker import CeleryPublisher
 from taskflow.db import migrate
 from taskflow.db.session import make_engine
-from taskflow.engine.control import Alarm
 from taskflow.embedding import Installed, install
+from taskflow.engine.control import Alarm
 from taskflow.errors import UsageError
 from taskflow.ids import RunId
 from taskflow.settings import Settings
@@ -165,8 +165,7 @@ def test_the_web_process_publishes_on_the_application_that_the_setting_names(
     monkeypatch.syspath_prepend(tmp_path)
     theirs = f"theirs_{tmp_path.name}"
     (tmp_path / f"{theirs}.py").write_text(
-        "from celery import Celery\nfrom taskflow.engine.control import Alarm
-from taskflow.embedding import install\nfrom taskflow.settings import Settings\n"
+        "from celery import Celery\nfrom taskflow.embedding import install\nfrom taskflow.settings import Settings\n"
         "app = Celery('theirs', broker='memory://', set_as_current=False)\nbare = Celery('bare', set_as_current=False)\n"
         "install(app, Settings())\n"
     )
