@@ -112,7 +112,7 @@ def test_tasks_are_narrowed_by_step_node_project_and_time(world: World) -> None:
 @pytest.mark.parametrize(
     ("query", "status", "field"),
     [
-        ({"step": "lost"}, 400, "step"),
+        ({"step": "lost"}, 422, "step"),
         ({"node": "a b"}, 422, "node"),
         ({"text": ""}, 422, "text"),
         ({"text": "x" * 201}, 422, "text"),
