@@ -7,7 +7,7 @@ import re
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, g, jsonify, request
 from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import HTTPException
 
@@ -47,16 +47,10 @@ def _check_signed(order: Order, clock: PlaneClock) -> None:
         raise Problem(401, "unauthorized", f"{refused}; the node's agent token is needed") from None
 
 
-def _trace() -> str | None:
-    """Which trace of its caller's the request belongs to: the header ``traceparent`` (W3C), if it is one."""
-    given = request.headers.get("traceparent", "")
-    return given if _TRACEPARENT.fullmatch(given) else None
-
-
 def _note_trace(response: Response) -> Response:
-    """Say in the log what was done in which trace, and repeat it to who asked."""
-    traceparent = _trace()
-    if traceparent is not None:
+    """Say in the log what was done in which trace of its caller's, and repeat it to who asked."""
+    traceparent = request.headers.get("traceparent", "")  # as the W3C has it
+    if g.get("known") and _TRACEPARENT.fullmatch(traceparent):
         log.info("%s %s %s trace=%s", request.method, request.path, response.status_code, traceparent.split("-")[1])
         response.headers["traceparent"] = traceparent
     return response
@@ -90,6 +84,7 @@ def create_app(node: Node, order: Order, clock: PlaneClock) -> Flask:
     @app.before_request
     def check() -> None:
         _check_signed(order, clock)
+        g.known = request.path != protocol.AGENT_HEALTH
         _check_ids()
 
     app.after_request(_note_trace)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import requests
 
 from tests.agent.rig import AGENT_TOKEN, SESSION, WS, AgentRig
 from tests.support.waiting import wait_until
@@ -179,3 +180,19 @@ def test_a_node_that_is_gone_ends_with_its_sessions(agent: AgentRig) -> None:
     wait_until(lambda: process.poll() is not None, "the agent ends")
     assert process.returncode == 0
     wait_until(lambda: not agent.leftovers(), "nothing is left")
+
+
+def test_a_request_of_a_trace_is_answered_and_logged_with_it(agent: AgentRig) -> None:
+    """The agent hands nothing on and needs nothing for it; what is no such header is left alone."""
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    given = f"00-{trace_id}-00f067aa0ba902b7-01"
+    path = agent.workspace_path("none")
+
+    def ask(traceparent: str, *, signed: bool = True) -> requests.Response:
+        authorization = {"Authorization": agent.sign("GET", path, b"")} if signed else {}
+        return agent.call("GET", path, headers={"traceparent": traceparent, **authorization})
+
+    answer = ask(given)
+    assert (answer.status_code, answer.headers["traceparent"]) == (404, given)
+    assert [ask(wrong).headers.get("traceparent") for wrong in ("x", given.upper(), given + "-more", "")] == [None] * 4
+    assert "traceparent" not in ask(given, signed=False).headers, "strangers write no lines"

@@ -254,3 +254,10 @@ def test_errors_have_one_shape(capsys: pytest.CaptureFixture[str], monkeypatch: 
     monkeypatch.setenv("TASKFLOW_LOG_LEVEL", "DEBUG")
     report(ValueError("odd"))
     assert "ValueError: odd" in capsys.readouterr().err
+
+
+def test_the_token_of_the_metrics_is_printed_alone(database: Path, invoke: Invoke) -> None:
+    """So that it can be written to a file; each time the same, until the secret key is another."""
+    first, again = invoke("metrics", "--token"), invoke("metrics", "--token")
+    assert (first.exit_code, first.stdout) == (0, again.stdout)
+    assert len(first.stdout.strip().splitlines()) == 1

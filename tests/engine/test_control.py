@@ -11,7 +11,7 @@ import pytest
 from redis.crc import key_slot
 
 from taskflow.engine.alarms import Pump, Ringer
-from taskflow.engine.control import Alarm, Control, Standing
+from taskflow.engine.control import Alarm, Control, Standing, alarm_of
 from taskflow.engine.pipeline import Step
 from taskflow.engine.store import RunRow
 from taskflow.ids import RunId
@@ -335,3 +335,27 @@ def test_a_broker_that_is_away_costs_only_time(rig: Rig) -> None:
     rig.shift(rig.settings.ring_grace_s + 0.001)
     assert rig.pump.tick() == 1
     assert rig.hints.alarms == [Alarm(run_id, rig.hints.alarms[0].generation, 0.0, "toy.one")]
+
+
+def test_every_alarm_says_what_it_is_an_alarm_of(rig: Rig) -> None:
+    """Whichever way it comes to be: made, rung, pumped, sent on, taken over, or parked. It costs no read."""
+    control, run_id = rig.control, rig.insert(subject="it")
+    (made,) = control.ensure([rig.row(run_id)])
+    rung = control.signal(run_id)
+    rig.shift(rig.settings.ring_grace_s + 0.001)
+    (pumped,) = [alarm for answer in control.pump(10) for alarm in answer.alarms]
+    assert control.fire(run_id, "", "dead").subject == "toy:it"
+    left = control.abandon(run_id, "dead")
+    assert {alarm.subject for alarm in (made, rung, pumped, left) if alarm is not None} == {"toy:it"}
+    assert (rung, left) != (None, None)
+    assert alarm_of(rig.row(run_id), "1", 0.0).subject == "toy:it"
+
+
+def test_control_state_of_an_earlier_release_is_rung_without_a_subject(rig: Rig) -> None:
+    """It was made before there was one, and its run goes on all the same."""
+    control, run_id = rig.control, rig.start()
+    rig.client.hdel(control.run_key(run_id), "subject")
+    rung = control.signal(run_id)
+    assert rung is not None
+    assert rung.subject == ""
+    assert control.fire(run_id, "", "t").verdict == "go"

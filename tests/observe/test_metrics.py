@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -214,6 +215,19 @@ def test_a_process_that_can_make_no_files_works_on_uncounted(tmp_path: Path) -> 
     taken = tmp_path / "metrics"
     taken.write_text("a file where the directory should be")
     assert counting(taken, "worker") is SILENT
+
+
+def test_what_can_not_be_counted_fails_no_work(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that can't grow any more is no reason for a task to fail."""
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    for metric in ("_steps", "_late", "_runs_ended"):
+        monkeypatch.setattr(counted.world.meter, metric, SimpleNamespace(labels=full, observe=full))
+    task = counted.world.finish(counted.world.submit())
+    assert task["status"] == "completed"
+    assert counted.value("taskflow_runs_submitted_total") == 1
 
 
 def test_the_metrics_have_a_token_of_their_own(counted: Counted) -> None:
