@@ -56,6 +56,8 @@ class Guard:
 
 PUBLIC = Guard("public")
 API = Guard("api")
+#: A page for people.
+PAGE = API
 NODE = Guard("node", "node_id")
 BOOTSTRAP = Guard("bootstrap", "node_id")
 WORKSPACE = Guard("workspace", "workspace_id")
