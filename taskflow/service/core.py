@@ -17,7 +17,9 @@ from taskflow.service.callbacks import Callbacks
 from taskflow.service.events import Events
 from taskflow.service.explain import Explain
 from taskflow.service.health import Health
+from taskflow.service.lookups import Lookups
 from taskflow.service.nodes import Nodes
+from taskflow.service.overview import Overview
 from taskflow.service.providers import Providers
 from taskflow.service.signatures import Signatures
 from taskflow.service.tasks import Tasks
@@ -29,7 +31,7 @@ from taskflow.vault import Vault
 
 class Service:
     """The verbs: ``accounts``, ``tasks``, ``events``, ``nodes``, ``usage``, ``callbacks``, ``providers``, ``explain``,
-    ``health``; ``signatures`` says who signed a request."""
+    ``health``, ``overview``, ``lookups``; ``signatures`` says who signed a request."""
 
     def __init__(
         self,
@@ -55,3 +57,5 @@ class Service:
         self.providers = Providers(database, tools, self.now)
         self.explain = Explain(database, control, pipelines, tools, self.now)
         self.health = Health(database, control, settings, self.now, self.providers)
+        self.overview = Overview(database, control, settings, self.now, self.health)
+        self.lookups = Lookups(database, pipelines, settings, self.now)
