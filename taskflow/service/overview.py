@@ -56,9 +56,9 @@ class Overview:
         }  # fmt: skip
 
     def installation(self) -> dict[str, Any]:
-        """``checks`` of the stores, ``worker`` and ``beat`` (``state``: ok, late or unknown, and ``says``), ``sweeps`` that
-        are late, degraded or paused, ``alarms`` (due, late; None: Redis does not answer), ``providers`` that are closed.
-        """
+        """``checks`` of the stores; ``worker`` and ``beat`` (``state``: ok, late or unknown, ``says``, ``age_s``); ``sweeps``
+        that are late, degraded or paused; ``alarms`` (due, late; None: Redis does not answer); ``providers`` that are
+        closed."""
         checks = self._health.ready()["checks"]
         paused = self._health.paused_sweeps()
         now = self._now()
@@ -148,35 +148,37 @@ def _failed(tx: Connection, owner_id: str, since: float) -> list[dict[str, Any]]
     return [task_summary(row) for row in rows]
 
 
-def _worker(watcher: Standing, paused: bool) -> dict[str, str]:
+def _worker(watcher: Standing, paused: bool) -> dict[str, Any]:
     """Every worker runs the watcher when nobody else did, so its age tells whether there is one."""
     if paused:
-        return {"state": "unknown", "says": f"the sweep {WATCHER} is paused, so nobody can tell"}
+        return _said("unknown", f"the sweep {WATCHER} is paused, so nobody can tell")
     if watcher.age_s is None:
-        return {"state": "late", "says": "no worker was seen yet: is one started?"}
-    says = f"last seen {watcher.age_s:.0f} s ago"
-    return {"state": "late" if watcher.late else "ok", "says": says}
+        return _said("late", "no worker was seen yet: is one started?")
+    return _said("late" if watcher.late else "ok", "last seen", watcher.age_s)
 
 
-def _beat(running: list[Standing], worker: Mapping[str, str]) -> dict[str, str]:
+def _beat(running: list[Standing], worker: Mapping[str, Any]) -> dict[str, Any]:
     """Beat alone starts the other sweeps; without a worker they are late whether it is there or not."""
     frequent = [one for one in running if one.name != WATCHER and one.interval_s <= _FREQUENT_S]
     ages = [one.age_s for one in frequent if one.age_s is not None]
     if worker["state"] != "ok" or not frequent:
-        return {"state": "unknown", "says": "it can be told once a worker is there"}
+        return _said("unknown", "it can be told once a worker is there")
     if not ages:
         late = any(one.late for one in frequent)
-        return {"state": "late" if late else "unknown", "says": "no sweep was started yet: is beat started?"}
-    state = "late" if all(one.late for one in frequent) else "ok"
-    return {"state": state, "says": f"its last sweep succeeded {min(ages):.0f} s ago"}
+        return _said("late" if late else "unknown", "no sweep was started yet: is beat started?")
+    return _said("late" if all(one.late for one in frequent) else "ok", "its last sweep succeeded", min(ages))
 
 
 def _trouble(one: Standing, paused: frozenset[str]) -> dict[str, Any] | None:
     if one.name in paused:
-        return {"name": one.name, "state": "paused", "says": "paused by somebody"}
+        return {"name": one.name, **_said("paused", "paused by somebody")}
     if one.late:
-        says = "it never succeeded" if one.age_s is None else f"last success {one.age_s:.0f} s ago"
-        return {"name": one.name, "state": "late", "says": says}
+        says = "it never succeeded" if one.age_s is None else "its last success was"
+        return {"name": one.name, **_said("late", says, one.age_s)}
     if one.degraded:
-        return {"name": one.name, "state": "degraded", "says": "it fails at some items"}
+        return {"name": one.name, **_said("degraded", "it fails at some items")}
     return None
+
+
+def _said(state: str, says: str, age_s: float | None = None) -> dict[str, Any]:
+    return {"state": state, "says": says, "age_s": age_s}

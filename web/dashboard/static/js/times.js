@@ -17,7 +17,7 @@ export function tellTimes() {
   for (const element of document.querySelectorAll("time[data-ago]")) tell(element, ago(now - at(element)));
   for (const element of document.querySelectorAll("time[data-until]")) {
     const leftMs = at(element) - now;
-    tell(element, leftMs > 0 ? `in ${length(leftMs)}` : "now");
+    tell(element, leftMs > 0 ? `in ${length(leftMs)}` : leftMs > -5000 ? "now" : `over for ${length(-leftMs)}`);
   }
   for (const element of document.querySelectorAll("time[data-hour]")) {
     const text = new Date(at(element)).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
