@@ -56,9 +56,9 @@ class Overview:
         }  # fmt: skip
 
     def installation(self) -> dict[str, Any]:
-        """``checks`` of the stores; ``worker`` and ``beat`` (``state``: ok, late or unknown, ``says``, ``age_s``); ``sweeps``
-        that are late, degraded or paused; ``alarms`` (due, late; None: Redis does not answer); ``providers`` that are
-        closed."""
+        """``checks`` of the stores; ``worker`` and ``beat`` (``state``: ok, late or unknown, ``says``, ``age_s``);
+        ``sweeps`` that are late, degraded or paused; ``alarms`` (due, late; None: Redis does not answer); ``providers``
+        that are closed."""
         checks = self._health.ready()["checks"]
         paused = self._health.paused_sweeps()
         now = self._now()

@@ -13,6 +13,12 @@ from tests.web.world import World
 See = Callable[..., Page]
 
 
+@pytest.fixture(autouse=True)
+def today(world: World) -> None:  # noqa: F811
+    """The world's clock shows the store's time, by which pages say what is late and what happened within a day."""
+    world.clock.advance(world.service.now() - world.clock.now())
+
+
 @pytest.fixture
 def see(world: World) -> See:  # noqa: F811
     """Opens a page; its status is 200 unless another one is expected."""

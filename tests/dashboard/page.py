@@ -98,7 +98,9 @@ class Page(HTMLParser):
             found.append("a table without a caption")
         for tag, attributes in self.tags:
             for name in ("aria-labelledby", "aria-describedby"):
-                found += [f"{tag} {name} of nothing: {one}" for one in attributes.get(name, "").split() if one not in ids]
+                found += [
+                    f"{tag} {name} of nothing: {one}" for one in attributes.get(name, "").split() if one not in ids
+                ]
         if sum(level == "h1" for level, _ in self.headings) != 1 or not self.title.strip(" -\n"):
             found.append("no title, or not one h1")
         return found

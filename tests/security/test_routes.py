@@ -58,6 +58,16 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/callbacks/workspaces/<workspace_id>/outcome"): _WORKSPACE,
     ("POST", "/callbacks/workspaces/<workspace_id>/sessions/<session_id>/logs"): _WORKSPACE,
     ("POST", "/callbacks/workspaces/<workspace_id>/sessions/<session_id>/outcome"): _WORKSPACE,
+    ("GET", "/"): _LIST,
+    ("GET", "/tasks"): _LIST,
+    ("GET", "/tasks/new"): _LIST,
+    ("GET", "/tasks/<task_id>"): _API,
+    ("GET", "/nodes"): _LIST,
+    ("GET", "/nodes/<node_id>"): _API,
+    ("GET", "/errors"): _LIST,
+    ("GET", "/sweeps"): _LIST,
+    ("GET", "/settings"): _LIST,
+    ("GET", "/static/<version>/<path:name>"): dict.fromkeys(CALLERS, 404),  # no file has such a name
 }
 BODIES: dict[str, Any] = {
     "/api/tasks": SPEC,
