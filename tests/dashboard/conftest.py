@@ -13,7 +13,7 @@ from tests.web.world import World
 See = Callable[..., Page]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def today(world: World) -> None:  # noqa: F811
     """The world's clock shows the store's time, by which pages say what is late and what happened within a day."""
     world.clock.advance(world.service.now() - world.clock.now())

@@ -15,6 +15,8 @@ from tests.dashboard.conftest import See
 from tests.web.world import World
 from web.dashboard import frame
 
+pytestmark = pytest.mark.usefixtures("today")
+
 PAGES = ("/", "/tasks", "/tasks/new", "/nodes", "/errors", "/sweeps", "/settings")
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)"> ' " & {{ 7*7 }}"""
 

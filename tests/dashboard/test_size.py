@@ -13,6 +13,8 @@ from taskflow.db.models import Run, Task
 from tests.dashboard.conftest import See
 from tests.web.world import World
 
+pytestmark = pytest.mark.usefixtures("today")
+
 MANY = 10_000
 PAGE_BYTES_MAX = 200_000
 #: Path -> statements it may ask, sign-in included.
