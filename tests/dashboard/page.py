@@ -90,6 +90,8 @@ class Page(HTMLParser):
             said = {"aria-label", "inside-label"} & attributes.keys() or attributes.get("id") in self.labelled
             if tag in _FORM and attributes.get("type") != "hidden" and not said:
                 found.append(f"no label: {tag} {attributes}")
+            if "data-keep" in attributes and not {"data-key", "id"} & attributes.keys():
+                found.append(f"kept without a key: {tag}")
             if tag == "th" and "scope" not in attributes:
                 found.append(f"a heading of a table without scope: {attributes}")
             if tag == "img" and "alt" not in attributes:

@@ -26,7 +26,6 @@ export function signedOut() {
   link.href = `/login?next=${encodeURIComponent(location.pathname + location.search)}`;
   link.textContent = "Sign in again";
   banner?.append(link);
-  return false;
 }
 
 function say(text, shown) {

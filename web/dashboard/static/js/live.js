@@ -5,11 +5,13 @@ import { follow } from "./stream.js";
 import { setServerTime } from "./times.js";
 
 // Many events in a row are one update.
-const PAUSE_MS = 400;
+const PAUSE_MS = 200;
 const listeners = [];
 const refreshing = {};
 let busy = false;
 let wanted = false;
+// The server has no room for a further stream: the page asks every now and then instead.
+let polls = false;
 
 export function onUpdate(listener) {
   listeners.push(listener);
@@ -22,7 +24,11 @@ export function startLive() {
     let opened = 0;
     follow(live.dataset.stream, {
       after: live.dataset.after,
-      onOpen: () => opened++ && refresh(),
+      onOpen: () => {
+        polls = false;
+        if (opened++) refresh();
+      },
+      onFull: () => (polls = true),
       onEvent: (_kind, event) => {
         if (!live.dataset.about || event.subject_kind === live.dataset.about) refresh();
         window.dispatchEvent(new CustomEvent("taskflow:event", { detail: event }));
@@ -37,7 +43,7 @@ export function startLive() {
 function everyNowAndThen() {
   const seconds = Number(document.querySelector(".live")?.dataset.every);
   setTimeout(() => {
-    if (seconds && document.visibilityState === "visible") refresh();
+    if ((seconds || polls) && document.visibilityState === "visible") refresh();
     everyNowAndThen();
   }, 1000 * (seconds || 5));
 }

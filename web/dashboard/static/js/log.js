@@ -32,7 +32,10 @@ class Log {
     this.search = new Search(section, this.lines, () => (this.following.checked = false));
     this.listen();
     this.say("waiting for output");
-    this.stream = follow(section.dataset.log, { onEvent: (kind, data) => this.take(kind, data) });
+    this.stream = follow(section.dataset.log, {
+      onEvent: (kind, data) => this.take(kind, data),
+      onFull: () => this.say("too many follow something now, trying again"),
+    });
   }
 
   stop() {

@@ -1,5 +1,5 @@
 // Makes an element like a newer version of itself and leaves alone what is the same: focus, what was typed, what was
-// opened and where it was scrolled stay. [data-keep] subtrees belong to scripts and are never touched.
+// opened and where it was scrolled stay. [data-keep] subtrees belong to scripts and are never touched; they have a key.
 
 export function morph(old, fresh) {
   if (old.nodeType !== Node.ELEMENT_NODE) {
@@ -54,5 +54,6 @@ function keyOf(node) {
 }
 
 function sameKind(old, wanted) {
-  return old !== null && old.nodeName === wanted.nodeName && keyOf(old) === null;
+  if (old === null || old.nodeName !== wanted.nodeName || keyOf(old) !== null) return false;
+  return old.nodeType !== Node.ELEMENT_NODE || !(old.hasAttribute("data-keep") || wanted.hasAttribute("data-keep"));
 }

@@ -9,15 +9,15 @@ const SILENCE_MAX_MS = 40000;
 // Hidden pages give their connection back: browsers allow six for all tabs of one server.
 const HIDDEN_MAX_MS = 30000;
 
-export function follow(address, { after = null, onEvent, onOpen = () => {} }) {
-  const stream = new Stream(address, after, onEvent, onOpen);
+export function follow(address, { after = null, onEvent, onOpen = () => {}, onFull = () => {} }) {
+  const stream = new Stream(address, after, { onEvent, onOpen, onFull });
   stream.run();
   return stream;
 }
 
 class Stream {
-  constructor(address, after, onEvent, onOpen) {
-    Object.assign(this, { address, last: after, onEvent, onOpen, stopped: false, hidden: false, waitMs: WAIT_MIN_MS });
+  constructor(address, after, listeners) {
+    Object.assign(this, listeners, { address, last: after, stopped: false, hidden: false, waitMs: WAIT_MIN_MS });
     this.wake = () => {};
     this.onVisibility = () => this.look();
     this.onOnline = () => this.wake();
@@ -50,28 +50,34 @@ class Stream {
 
   async run() {
     while (!this.stopped) {
+      let how = "broken";
       try {
-        if (!(await this.connect())) return this.stop();
+        how = await this.connect();
       } catch {
         // aborted, or the connection broke: the same
       }
+      if (how === "over") this.stop();
       if (this.stopped) return;
-      if (!this.hidden) connectionLost(this);
+      if (how === "broken" && !this.hidden) connectionLost(this);
       await this.pause();
     }
   }
 
-  // Reads until the connection ends. False: there is nothing to come back for.
+  // Reads until the connection ends: broken, full (the server has no room for it now), or over (nothing more to come for).
   async connect() {
     this.abort = new AbortController();
     const headers = { Accept: "text/event-stream" };
     if (this.last !== null) headers["Last-Event-ID"] = this.last;
     const answer = await fetch(this.address, { headers, signal: this.abort.signal, cache: "no-store" });
-    if (answer.status === 401 || answer.redirected) return signedOut();
-    if (answer.status === 403 || answer.status === 404) return false;
+    const isOut = answer.status === 401 || answer.redirected;
+    if (isOut) signedOut();
+    if (isOut || answer.status === 403 || answer.status === 404) return "over";
     if (!answer.ok) {
       this.waitMs = Math.max(this.waitMs, 1000 * (Number(answer.headers.get("Retry-After")) || 0));
-      return true;
+      if (answer.status !== 429 && answer.status !== 503) return "broken";
+      connectionFound(this);
+      this.onFull();
+      return "full";
     }
     connectionFound(this);
     this.onOpen();
@@ -81,11 +87,11 @@ class Stream {
     for (;;) {
       const silence = setTimeout(() => this.abort.abort(), SILENCE_MAX_MS);
       const { value, done } = await reader.read().finally(() => clearTimeout(silence));
-      if (done) return true;
+      if (done) return "broken";
       text += value;
       const frames = text.split("\n\n");
       text = frames.pop();
-      for (const frame of frames) if (this.take(frame) === false) return false;
+      for (const frame of frames) if (this.take(frame) === false) return "over";
     }
   }
 
