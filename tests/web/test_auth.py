@@ -44,7 +44,7 @@ def test_every_route_declares_who_may_call_it(app: Flask) -> None:
     routes = _routes(app)
     assert {guard.scope for _, _, guard in routes} == SCOPES
     public = {rule.rule for rule, _, guard in routes if guard.scope == "public"}
-    assert public == {"/healthz", "/readyz", "/api/openapi.json", "/agent.pyz"}
+    assert public == {"/healthz", "/readyz", "/api/openapi.json", "/agent.pyz", "/static/<version>/<path:name>"}
 
 
 def test_a_route_without_a_guard_is_never_reached(app: Flask, world: World) -> None:

@@ -39,7 +39,10 @@ function tell(element, text) {
 }
 
 function ago(ms) {
-  return ms < 1500 ? "just now" : `${length(ms)} ago`;
+  if (ms < 1500) return "just now";
+  const hours = Math.floor(ms / 3600000);
+  // The exact time is in the title.
+  return `${hours >= 1 && hours < 48 ? `${hours} h` : length(ms)} ago`;
 }
 
 export function length(ms) {
