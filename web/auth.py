@@ -56,8 +56,9 @@ class Guard:
 
 PUBLIC = Guard("public")
 API = Guard("api")
-#: A page for people.
+#: A page for people, and what it loads before anybody is known.
 PAGE = API
+PUBLIC_PAGE = PUBLIC
 NODE = Guard("node", "node_id")
 BOOTSTRAP = Guard("bootstrap", "node_id")
 WORKSPACE = Guard("workspace", "workspace_id")

@@ -13,7 +13,7 @@ from flask import Blueprint, Flask, Response, g, render_template, request, send_
 from jinja2 import StrictUndefined
 
 from taskflow.errors import Forbidden
-from web.auth import PAGE, PUBLIC, caller, guarded
+from web.auth import PAGE, PUBLIC_PAGE, caller, guarded
 from web.dashboard.words import FILTERS
 from web.door import service
 from web.sessions import csrf_token
@@ -111,7 +111,7 @@ def error_page(status: int, error: dict[str, Any]) -> Response | None:
 
 
 @files.get("/static/<version>/<path:name>")
-@guarded(PUBLIC)
+@guarded(PUBLIC_PAGE)
 def get_file(version: str, name: str) -> Response:
     """A style sheet, a script or a picture. Its address changes with its content, so it may be kept for ever."""
     response = send_from_directory(_FILES, name)
