@@ -86,6 +86,7 @@ def test_every_page_forbids_what_is_not_a_file_of_ours(see: See, busy: dict[str,
         policy = answer.headers["Content-Security-Policy"]
         assert policy == frame.POLICY and "unsafe" not in policy and "frame-ancestors 'none'" in policy
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "same-origin"
         assert answer.headers["Cache-Control"] == "no-store"
 
 

@@ -95,6 +95,8 @@ def _drawn(template: str, code: int, /, **context: Any) -> Response:
     )  # fmt: skip
     response = Response(text, status=code, mimetype="text/html")
     response.headers["Content-Security-Policy"] = POLICY
+    # A browser that is told to name no page at all names no origin either when it sends the form that signs out.
+    response.headers["Referrer-Policy"] = "same-origin"
     response.headers["Vary"] = PART_HEADER
     return response
 
