@@ -63,7 +63,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def stack(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A running stack; it leaves no process behind."""
-    made = Stack(tmp_path_factory.mktemp("browser") / "data").start()
+    made = Stack(tmp_path_factory.mktemp("browser") / "data").start(timeout_s=240)
     yield made
     made.stop()
     assert made.left_over() == []
