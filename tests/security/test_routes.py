@@ -69,6 +69,13 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/settings"): _LIST,
     ("GET", "/static/<version>/<path:name>"): dict.fromkeys(CALLERS, 404),  # no file has such a name
 }
+#: For people: no part of the API's document.
+PAGES = frozenset(
+    {
+        "/", "/tasks", "/tasks/new", "/tasks/<task_id>", "/nodes", "/nodes/<node_id>", "/errors", "/sweeps", "/settings",
+        "/static/<version>/<path:name>",
+    }
+)  # fmt: skip
 BODIES: dict[str, Any] = {
     "/api/tasks": SPEC,
     "/api/nodes": {"provider": "local"},
