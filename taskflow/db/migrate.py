@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -43,8 +44,9 @@ def check_current(engine: Engine) -> None:
         )
 
 
+@cache
 def head() -> str:
-    """The revision this release was written for."""
+    """The revision this release was written for. To find it reads every migration, and it is asked for all the time."""
     return ScriptDirectory.from_config(config()).get_current_head() or ""
 
 
