@@ -119,6 +119,14 @@ def test_who_only_looks_is_offered_nothing_else(
         assert not [tag for tag, found in page.tags if {"data-post", "data-bulk-do", "data-pick"} & found.keys()], path
 
 
+def test_an_operator_sees_everything_but_the_settings(see: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are of the whole installation, not of an owner."""
+    monkeypatch.setattr(frame, "role", lambda: "operator")
+    assert see("/sweeps").all("a", href="/settings") == []
+    assert see("/tasks").all("a", href="/tasks/new")
+    assert see("/settings", status=403).h1 == "This is not for you"
+
+
 @pytest.mark.parametrize(
     ("name", "offered"), [("failed", {"rerun"}), ("done", set()), ("running", set()), ("draft", {"run", "cancel"})]
 )

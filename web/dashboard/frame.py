@@ -81,17 +81,28 @@ def may_write() -> bool:
     return role() in _WRITERS
 
 
+def is_admin() -> bool:
+    """Whether the caller may see how the installation is set up."""
+    return role() == "admin"
+
+
 def operators_only() -> None:
     """Raise ``Forbidden`` for who may only look at their own things."""
     if not may_write():
         raise Forbidden("this page is for operators and admins")
 
 
+def admins_only() -> None:
+    """Raise ``Forbidden`` for anybody but an admin."""
+    if not is_admin():
+        raise Forbidden("this page is for admins")
+
+
 def _drawn(template: str, code: int, /, **context: Any) -> Response:
-    part = PART_HEADER in request.headers
+    part, known = PART_HEADER in request.headers, context.get("who") is not None
     text = render_template(
         template, layout="part.html" if part else "base.html", csrf=csrf_token(), path=request.path,
-        may_write=context.get("who") is not None and may_write(), **context,
+        may_write=known and may_write(), is_admin=known and is_admin(), **context,
     )  # fmt: skip
     response = Response(text, status=code, mimetype="text/html")
     response.headers["Content-Security-Policy"] = POLICY

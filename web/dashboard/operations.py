@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from flask import Response, request
 
 from web.auth import caller
-from web.dashboard.frame import Pages, operators_only, show
+from web.dashboard.frame import Pages, admins_only, operators_only, show
 from web.door import service
 
 _ROWS = 50
@@ -37,7 +37,7 @@ def see_sweeps() -> Response:
 @pages.add("/settings")
 def see_settings() -> Response:
     """The settings in force, and where each came from."""
-    operators_only()
+    admins_only()
     port = service().lookups.flower_port
     host = urlsplit(request.host_url).hostname or "127.0.0.1"
     flower = f"http://{f'[{host}]' if ':' in host else host}:{port}" if port else None
