@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up sshd test simulate mutants crashpoints bench newest-celery chaos lint types contracts agent docs reference wheel clean
+.PHONY: help install run up sshd chromium test simulate mutants crashpoints bench newest-celery chaos lint types contracts agent docs reference wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,13 +32,19 @@ sshd: # the tests talk to real servers of OpenSSH; one that is installed here is
 		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && RUNLEVEL=1 apt-get install -y -q openssh-server; } || \
 		{ echo "sshd is missing: apt-get install openssh-server (it need not run)" >&2; exit 1; }
 
-test: install sshd ## lint, types, import contracts, all tests
+chromium: # the tests of the dashboard drive a real browser; without one they are skipped, or fail where CI is set
+	@command -v chromium >/dev/null || test -n "$$TASKFLOW_TEST_CHROMIUM" || \
+		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get install -y -q chromium; } || \
+		echo "chromium is missing: apt-get install chromium" >&2
+
+test: install sshd chromium ## lint, types, import contracts, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 4 --dist loadgroup -m "not e2e and not crashpoints"
+	$(BIN)/pytest -n 4 --dist loadgroup -m "not e2e and not crashpoints and not browser"
 	$(BIN)/pytest -m e2e -n 3 --dist loadfile
+	$(BIN)/pytest -m browser
 
 simulate: install ## many processes on virtual time with every fault: SEEDS=2000 FIRST=1
 	$(BIN)/python -m tests.simulation --first-seed $(or $(FIRST),1) --seeds $(or $(SEEDS),2000)

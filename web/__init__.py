@@ -1,4 +1,4 @@
-"""The HTTP room: the API, the callbacks of nodes and workspaces, and health. It holds no rule of the product."""
+"""The HTTP room: API, dashboard, the callbacks of nodes and workspaces, health. It holds no rule of the product."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flask import Flask
 
 from taskflow import logs
 from taskflow.settings import Settings
-from web import api, audit, auth, conditional, context, cors, errors, sessions, sign_in
+from web import api, audit, auth, conditional, context, cors, dashboard, errors, sessions, sign_in
 from web.door import Door
 from web.limits import RequestLimit
 from web.streams import Streams
@@ -45,5 +45,6 @@ def create_app(service: Service | None = None, settings: Settings | None = None)
     conditional.register(app)
     api.register(app)
     sign_in.register(app, limits)
+    dashboard.register(app)
     errors.register(app)  # last: it replaces the handlers that the API extension brings
     return app

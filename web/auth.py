@@ -67,7 +67,7 @@ class Guard:
 
 
 PUBLIC = Guard("public")
-#: Of signing in and out, which do their own checks.
+#: Of signing in and out, which do their own checks, and of what pages load before anybody is known.
 PUBLIC_PAGE = Guard("public", page=True)
 #: Reads.
 API = Guard("api", role=VIEWER)

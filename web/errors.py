@@ -2,6 +2,8 @@
 
     {"error": {"code", "message", "request_id", "fields"?, "advice"?, "detail"?}}
 
+A person's browser gets the same as a page, where it asked for a page.
+
 ============  =========================================================================================
 400           not JSON at all, or a value that the product refuses (``UsageError``)
 401 403       no valid token; a valid one that is not for this
@@ -26,7 +28,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -66,7 +68,8 @@ def error_response(
     """The answer; of ``extra`` (fields, advice, detail) only what is set."""
     g.error_code = code  # for the audit trail
     body = {"code": code, "message": message, **{k: v for k, v in extra.items() if v}, "request_id": request_id()}
-    response = jsonify({"error": body})
+    drawn = current_app.extensions["taskflow.error_page"](status, body)
+    response: Response = jsonify({"error": body}) if drawn is None else drawn
     response.status_code = _final(status)
     response.headers.update(headers or {})
     return response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -81,8 +82,9 @@ def _write_works_from(connection: Connection) -> None:
     connection.execute(insert(Installation).values(key=_WORKS_FROM_KEY, value=WORKS_FROM))
 
 
+@cache
 def head() -> str:
-    """The revision this release was written for."""
+    """The revision this release was written for. To find it reads every migration, and it is asked for all the time."""
     return ScriptDirectory.from_config(config()).get_current_head() or ""
 
 

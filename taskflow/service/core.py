@@ -22,8 +22,10 @@ from taskflow.service.explain import Explain
 from taskflow.service.health import Health
 from taskflow.service.history import History
 from taskflow.service.line import Line
+from taskflow.service.lookups import Lookups
 from taskflow.service.metrics import Metrics
 from taskflow.service.nodes import Nodes
+from taskflow.service.overview import Overview
 from taskflow.service.providers import Providers
 from taskflow.service.repeats import Repeats
 from taskflow.service.run_explain import RunExplain
@@ -41,7 +43,8 @@ from taskflow.vault import Vault
 class Service:
     """The verbs: ``accounts``, ``tokens``, ``browsers``, ``audit``, ``tasks``, ``repeats``, ``history``, ``line``,
     ``events``, ``nodes``, ``usage``, ``callbacks``, ``providers``, ``explain``, ``health``, ``workers``, ``metrics``;
-    ``runs`` and ``run_explain`` for pipelines of one's own; ``signatures`` says who signed a request."""
+    ``runs`` and ``run_explain`` for pipelines of one's own; ``overview`` and ``lookups`` for pages; ``signatures`` says who
+    signed a request."""
 
     def __init__(
         self,
@@ -82,3 +85,5 @@ class Service:
         self.health = Health(
             database, control, settings, self.now, self.providers, self.workers, ringer.backlog, pipelines
         )
+        self.overview = Overview(database, control, settings, self.now, self.health)
+        self.lookups = Lookups(database, pipelines, settings, self.now)

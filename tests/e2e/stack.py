@@ -38,7 +38,7 @@ class Stack:
         self.supervisor: subprocess.Popen[bytes] | None = None
         self.output = data_dir.parent / f"{data_dir.name}.up.log"
 
-    def start(self) -> Stack:
+    def start(self, timeout_s: float = 90) -> Stack:
         """Start it and wait until it serves."""
         with self.output.open("ab") as log:
             self.supervisor = subprocess.Popen(
@@ -49,7 +49,7 @@ class Stack:
                 cwd=self.data_dir.parent,
                 preexec_fn=die_with_parent(signal.SIGTERM),  # a cut test run leaves no stack behind
             )
-        wait_until(self._serves, f"the stack serves; see {self.output}", timeout_s=90)
+        wait_until(self._serves, f"the stack serves; see {self.output}", timeout_s=timeout_s)
         return self
 
     def _serves(self) -> bool:

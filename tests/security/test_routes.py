@@ -92,9 +92,24 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/callbacks/workspaces/<workspace_id>/outcome"): _WORKSPACE,
     ("POST", "/callbacks/workspaces/<workspace_id>/sessions/<session_id>/logs"): _WORKSPACE,
     ("POST", "/callbacks/workspaces/<workspace_id>/sessions/<session_id>/outcome"): _WORKSPACE,
+    ("GET", "/"): _LIST,
+    ("GET", "/tasks"): _LIST,
+    ("GET", "/tasks/new"): _LIST,
+    ("GET", "/tasks/<task_id>"): _API,
+    ("GET", "/nodes"): _LIST,
+    ("GET", "/nodes/<node_id>"): _API,
+    ("GET", "/errors"): _LIST,
+    ("GET", "/sweeps"): _LIST,
+    ("GET", "/settings"): _LIST,
+    ("GET", "/static/<version>/<path:name>"): dict.fromkeys(CALLERS, 404),  # no file has such a name
 }
 #: For people: no part of the API's document.
-PAGES = frozenset({"/login", "/login/style.css", "/account", "/logout"})
+PAGES = frozenset(
+    {
+        "/", "/tasks", "/tasks/new", "/tasks/<task_id>", "/nodes", "/nodes/<node_id>", "/errors", "/sweeps", "/settings",
+        "/static/<version>/<path:name>", "/login", "/login/style.css", "/account", "/logout",
+    }
+)  # fmt: skip
 BODIES: dict[str, Any] = {
     "/api/tasks": SPEC,
     "/api/runs": {"pipeline": "order", "input": {"amount": 5}},

@@ -42,7 +42,7 @@ def _is_page(app: Flask, endpoint: str) -> bool:
 
 
 def test_every_route_and_method_is_listed_and_no_other(app: Flask, document: dict[str, Any]) -> None:
-    """The document and the map of URLs name the same operations."""
+    """The document and the map of URLs name the same operations; pages are no operations."""
     served = {
         (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method)
         for rule in app.url_map.iter_rules()

@@ -1,0 +1,174 @@
+"""What pages show beside the things themselves: a task's runs, a node's tasks, who waits, what failed, what is set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import and_, func, select
+
+from taskflow.clock import isoformat
+from taskflow.db.models import AgentSession, ErrorRow, Run, Task, Workspace
+from taskflow.db.nodes import get_node
+from taskflow.db.session import Database
+from taskflow.db.tasks import get_task
+from taskflow.engine.pipeline import Pipeline
+from taskflow.errors import NotFound
+from taskflow.service.accounts import Caller
+from taskflow.settings import Settings, table
+
+RUNS_MAX = 50
+#: Of all attempts of the installation, how many of the newest are looked through for the caller's.
+_ATTEMPTS_LOOKED_AT = 50_000
+
+
+class Lookups:
+    """Reads only; what belongs to an owner is asked for with the owner."""
+
+    def __init__(
+        self,
+        database: Database,
+        pipelines: Mapping[str, Pipeline],
+        settings: Settings,
+        now: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._pipelines = pipelines
+        self._settings = settings
+        self._now = now
+
+    def runs(self, caller: Caller, task_id: str) -> list[dict[str, Any]]:
+        """The runs of a task, newest first, each with its session and its node. Raises ``NotFound``."""
+        with self._database.read() as tx:
+            get_task(tx, caller.owner_id, task_id)
+            rows = tx.execute(
+                select(
+                    Run.__table__,
+                    Workspace.node_id.label("node_id"),
+                    AgentSession.started_at.label("session_started_at"),
+                    AgentSession.ended_at.label("session_ended_at"),
+                    AgentSession.outcome.label("session_outcome"),
+                    AgentSession.log_bytes.label("log_bytes"),
+                )
+                .outerjoin(Workspace, Workspace.run_id == Run.id)
+                .outerjoin(AgentSession, AgentSession.run_id == Run.id)
+                .where(Run.subject_kind == "task", Run.subject_id == task_id, Run.owner_id == caller.owner_id)
+                .order_by(Run.number.desc())
+                .limit(RUNS_MAX)
+            ).all()
+        return [
+            {
+                "id": row.id, "number": row.number, "step": row.step, "node_id": row.node_id,
+                "created_at": isoformat(row.created_at), "finished_at": isoformat(row.finished_at),
+                "deadline_at": isoformat(row.deadline_at) if row.finished_at is None else None,
+                "awaiting": row.awaiting, "error": row.error, "cancel_reason": row.cancel_reason,
+                "session_started_at": isoformat(row.session_started_at),
+                "session_ended_at": isoformat(row.session_ended_at),
+                "exit_code": (row.session_outcome or {}).get("exit_code"), "log_bytes": row.log_bytes,
+            }
+            for row in rows
+        ]  # fmt: skip
+
+    def tasks_on(self, caller: Caller, node_id: str, limit: int = 50) -> list[dict[str, Any]]:
+        """Tasks that have or had a workspace on a node, the live ones first. Raises ``NotFound``."""
+        with self._database.read() as tx:
+            if get_node(tx, node_id, owner_id=caller.owner_id) is None:
+                raise NotFound(f"no node {node_id}", fields={"node_id": "unknown"})
+            rows = tx.execute(
+                select(
+                    Task.id, Task.title, Task.status, Workspace.status.label("workspace"), Workspace.reserved_at,
+                    Workspace.released_at,
+                )
+                .join(Task, and_(Task.id == Workspace.task_id))
+                .where(Workspace.node_id == node_id, Workspace.owner_id == caller.owner_id)
+                .order_by(Workspace.released_at.is_not(None), Workspace.reserved_at.desc())
+                .limit(limit)
+            ).all()  # fmt: skip
+        return [
+            {
+                "id": row.id, "title": row.title, "status": row.status, "workspace": row.workspace,
+                "reserved_at": isoformat(row.reserved_at), "released_at": isoformat(row.released_at),
+            }
+            for row in rows
+        ]  # fmt: skip
+
+    def waiting(self, caller: Caller, limit: int = 50) -> list[dict[str, Any]]:
+        """The caller's tasks that wait for a place on a node, in the order in which they are served."""
+        rank = Run.created_at - Task.priority * self._settings.priority_ageing_s
+        with self._database.read() as tx:
+            rows = tx.execute(
+                select(
+                    Task.id, Task.title, Task.priority, Task.project, Task.placement, Task.node_id,
+                    Run.step_entered_at, Run.deadline_at,
+                )
+                .join(Run, Run.id == Task.run_id)
+                .where(
+                    Task.owner_id == caller.owner_id, Task.status == "queued", Run.finished_at.is_(None),
+                    Run.step == "waiting_for_capacity",
+                )
+                .order_by(rank, Run.id)
+                .limit(limit)
+            ).all()  # fmt: skip
+        return [
+            {
+                "id": row.id, "title": row.title, "priority": row.priority, "project": row.project,
+                "reason": (row.placement or {}).get("reason"), "node_id": row.node_id,
+                "since": isoformat(row.step_entered_at), "until": isoformat(row.deadline_at),
+            }
+            for row in rows
+        ]  # fmt: skip
+
+    def failed_attempts(self, caller: Caller, limit: int = 50) -> list[dict[str, Any]]:
+        """The caller's newest failed attempts of steps, of tasks and of nodes."""
+        newest = select(func.max(ErrorRow.id)).scalar_subquery()
+        with self._database.read() as tx:
+            rows = tx.execute(
+                select(ErrorRow.__table__, Run.subject_kind, Run.subject_id, Task.title)
+                .outerjoin(Run, Run.id == ErrorRow.run_id)
+                .outerjoin(Task, and_(Task.id == Run.subject_id, Run.subject_kind == "task"))
+                .where(ErrorRow.owner_id == caller.owner_id, ErrorRow.id > newest - _ATTEMPTS_LOOKED_AT)
+                .order_by(ErrorRow.id.desc())
+                .limit(limit)
+            ).all()
+        return [
+            {
+                "subject_kind": row.subject_kind, "subject_id": row.subject_id, "title": row.title, "step": row.step,
+                "attempt": row.attempt, "code": row.code, "message": row.error.get("message"),
+                "advice": row.error.get("advice"), "retry_in_s": row.retry_in_s, "at": isoformat(row.at),
+            }
+            for row in rows
+        ]  # fmt: skip
+
+    def steps(self, pipeline: str = "agent_task") -> list[dict[str, Any]]:
+        """The table of steps of a pipeline: ``name``, ``skip``, ``closing``, ``guarded``."""
+        found = self._pipelines[pipeline]
+        return [
+            {"name": step.name, "skip": step.skip, "closing": step.name in found.closing, "guarded": step.guarded}
+            for step in found.steps
+        ]
+
+    def settings(self) -> list[dict[str, Any]]:
+        """The settings in force and where each came from; of a secret one only whether it is set."""
+        found = []
+        for row in table():
+            value = getattr(self._settings, row.name)
+            is_default = value == row.default
+            shown = ("not set" if is_default else "set, not shown") if row.secret else _shown(value)
+            found.append(
+                {
+                    "name": row.env, "value": shown, "unit": row.unit, "help": row.help, "secret": row.secret,
+                    "default": _shown(row.default), "source": "default" if is_default else "environment",
+                }
+            )  # fmt: skip
+        return found
+
+    @property
+    def flower_port(self) -> int:
+        """Where Flower listens; 0: nobody knows."""
+        return self._settings.flower_port
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,184 @@
+"""What a person looks at first: what needs attention, how much goes on, how long it takes, and whether everything works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import redis
+from sqlalchemy import Connection, Float, cast, func, select
+
+from taskflow.clock import isoformat
+from taskflow.db.models import Run, Task
+from taskflow.db.providers import accounts
+from taskflow.db.session import Database
+from taskflow.db.status import STATUSES, TERMINAL
+from taskflow.db.tasks import TASKS
+from taskflow.engine.control import Control
+from taskflow.service.accounts import Caller
+from taskflow.service.health import Health
+from taskflow.service.views import task_summary
+from taskflow.settings import Settings
+from taskflow.sweeps.lateness import WATCHER, Standing, standings
+
+HOURS = 24
+_HOUR_S = 3600.0
+_FAILED_SHOWN = 5
+_OPEN = tuple(status for status in STATUSES if status not in TERMINAL)
+#: Sweeps that run as often as this tell within a minute or two whether beat is there.
+_FREQUENT_S = 60.0
+
+
+class Overview:
+    """Reads only. ``numbers`` is of the caller's things, ``installation`` of what serves everybody."""
+
+    def __init__(
+        self, database: Database, control: Control, settings: Settings, now: Callable[[], float], health: Health
+    ) -> None:
+        self._database = database
+        self._control = control
+        self._settings = settings
+        self._now = now
+        self._health = health
+
+    def numbers(self, caller: Caller) -> dict[str, Any]:
+        """The caller's tasks: ``open`` (status -> how many), ``hours`` (of a day, the present one last, what ended in
+        each and how long it took, mean and longest), and of what ``failed`` in it the newest with its ``failed_count``."""
+        now = self._now()
+        since = (now // _HOUR_S - (HOURS - 1)) * _HOUR_S
+        with self._database.read() as tx:
+            found = dict.fromkeys(_OPEN, 0) | _open_counts(tx, caller.owner_id)
+            hours = _hours(tx, caller.owner_id, since)
+            failed = _failed(tx, caller.owner_id, since)
+        return {
+            "open": found, "hours": hours, "since": isoformat(since), "failed": failed,
+            "failed_count": sum(hour["failed"] for hour in hours),
+        }  # fmt: skip
+
+    def installation(self) -> dict[str, Any]:
+        """``checks`` of the stores; ``worker`` and ``beat`` (``state``: ok, late or unknown, ``says``, ``age_s``);
+        ``sweeps`` that are late, degraded or paused; ``alarms`` (due, late; None: Redis does not answer); ``providers``
+        that are closed."""
+        checks = self._health.ready()["checks"]
+        paused = self._health.paused_sweeps()
+        now = self._now()
+        stand = {one.name: one for one in standings(self._database, self._settings.sweep_intervals(), now)}
+        worker = _worker(stand[WATCHER], WATCHER in paused)
+        return {
+            "checks": checks,
+            "worker": worker,
+            "beat": _beat([one for one in stand.values() if one.name not in paused], worker),
+            "sweeps": [found for one in stand.values() if (found := _trouble(one, paused)) is not None],
+            "alarms": self._alarms(),
+            "providers": self._providers(now),
+        }
+
+    def _alarms(self) -> dict[str, int] | None:
+        """How many alarms are due, and how many of them for longer than a living worker leaves one."""
+        control = self._control
+        try:
+            now = control.now()
+            pipe = control.client.pipeline(transaction=False)
+            for shard in range(control.shards):
+                pipe.zcount(control.alarms_key(shard), "-inf", now)
+                pipe.zcount(control.alarms_key(shard), "-inf", now - self._settings.alarm_overdue_s)
+            found = [int(number) for number in pipe.execute()]
+        except redis.RedisError:
+            return None
+        return {"due": sum(found[::2]), "late": sum(found[1::2])}
+
+    def _providers(self, now: float) -> list[dict[str, Any]]:
+        with self._database.read() as tx:
+            known = accounts(tx)
+        found = []
+        for name, row in known.items():
+            rests = row.rests_until is not None and row.rests_until > now
+            why: Mapping[str, Any] | None = row.blocked or (row.rests_because if rests else None)
+            if why is not None:
+                said, until = why.get("message", "it sells nothing now"), row.rests_until if not row.blocked else None
+                found.append({"name": name, "blocked": bool(row.blocked), "says": said, "until": isoformat(until)})
+        return found
+
+
+def _open_counts(tx: Connection, owner_id: str) -> dict[str, int]:
+    rows = tx.execute(
+        select(Task.status, func.count().label("tasks"))
+        .where(Task.owner_id == owner_id, Task.status.in_(_OPEN))
+        .group_by(Task.status)
+    )
+    return {row.status: row.tasks for row in rows}
+
+
+def _hours(tx: Connection, owner_id: str, since: float) -> list[dict[str, Any]]:
+    # Rounded, not cast: the databases disagree about what a cast does with a fraction.
+    hour = func.round(cast((Task.completed_at - since) / _HOUR_S - 0.5, Float)).label("hour")
+    took = Task.completed_at - Task.created_at
+    rows = tx.execute(
+        select(
+            hour, Task.status, func.count().label("tasks"), func.sum(took).label("sum_s"), func.max(took).label("max_s")
+        )
+        .where(Task.owner_id == owner_id, Task.completed_at.is_not(None), Task.completed_at >= since)
+        .group_by(hour, Task.status)
+    ).all()
+    found: list[dict[str, Any]] = [
+        {"from": isoformat(since + number * _HOUR_S), "completed": 0, "failed": 0, "cancelled": 0, "mean_s": None,
+         "longest_s": None, "sum_s": 0.0}
+        for number in range(HOURS)
+    ]  # fmt: skip
+    for row in rows:
+        one = found[min(max(int(row.hour), 0), HOURS - 1)]
+        one[row.status] += row.tasks
+        if row.status == "completed":  # what failed or was cancelled says nothing of how long the work takes
+            one["sum_s"] += row.sum_s
+            one["longest_s"] = max(one["longest_s"] or 0.0, row.max_s)
+    for one in found:
+        total_s = one.pop("sum_s")
+        one["mean_s"] = total_s / one["completed"] if one["completed"] else None
+    return found
+
+
+def _failed(tx: Connection, owner_id: str, since: float) -> list[dict[str, Any]]:
+    rows = tx.execute(
+        select(TASKS, Run.step.label("step"), Run.finished_at.label("run_finished_at"))
+        .outerjoin(Run, Run.id == Task.run_id)
+        .where(Task.owner_id == owner_id, Task.status == "failed", Task.completed_at >= since)
+        .order_by(Task.completed_at.desc(), Task.id.desc())
+        .limit(_FAILED_SHOWN)
+    )
+    return [task_summary(row) for row in rows]
+
+
+def _worker(watcher: Standing, paused: bool) -> dict[str, Any]:
+    """Every worker runs the watcher when nobody else did, so its age tells whether there is one."""
+    if paused:
+        return _said("unknown", f"the sweep {WATCHER} is paused, so nobody can tell")
+    if watcher.age_s is None:
+        return _said("late", "no worker was seen yet: is one started?")
+    return _said("late" if watcher.late else "ok", "last seen", watcher.age_s)
+
+
+def _beat(running: list[Standing], worker: Mapping[str, Any]) -> dict[str, Any]:
+    """Beat alone starts the other sweeps; without a worker they are late whether it is there or not."""
+    frequent = [one for one in running if one.name != WATCHER and one.interval_s <= _FREQUENT_S]
+    ages = [one.age_s for one in frequent if one.age_s is not None]
+    if worker["state"] != "ok" or not frequent:
+        return _said("unknown", "it can be told once a worker is there")
+    if not ages:
+        late = any(one.late for one in frequent)
+        return _said("late" if late else "unknown", "no sweep was started yet: is beat started?")
+    return _said("late" if all(one.late for one in frequent) else "ok", "its last sweep succeeded", min(ages))
+
+
+def _trouble(one: Standing, paused: frozenset[str]) -> dict[str, Any] | None:
+    if one.name in paused:
+        return {"name": one.name, **_said("paused", "paused by somebody")}
+    if one.late:
+        says = "it never succeeded" if one.age_s is None else "its last success was"
+        return {"name": one.name, **_said("late", says, one.age_s)}
+    if one.degraded:
+        return {"name": one.name, **_said("degraded", "it fails at some items")}
+    return None
+
+
+def _said(state: str, says: str, age_s: float | None = None) -> dict[str, Any]:
+    return {"state": state, "says": says, "age_s": age_s}

@@ -1,0 +1,92 @@
+"""A real browser before the real stack. Without a browser these tests are skipped, and fail where CI is set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.stack import Stack, make_repository
+
+#: Nothing of it speaks to anybody but the stack.
+_ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+#: Real processes on a machine that may do other things as well.
+TIMEOUT_MS = 60_000
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here needs the browser."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+def _chromium() -> str:
+    """Where chromium is. Skips or, where CI is set, fails when it is not there."""
+    named = os.environ.get("TASKFLOW_TEST_CHROMIUM")
+    found = named or next((path for name in _NAMES if (path := shutil.which(name))), None)
+    missing = None
+    if found is None:
+        missing = "chromium is missing: apt-get install chromium, or name one with TASKFLOW_TEST_CHROMIUM"
+    else:
+        try:
+            import playwright.sync_api  # noqa: F401
+        except ImportError:
+            missing = "playwright is missing: pip install -c constraints.txt -e '.[test]'"
+    if missing is None:
+        return str(found)
+    if os.environ.get("CI"):
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One browser for all tests."""
+    path = _chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def stack(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A running stack; it leaves no process behind."""
+    made = Stack(tmp_path_factory.mktemp("browser") / "data").start(timeout_s=240)
+    yield made
+    made.stop()
+    assert made.left_over() == []
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real git repository."""
+    return make_repository(tmp_path_factory.mktemp("browser-repository") / "repository")
+
+
+@pytest.fixture
+def page(browser: Any, stack: Stack) -> Iterator[Any]:
+    """A page of somebody who is signed in. At its end: no script failed, and the policy had nothing to refuse."""
+    info = stack.info()
+    context = browser.new_context(
+        base_url=info["url"], extra_http_headers={"Authorization": f"Bearer {info['token']}"}, color_scheme="light"
+    )
+    context.set_default_timeout(TIMEOUT_MS)
+    opened = context.new_page()
+    wrong: list[str] = []
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None)
+    yield opened
+    context.close()
+    assert wrong == []

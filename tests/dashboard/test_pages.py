@@ -1,0 +1,280 @@
+"""Every page: what it shows, to whom, and that nothing anybody wrote can do anything there."""
+
+from __future__ import annotations
+
+import configparser
+import fnmatch
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, update
+
+from taskflow.db.models import ErrorRow, Node, Run, Sweep, Task
+from taskflow.errors import InfrastructureError
+from tests.dashboard.conftest import See
+from tests.web.world import World
+from web.dashboard import frame
+
+pytestmark = pytest.mark.usefixtures("today")
+
+PAGES = ("/", "/tasks", "/tasks/new", "/nodes", "/errors", "/sweeps", "/settings")
+HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)"> ' " & {{ 7*7 }}"""
+
+
+@pytest.fixture
+def busy(world: World) -> dict[str, str]:
+    """Something of everything, with hostile texts wherever somebody else's text is shown: names -> ids."""
+    world.submit(title="a draft", start=False)
+    failed = world.submit(title=f"failed {HOSTILE}", labels={"l": HOSTILE}, env={"E": HOSTILE}, project="shop")
+    world.end(
+        failed, "failed", {"code": "exit", "message": f"message {HOSTILE}", "advice": HOSTILE, "detail": {"d": HOSTILE}}
+    )
+    done = world.submit(title="done", command=["sh", "-c", HOSTILE], setup_command=["echo", HOSTILE])
+    world.end(done, "completed")
+    running = world.submit(title=f"running {HOSTILE}", priority=3)
+    place = world.place(running)
+    world.database.write(
+        lambda tx: (
+            tx.execute(
+                update(Task).where(Task.id == done["id"])
+                .values(output_branch=HOSTILE, output_commit="c0ffee", changed_files=[HOSTILE], pushed=True, exit_code=0)
+            ),
+            tx.execute(update(Node).where(Node.id == place.node_id).values(error={"message": HOSTILE}, name=HOSTILE)),
+            tx.execute(
+                insert(ErrorRow).values(
+                    owner_id=world.row(Task, running["id"]).owner_id, run_id=running["run_id"], step="running", attempt=1,
+                    code="x", error={"message": HOSTILE}, retry_in_s=1.0, at=world.clock.now(),
+                )
+            ),
+            tx.execute(insert(Sweep).values(name="prune", state={}, last_result={"said": HOSTILE}, failures=0)),
+        )
+    )  # fmt: skip
+    world.call("POST", f"/api/tasks/{running['id']}/cancel", {"reason": HOSTILE})
+    return {"failed": failed["id"], "done": done["id"], "running": running["id"], "node": place.node_id}
+
+
+def _paths(busy: dict[str, str]) -> list[str]:
+    tasks = [f"/tasks/{busy[name]}" for name in ("failed", "done", "running")]
+    return [*PAGES, *tasks, f"/nodes/{busy['node']}", "/tasks?status=failed&project=shop", "/nodes?destroyed=1"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_answers_when_there_is_nothing_yet(see: See, path: str) -> None:
+    """With its title, one heading, and labels; and it says that there is nothing."""
+    page = see(path)
+    assert page.problems() == []
+    assert page.h1 and page.title.endswith(" - taskflow")
+
+
+def test_every_page_shows_hostile_text_as_text(see: See, busy: dict[str, str]) -> None:
+    """Titles, labels, messages, reasons, branches: nothing becomes an element, an attribute or a template."""
+    for path in _paths(busy):
+        page = see(path)
+        assert page.problems() == [], path
+        assert "alert(1)</script>" not in page.html and "<img src=x" not in page.html, path
+        assert page.html.count("<script") == 2, path
+        assert "& 49" not in page.text, path
+    for name, path in (("failed", f"/tasks/{busy['failed']}"), ("node", f"/nodes/{busy['node']}")):
+        assert HOSTILE in see(path).text, name
+
+
+def test_every_page_forbids_what_is_not_a_file_of_ours(see: See, busy: dict[str, str]) -> None:
+    """Also pages of errors; the API keeps the policy that allows nothing."""
+    answers = [see(path).answer for path in _paths(busy)]
+    answers += [see("/nothing", status=404).answer, see("/tasks", status=401, token=None).answer]
+    for answer in answers:
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy == frame.POLICY and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "same-origin"
+        assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_nothing_of_another_owner_is_shown(world: World, see: See, busy: dict[str, str]) -> None:
+    """Their task and node do not exist, and no list has them."""
+    for path in (f"/tasks/{busy['running']}", f"/nodes/{busy['node']}"):
+        page = see(path, status=404, token=world.other_token)
+        assert page.h1 == "There is nothing here"
+    mine = world.submit()
+    their_run = world.row(Task, busy["failed"]).run_id
+    see(f"/tasks/{mine['id']}?run={their_run}", status=404)
+    for path in PAGES:
+        page = see(path, token=world.other_token)
+        assert not [name for name, found in busy.items() if found in page.html], path
+        assert "running <script>" not in page.text
+
+
+def test_who_only_looks_is_offered_nothing_else(
+    world: World, see: See, busy: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A viewer sees no button that writes, and no page of who runs the installation."""
+    monkeypatch.setattr(frame, "role", lambda: "viewer")
+    paths = _paths(busy)
+    for path in ("/tasks/new", "/sweeps", "/settings"):
+        assert see(path, status=403).h1 == "This is not for you"
+        paths.remove(path)
+    for path in paths:
+        page = see(path)
+        assert page.all("a", href="/tasks/new") == []
+        assert not [tag for tag, found in page.tags if {"data-post", "data-bulk-do", "data-pick"} & found.keys()], path
+
+
+def test_an_operator_sees_everything_but_the_settings(see: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are of the whole installation, not of an owner."""
+    monkeypatch.setattr(frame, "role", lambda: "operator")
+    assert see("/sweeps").all("a", href="/settings") == []
+    assert see("/tasks").all("a", href="/tasks/new")
+    assert see("/settings", status=403).h1 == "This is not for you"
+
+
+@pytest.mark.parametrize(
+    ("name", "offered"), [("failed", {"rerun"}), ("done", set()), ("running", set()), ("draft", {"run", "cancel"})]
+)
+def test_a_task_offers_what_is_allowed_now(
+    world: World, see: See, busy: dict[str, str], name: str, offered: set[str]
+) -> None:
+    """A task that is cancelled already is not cancelled again; a completed one not rerun."""
+    task_id = busy.get(name) or world.submit(start=False)["id"]
+    buttons = see(f"/tasks/{task_id}").all("button")
+    found = {one["data-post"].rsplit("/", 1)[1] for one in buttons if "data-post" in one}
+    assert found == offered
+
+
+def test_a_rerun_is_not_offered_while_the_last_run_cleans_up(world: World, see: See) -> None:
+    """The API would refuse it."""
+    task = world.submit()
+    world.end(task, "failed")
+    assert see(f"/tasks/{task['id']}").all("button", data_post=f"/api/tasks/{task['id']}/rerun")
+    world.database.write(lambda tx: tx.execute(update(Run).where(Run.id == task["run_id"]).values(finished_at=None)))
+    page = see(f"/tasks/{task['id']}")
+    assert not page.all("button", data_post=f"/api/tasks/{task['id']}/rerun") and "cleaning up" in page.text
+
+
+def test_the_first_page_puts_what_needs_attention_first(world: World, see: See, busy: dict[str, str]) -> None:
+    """Before any number: what failed, what is not heard of, and that there is no worker."""
+    world.database.write(
+        lambda tx: tx.execute(
+            update(Node).where(Node.id == busy["node"]).values(unreachable_since=world.clock.now(), name="lost-node")
+        )
+    )
+    page = see("/")
+    assert page.headings[1][1] == "Needs attention"
+    first = page.text[page.text.index("Needs attention") : page.text.index("Ended in each hour")]
+    for said in ("No worker", "lost-node", "unreachable", "failed <script>"):
+        assert said in first, said
+
+
+def test_a_calm_installation_says_so(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing failed, every store works, a worker and beat were there a moment ago."""
+    monkeypatch.setattr(world.service.health, "ready", lambda: {"ready": True, "checks": {"database": "ok"}})
+    assert "Nothing. Everything works" not in see("/").text  # no worker yet
+    rows = [
+        {"name": name, "state": {}, "last_success_at": world.service.now(), "failures": 0, "cursor": ""}
+        for name in world.service.health._settings.sweep_intervals()
+    ]
+    world.database.write(lambda tx: tx.execute(insert(Sweep), rows))
+    assert "Nothing. Everything works" in see("/").text
+
+
+def test_the_filter_of_the_list_is_in_its_address(world: World, see: See) -> None:
+    """It can be bookmarked and sent, the form shows it, and the next page keeps it."""
+    for number in range(53):
+        world.submit(title=f"web {number}", project="web")
+    world.submit(title="other", project="api")
+    page = see("/tasks?project=web&status=queued,delegated,in_progress")
+    assert "other" not in page.text and page.all("input", name="project")[0]["value"] == "web"
+    (following,) = page.all("a", rel="next")
+    older = see(following["href"])
+    assert len(older.all("input", data_pick="queued")) == 3 and older.all("a", rel="next") == []
+    assert older.all("a", href="/tasks?project=web&status=queued%2Cdelegated%2Cin_progress") or "Newest" in older.text
+    assert "No task matches" in see("/tasks?project=none").text
+
+
+def test_a_wrong_address_is_a_page_for_people_and_json_for_programs(world: World, see: See) -> None:
+    """The request's id is on it, and nothing of what failed inside."""
+    page = see("/tasks?cursor=!!", status=400)
+    assert page.answer.headers["X-Request-Id"] in page.text
+    assert see("/tasks?status=nonsense", status=400).problems() == []
+    answer = world.call("GET", "/api/tasks/none", headers={"Accept": "text/html"})
+    assert answer.mimetype == "application/json" and answer.status_code == 404
+    assert world.call("GET", "/nothing").mimetype == "application/json"
+
+
+def test_nobody_sees_a_page_without_signing_in(see: See) -> None:
+    """And is led to where that is done."""
+    for path in PAGES:
+        page = see(path, status=401, token=None)
+        assert page.all("a", href="/login") and page.problems() == []
+
+
+def test_a_database_that_is_away_is_a_page_too(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says that the service is not usable now, without the driver's words."""
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise InfrastructureError("connection to db.internal refused", detail={"store": "database"})
+
+    monkeypatch.setattr(world.service.tasks, "list", fail)
+    page = see("/tasks", status=503)
+    assert page.h1 == "Not now" and "db.internal" not in page.html
+
+
+def test_the_token_against_forged_requests_is_on_every_page(
+    see: See, busy: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where scripts read it, and in the form that signs out."""
+    monkeypatch.setattr(frame, "csrf_token", lambda: "token-of-this-session")
+    for path in _paths(busy):
+        page = see(path)
+        assert page.all("meta", name="csrf-token")[0]["content"] == "token-of-this-session"
+        assert page.all("input", name="csrf_token")[0]["value"] == "token-of-this-session"
+
+
+def test_the_settings_show_no_secret_and_where_each_came_from(world: World, see: See) -> None:
+    """Of a secret only whether it is set."""
+    page = see("/settings")
+    settings = world.service.lookups._settings
+    assert settings.secret_key not in page.html and "set, not shown" in page.text
+    rows = {row["name"]: row for row in world.service.lookups.settings()}
+    assert rows["TASKFLOW_LEASE_S"]["source"] == "environment" and rows["TASKFLOW_LEASE_S"]["value"] == "1"
+    assert rows["TASKFLOW_SHARDS"]["source"] == "default"
+    assert rows["TASKFLOW_DATABASE_URL"]["value"] == "not set"
+
+
+def test_a_part_is_the_page_without_what_surrounds_it(see: See, busy: dict[str, str]) -> None:
+    """So an update is small, and no cache takes one for the other."""
+    for path in _paths(busy):
+        whole, part = see(path), see(path, part=True)
+        assert part.h1 == whole.h1 and part.title == whole.title
+        assert part.all("header") == [] and len(part.html) < len(whole.html)
+        assert part.answer.headers["Vary"] == "X-Part"
+
+
+def test_files_are_kept_for_ever_under_an_address_of_their_content(world: World, see: See) -> None:
+    """Every file that pages name exists; nothing else of the disk can be read."""
+    page = see("/")
+    named = [found["src"] for found in page.all("script")] + [found["href"] for found in page.all("link")]
+    for address in named:
+        answer = world.call("GET", address, token=None)
+        assert answer.status_code == 200 and "immutable" in answer.headers["Cache-Control"], address
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "immutable" not in world.call("GET", "/static/old/app.css", token=None).headers["Cache-Control"]
+    version = named[0].split("/")[2]
+    for wrong in ("../frame.py", "..%2fframe.py", "%2e%2e/frame.py", "js/../../frame.py", "frame.py"):
+        assert world.call("GET", f"/static/{version}/{wrong}", token=None).status_code == 404
+
+
+def test_every_file_of_the_dashboard_is_in_the_wheel() -> None:
+    """The patterns of setup.cfg match each of them."""
+    root = Path(frame.__file__).parent
+    config = configparser.ConfigParser()
+    config.read(root.parents[1] / "setup.cfg")
+    patterns = [one.strip() for one in config["options.package_data"]["web.dashboard"].split(",")]
+    found = [path for name in ("templates", "static") for path in (root / name).rglob("*") if path.is_file()]
+    files = [path.relative_to(root) for path in found]
+    assert len(files) > 20
+    assert [path for path in files if not any(_matches(path, pattern) for pattern in patterns)] == []
+
+
+def _matches(path: Path, pattern: str) -> bool:
+    """A star of setuptools stays in its folder."""
+    return len(path.parts) == pattern.count("/") + 1 and fnmatch.fnmatch(str(path), pattern)

@@ -1,0 +1,98 @@
+"""Where things are in the drawings; templates make SVG of it. No style attributes: the policy allows none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+#: Charts stretch to the width of the page, so their units mean nothing.
+CHART_WIDTH, CHART_HEIGHT = 240, 100
+_STACK = ("completed", "failed", "cancelled")
+_COLUMNS, _BOX_WIDTH, _BOX_HEIGHT, _GAP_X, _GAP_Y = 4, 200, 40, 36, 30
+
+
+@dataclass(frozen=True)
+class Rect:
+    """A bar: where, how large, and of which class."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Box:
+    """A step in the diagram. ``state``: done, now, failed, skipped or ahead."""
+
+    name: str
+    x: float
+    y: float
+    state: str
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """The steps of a pipeline in rows, with lines from each to the next."""
+
+    width: int
+    height: int
+    box_width: int
+    box_height: int
+    boxes: tuple[Box, ...]
+    lines: tuple[str, ...]
+
+
+def stacked(hours: Sequence[Mapping[str, Any]]) -> tuple[list[Rect], int]:
+    """What ended in each hour as bars on each other, and the number that the full height stands for."""
+    most = max((sum(hour[kind] for kind in _STACK) for hour in hours), default=0)
+    step, found = CHART_WIDTH / max(1, len(hours)), []
+    for number, hour in enumerate(hours):
+        top = float(CHART_HEIGHT)
+        for kind in _STACK:
+            height = CHART_HEIGHT * hour[kind] / most if most else 0.0
+            top -= height
+            if height:
+                found.append(Rect(_round(number * step + 1), _round(top), _round(step - 2), _round(height), kind))
+    return found, most
+
+
+def lengths(hours: Sequence[Mapping[str, Any]]) -> tuple[list[Rect], float]:
+    """The longest and the mean duration of each hour as bars, and the seconds that the full height stands for."""
+    most = max((hour["longest_s"] or 0.0 for hour in hours), default=0.0)
+    step, found = CHART_WIDTH / max(1, len(hours)), []
+    for number, hour in enumerate(hours):
+        for kind, inset in (("longest", 1.0), ("mean", 3.0)):
+            height = CHART_HEIGHT * (hour[f"{kind}_s"] or 0.0) / most if most else 0.0
+            if height:
+                x, width = number * step + inset, step - 2 * inset
+                found.append(Rect(_round(x), _round(CHART_HEIGHT - height), _round(width), _round(height), kind))
+    return found, most
+
+
+def diagram(steps: Sequence[Mapping[str, Any]], states: Mapping[str, str]) -> Diagram:
+    """The table of steps in rows; ``states``: step -> done, now or failed, of those that were entered."""
+    boxes, lines = [], []
+    for number, step in enumerate(steps):
+        row, column = divmod(number, _COLUMNS)
+        x, y = column * (_BOX_WIDTH + _GAP_X) + 1, row * (_BOX_HEIGHT + _GAP_Y) + 1
+        state = states.get(step["name"], "skipped" if step["skip"] else "ahead")
+        boxes.append(Box(step["name"], x, y, state))
+        if number == 0:
+            continue
+        middle = y + _BOX_HEIGHT / 2
+        if column:
+            lines.append(f"M{x - _GAP_X} {middle:g}H{x - 6}")
+        else:  # from the end of the row above, between the rows, to the beginning of this one
+            end = (_COLUMNS - 1) * (_BOX_WIDTH + _GAP_X) + 1 + _BOX_WIDTH / 2
+            lines.append(f"M{end:g} {y - _GAP_Y}V{y - _GAP_Y / 2:g}H{x + _BOX_WIDTH / 2:g}V{y - 6}")
+    rows = -(-len(steps) // _COLUMNS)
+    width = _COLUMNS * (_BOX_WIDTH + _GAP_X) - _GAP_X + 2
+    height = rows * (_BOX_HEIGHT + _GAP_Y) - _GAP_Y + 2
+    return Diagram(width, height, _BOX_WIDTH, _BOX_HEIGHT, tuple(boxes), tuple(lines))
+
+
+def _round(value: float) -> float:
+    return round(value, 2)

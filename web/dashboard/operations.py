@@ -1,0 +1,44 @@
+"""What whoever runs the installation looks at: errors, sweeps, settings."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import Response, request
+
+from web.auth import caller
+from web.dashboard.frame import Pages, admins_only, operators_only, show
+from web.door import service
+
+_ROWS = 50
+
+pages = Pages("operations")
+
+
+@pages.add("/errors")
+def see_errors() -> Response:
+    """What failed: tasks, and attempts of steps."""
+    who, served = caller(), service()
+    after = served.events.place("now")
+    failed, cursor = served.tasks.list(who, limit=_ROWS, statuses=("failed",))
+    return show(
+        "errors.html", after=after, failed=failed, more=cursor is not None,
+        attempts=served.lookups.failed_attempts(who, limit=_ROWS),
+    )  # fmt: skip
+
+
+@pages.add("/sweeps")
+def see_sweeps() -> Response:
+    """The scheduled jobs."""
+    operators_only()
+    return show("sweeps.html", sweeps=service().health.sweeps())
+
+
+@pages.add("/settings")
+def see_settings() -> Response:
+    """The settings in force, and where each came from."""
+    admins_only()
+    port = service().lookups.flower_port
+    host = urlsplit(request.host_url).hostname or "127.0.0.1"
+    flower = f"http://{f'[{host}]' if ':' in host else host}:{port}" if port else None
+    return show("settings.html", settings=service().lookups.settings(), flower=flower)

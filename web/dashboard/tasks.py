@@ -1,0 +1,128 @@
+"""Tasks: the list, one of them, and making one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Response, request
+
+from taskflow.errors import NotFound
+from web.auth import caller
+from web.dashboard.drawings import diagram
+from web.dashboard.frame import Pages, operators_only, show
+from web.dashboard.timeline import WIDTH, timeline
+from web.door import service
+
+PAGE_ROWS = 50
+EVENTS_SHOWN = 200
+#: A history is read whole up to this many events; what is older than the newest is still in the API.
+_EVENTS_READ_MAX = 5000
+_EVENTS_AT_ONCE = 1000
+_ENDED = ("completed", "failed", "cancelled")
+
+pages = Pages("tasks")
+
+#: What may be chosen as a status: (value in the URL, what it is called).
+STATUS_CHOICES = (
+    ("", "all"), ("queued,delegated,in_progress", "not ended"), ("delegated,in_progress", "running"),
+    ("ready,queued", "waiting"), ("failed", "failed"), ("completed", "completed"), ("cancelled", "cancelled"),
+    ("draft", "draft"),
+)  # fmt: skip
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """One field of the form above the list: its name in the URL and, unless ``argument`` differs, of the service."""
+
+    name: str
+    label: str
+    argument: str
+    read: Callable[[str], Any] = str
+    choices: Sequence[tuple[str, str]] = ()
+    hint: str = ""
+
+
+#: A further one is a row here.
+FILTERS = (
+    Filter("status", "Status", "statuses", _words, STATUS_CHOICES),
+    Filter("project", "Project", "project", hint="any"),
+)
+
+
+@pages.add("/tasks")
+def see_tasks() -> Response:
+    """The list, newest first, as the URL filters it."""
+    who, served = caller(), service()
+    chosen = {one.name: value for one in FILTERS if (value := request.args.get(one.name, "").strip())}
+    after = served.events.place("now")
+    rows, cursor = served.tasks.list(
+        who, limit=PAGE_ROWS, cursor=request.args.get("cursor") or None,
+        **{one.argument: one.read(chosen[one.name]) for one in FILTERS if one.name in chosen},
+    )  # fmt: skip
+    following = None if cursor is None else "/tasks?" + urlencode({**chosen, "cursor": cursor})
+    return show(
+        "tasks.html", after=after, rows=rows, filters=FILTERS, chosen=chosen, following=following,
+        first="/tasks?" + urlencode(chosen) if "cursor" in request.args else None, ended=_ENDED,
+    )  # fmt: skip
+
+
+@pages.add("/tasks/new")
+def make_task() -> Response:
+    """The form of a new task."""
+    operators_only()
+    return show("new_task.html")
+
+
+@pages.add("/tasks/<task_id>")
+def see_task(task_id: str) -> Response:
+    """A task with everything that is known of it; ``?run=`` chooses one of its runs."""
+    who, served = caller(), service()
+    task = served.tasks.get(who, task_id)
+    events = _history(task_id)
+    runs = served.lookups.runs(who, task_id)
+    run = _chosen_run(runs)
+    drawn = None if run is None else timeline(events, run, served.now())
+    states = {} if drawn is None else drawn.states
+    return show(
+        "task.html", task=task, runs=runs, run=run, drawn=drawn, width=WIDTH,
+        diagram=diagram(served.lookups.steps(), states), why=served.explain.why(who, task_id),
+        events=list(reversed(events[-EVENTS_SHOWN:])), events_total=len(events),
+        after=events[-1]["seq"] if events else 0, ended=_ENDED, allowed=_allowed(task),
+    )  # fmt: skip
+
+
+def _history(task_id: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    while len(found) < _EVENTS_READ_MAX:
+        after = found[-1]["seq"] if found else 0
+        page = service().events.of_task(caller(), task_id, after=after, limit=_EVENTS_AT_ONCE)
+        found += page
+        if len(page) < _EVENTS_AT_ONCE:
+            break
+    return found
+
+
+def _chosen_run(runs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The run that the URL names, else the last one. Raises ``NotFound``."""
+    name = request.args.get("run")
+    if not name:
+        return runs[0] if runs else None
+    found = next((run for run in runs if run["id"] == name), None)
+    if found is None:
+        raise NotFound("this task has no such run", fields={"run": "unknown"})
+    return found
+
+
+def _allowed(task: Mapping[str, Any]) -> frozenset[str]:
+    """What may be done with the task now."""
+    if task["status"] in _ENDED:
+        return frozenset({"rerun"} if task["finished"] and task["status"] != "completed" else ())
+    found = {"run"} if task["status"] == "draft" else set()
+    return frozenset(found | (set() if task["cancel_requested"] else {"cancel"}))

@@ -1,0 +1,115 @@
+"""The history of one run as bars: which step from when to when, its attempts, and what came meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from web.dashboard.words import epoch
+
+#: The width of the drawing, in units of its own.
+WIDTH = 1000
+#: A run may come back to a step often; the newest stays are drawn.
+BARS_MAX = 60
+_BAR_MIN = 4.0
+_MARKS = {"signal_recorded": "signal", "cancel_requested": "cancel", "late_result": "late"}
+
+
+@dataclass
+class Mark:
+    """Something that happened during a stay. ``kind``: attempt, signal, cancel or late."""
+
+    kind: str
+    at: float
+    says: str
+    x: float = 0.0
+
+
+@dataclass
+class Bar:
+    """A stay in a step. ``state``: done, failed or now."""
+
+    step: str
+    began: float
+    ended: float
+    state: str
+    marks: list[Mark] = field(default_factory=list)
+    error: str | None = None
+    x: float = 0.0
+    width: float = _BAR_MIN
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, or takes so far."""
+        return max(0.0, self.ended - self.began)
+
+    @property
+    def attempts(self) -> list[Mark]:
+        """Its failed attempts."""
+        return [mark for mark in self.marks if mark.kind == "attempt"]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The bars of a run in order, and how many of the oldest were left out."""
+
+    bars: tuple[Bar, ...]
+    total_s: float
+    left_out: int
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Each step that was entered, and how its last stay went."""
+        return {bar.step: bar.state for bar in self.bars}
+
+
+def timeline(events: Sequence[Mapping[str, Any]], run: Mapping[str, Any], now: float) -> Timeline:
+    """The bars of ``run``, from the events of its task."""
+    began = epoch(run["created_at"])
+    bars = _bars([event for event in events if event["run_id"] == run["id"]], run, began, now)
+    end = max([began + 0.001, *(bar.ended for bar in bars)])
+    shown = bars[-BARS_MAX:]
+    first = shown[0].began if len(bars) > BARS_MAX else began
+    scale = WIDTH / (end - first)
+    for bar in shown:
+        bar.x = round(min((bar.began - first) * scale, WIDTH - _BAR_MIN), 1)
+        bar.width = round(max(bar.seconds * scale, _BAR_MIN), 1)
+        for mark in bar.marks:
+            mark.x = round(min(max((mark.at - first) * scale, 2.0), WIDTH - 2.0), 1)
+    return Timeline(tuple(shown), end - began, len(bars) - len(shown))
+
+
+def _bars(events: Sequence[Mapping[str, Any]], run: Mapping[str, Any], began: float, now: float) -> list[Bar]:
+    bars: list[Bar] = []
+    marks: list[Mark] = []
+    step: str | None = None
+    for event in events:
+        at, data = epoch(event["at"]), event["data"]
+        if event["kind"] in ("step_entered", "run_finished"):
+            error = (data.get("error") or {}).get("message")
+            # What led to cleanup is the error of the step that was left, not of cleanup.
+            state = "failed" if error and event["kind"] == "step_entered" else "done"
+            bars.append(Bar(data["from"], at - data["duration_s"], at, state, marks, error))
+            marks, began = [], at
+            step = event["step"] if event["kind"] == "step_entered" else None
+        elif (mark := _mark(event, at)) is not None:
+            marks.append(mark)
+    if run["finished_at"] is None:
+        bars.append(Bar(step or run["step"], began, max(began, now), "now", marks))
+    return bars
+
+
+def _mark(event: Mapping[str, Any], at: float) -> Mark | None:
+    data = event["data"]
+    if event["kind"] == "step_failed":
+        again = data.get("retry_in_s")
+        then = "" if again is None else f"; again in {again:.1f} s"
+        return Mark("attempt", at, f"attempt {data.get('attempt')} failed: {data.get('message')}{then}")
+    kind = _MARKS.get(event["kind"])
+    if kind is None:
+        return None
+    if kind == "cancel":
+        reason = data.get("reason")
+        return Mark(kind, at, f"cancel requested by {event['actor']}" + (f": {reason}" if reason else ""))
+    return Mark(kind, at, "a late result came" if kind == "late" else f"signal {data.get('name') or ''} came".strip())

@@ -1,0 +1,98 @@
+"""How values read on a page."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+#: Status of a task -> the group it is shown as; the names of groups are the classes of their colours.
+_GROUPS = {
+    "draft": "idle", "ready": "waiting", "queued": "waiting", "delegated": "running", "in_progress": "running",
+    "completed": "good", "failed": "bad", "cancelled": "idle",
+    # nodes, workspaces, sweeps, checks
+    "requested": "waiting", "creating": "waiting", "awaiting_agent": "waiting", "active": "good", "warm": "good",
+    "draining": "waiting", "destroyed": "idle", "error": "bad", "unreachable": "bad", "reserved": "waiting",
+    "dispatched": "waiting", "released": "idle", "ok": "good", "late": "bad", "degraded": "bad", "paused": "idle",
+    "new": "idle", "unknown": "idle", "warning": "waiting",
+}  # fmt: skip
+
+
+def epoch(text: str) -> float:
+    """An ISO 8601 time of ours in seconds."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time."""
+    if seconds is None:
+        return "-"
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours // 24} days {hours % 24} h" if hours % 24 else f"{hours // 24} days"
+
+
+def between(begun: str | None, ended: str | None, now: float | None = None) -> str:
+    """How long something took, or has been going on if it has not ended and ``now`` is given."""
+    if not begun or (not ended and now is None):
+        return "-"
+    end = epoch(ended) if ended else float(now or 0.0)
+    return duration(max(0.0, end - epoch(begun)))
+
+
+def moment(text: str | None) -> str:
+    """A time to the second, in UTC; scripts show it in the reader's words."""
+    return "-" if not text else f"{text[:10]} {text[11:19]} UTC"
+
+
+def group(status: str) -> str:
+    """The class of a status' colour."""
+    return _GROUPS.get(status, "idle")
+
+
+def words(name: str) -> str:
+    """A name of ours as words."""
+    return name.replace("_", " ")
+
+
+def sentence(text: str) -> str:
+    """A text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
+def shell(arguments: Sequence[str] | None) -> str:
+    """A command as one would type it."""
+    return shlex.join(arguments or ())
+
+
+def money(amount: float | None) -> str:
+    """An amount: cents, and more digits where it is less than that."""
+    if amount is None:
+        return "-"
+    return f"{amount:.2f}" if amount == 0 or amount >= 0.01 else f"{amount:.4f}"
+
+
+def compact(data: Mapping[str, Any]) -> str:
+    """What an event says, in one line."""
+    said = [f"{name}: {_text(value)}" for name, value in data.items() if value not in (None, "", [], {})]
+    return ", ".join(said)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "duration": duration, "between": between, "moment": moment, "group": group, "words": words, "sentence": sentence,
+    "shell": shell, "money": money, "compact": compact,
+}  # fmt: skip
