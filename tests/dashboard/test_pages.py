@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import fnmatch
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from sqlalchemy import insert, update
@@ -81,7 +82,7 @@ def test_every_page_shows_hostile_text_as_text(see: See, busy: dict[str, str]) -
 def test_every_page_forbids_what_is_not_a_file_of_ours(see: See, busy: dict[str, str]) -> None:
     """Also pages of errors; the API keeps the policy that allows nothing."""
     answers = [see(path).answer for path in _paths(busy)]
-    answers += [see("/nothing", status=404).answer, see("/tasks", status=401, token=None).answer]
+    answers.append(see("/nothing", status=404).answer)
     for answer in answers:
         policy = answer.headers["Content-Security-Policy"]
         assert policy == frame.POLICY and "unsafe" not in policy and "frame-ancestors 'none'" in policy
@@ -104,27 +105,25 @@ def test_nothing_of_another_owner_is_shown(world: World, see: See, busy: dict[st
         assert "running <script>" not in page.text
 
 
-def test_who_only_looks_is_offered_nothing_else(
-    world: World, see: See, busy: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_only_looks_is_offered_nothing_else(world: World, see: See, busy: dict[str, str]) -> None:
     """A viewer sees no button that writes, and no page of who runs the installation."""
-    monkeypatch.setattr(frame, "role", lambda: "viewer")
+    viewer = world.service.accounts.create_token(owner="ada", name="viewer", role="viewer")["token"]
     paths = _paths(busy)
     for path in ("/tasks/new", "/sweeps", "/settings"):
-        assert see(path, status=403).h1 == "This is not for you"
+        assert see(path, status=403, token=viewer).h1 == "This is not for you"
         paths.remove(path)
     for path in paths:
-        page = see(path)
+        page = see(path, token=viewer)
         assert page.all("a", href="/tasks/new") == []
         assert not [tag for tag, found in page.tags if {"data-post", "data-bulk-do", "data-pick"} & found.keys()], path
 
 
-def test_an_operator_sees_everything_but_the_settings(see: See, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operator_sees_everything_but_the_settings(world: World, see: See) -> None:
     """They are of the whole installation, not of an owner."""
-    monkeypatch.setattr(frame, "role", lambda: "operator")
-    assert see("/sweeps").all("a", href="/settings") == []
-    assert see("/tasks").all("a", href="/tasks/new")
-    assert see("/settings", status=403).h1 == "This is not for you"
+    operator = world.service.accounts.create_token(owner="ada", name="operator", role="operator")["token"]
+    assert see("/sweeps", token=operator).all("a", href="/settings") == []
+    assert see("/tasks", token=operator).all("a", href="/tasks/new")
+    assert see("/settings", status=403, token=operator).h1 == "This is not for you"
 
 
 @pytest.mark.parametrize(
@@ -203,8 +202,8 @@ def test_a_wrong_address_is_a_page_for_people_and_json_for_programs(world: World
 def test_nobody_sees_a_page_without_signing_in(see: See) -> None:
     """And is led to where that is done."""
     for path in PAGES:
-        page = see(path, status=401, token=None)
-        assert page.all("a", href="/login") and page.problems() == []
+        page = see(path, status=303, token=None)
+        assert page.answer.headers["Location"] == "/login?" + urlencode({"next": path}, safe="/")
 
 
 def test_a_database_that_is_away_is_a_page_too(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from flask import Blueprint, Flask, Response, g, render_template, request, send_
 from jinja2 import StrictUndefined
 
 from taskflow.errors import Forbidden
+from taskflow.service.accounts import ADMIN, OPERATOR
 from web.auth import PAGE, PUBLIC_PAGE, caller, guarded
 from web.dashboard.words import FILTERS
 from web.door import service
@@ -32,7 +33,7 @@ PART_HEADER = "X-Part"
 _FILES = Path(__file__).parent / "static"
 #: Paths whose callers are programs, whatever they accept.
 _PROGRAMS = ("/api/", "/callbacks/", "/healthz", "/readyz", "/agent.pyz")
-_WRITERS = ("operator", "admin")
+_WRITERS = (OPERATOR, ADMIN)
 _KEPT_S = 365 * 86_400
 
 files = Blueprint("files", __name__)
@@ -71,19 +72,14 @@ def show(template: str, **context: Any) -> Response:
     return _drawn(template, 200, now=service().now(), who=caller(), **context)
 
 
-def role() -> str:
-    """What the caller may do: viewer, operator or admin."""
-    return str(getattr(caller(), "role", "admin"))
-
-
 def may_write() -> bool:
     """Whether the caller may change anything. Only decides what is offered: the API decides what is done."""
-    return role() in _WRITERS
+    return caller().role in _WRITERS
 
 
 def is_admin() -> bool:
     """Whether the caller may see how the installation is set up."""
-    return role() == "admin"
+    return caller().role == ADMIN
 
 
 def operators_only() -> None:

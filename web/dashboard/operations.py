@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from flask import Response, request
 
+from taskflow.service import TaskFilter
 from web.auth import caller
 from web.dashboard.frame import Pages, admins_only, operators_only, show
 from web.door import service
@@ -20,7 +21,7 @@ def see_errors() -> Response:
     """What failed: tasks, and attempts of steps."""
     who, served = caller(), service()
     after = served.events.place("now")
-    failed, cursor = served.tasks.list(who, limit=_ROWS, statuses=("failed",))
+    failed, cursor = served.tasks.list(who, wanted=TaskFilter(statuses=("failed",)), limit=_ROWS)
     return show(
         "errors.html", after=after, failed=failed, more=cursor is not None,
         attempts=served.lookups.failed_attempts(who, limit=_ROWS),

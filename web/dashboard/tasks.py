@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
 from flask import Response, request
 
-from taskflow.errors import NotFound
+from taskflow.errors import NotFound, UsageError
+from taskflow.service import TaskFilter
 from web.auth import caller
 from web.dashboard.drawings import diagram
 from web.dashboard.frame import Pages, operators_only, show
@@ -33,27 +34,36 @@ STATUS_CHOICES = (
 )  # fmt: skip
 
 
-def _words(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
-
-
 @dataclass(frozen=True)
 class Filter:
-    """One field of the form above the list: its name in the URL and, unless ``argument`` differs, of the service."""
+    """One field of the form above the list. ``name`` in the URL is what the API calls it too."""
 
     name: str
     label: str
-    argument: str
-    read: Callable[[str], Any] = str
     choices: Sequence[tuple[str, str]] = ()
     hint: str = ""
 
 
-#: A further one is a row here.
 FILTERS = (
-    Filter("status", "Status", "statuses", _words, STATUS_CHOICES),
-    Filter("project", "Project", "project", hint="any"),
+    Filter("status", "Status", STATUS_CHOICES),
+    Filter("text", "Text", hint="title, id or repository"),
+    Filter("project", "Project", hint="any"),
+    Filter("step", "Step", hint="any"),
+    Filter("node", "Node", hint="id"),
+    Filter("label", "Label", hint="key:value"),
 )
+
+
+def _wanted(chosen: Mapping[str, str]) -> TaskFilter:
+    """What the form says. Raises ``UsageError`` for a label that is none."""
+    key, colon, value = chosen.get("label", "").partition(":")
+    if key and not colon:
+        raise UsageError("a label is written as key:value", fields={"label": "must be key:value"})
+    return TaskFilter(
+        statuses=tuple(word for word in chosen.get("status", "").split(",") if word), project=chosen.get("project"),
+        step=chosen.get("step"), node_id=chosen.get("node"), labels=((key, value),) if key else (),
+        text=chosen.get("text"),
+    )  # fmt: skip
 
 
 @pages.add("/tasks")
@@ -63,9 +73,8 @@ def see_tasks() -> Response:
     chosen = {one.name: value for one in FILTERS if (value := request.args.get(one.name, "").strip())}
     after = served.events.place("now")
     rows, cursor = served.tasks.list(
-        who, limit=PAGE_ROWS, cursor=request.args.get("cursor") or None,
-        **{one.argument: one.read(chosen[one.name]) for one in FILTERS if one.name in chosen},
-    )  # fmt: skip
+        who, wanted=_wanted(chosen), limit=PAGE_ROWS, cursor=request.args.get("cursor") or None
+    )
     following = None if cursor is None else "/tasks?" + urlencode({**chosen, "cursor": cursor})
     return show(
         "tasks.html", after=after, rows=rows, filters=FILTERS, chosen=chosen, following=following,

@@ -94,8 +94,7 @@ def local_path(wanted: str | None) -> str:
     """Where to go after signing in: ``wanted`` when it is a path of this host, else the first page."""
     if wanted and len(wanted) <= _NEXT_MAX and _LOCAL.match(wanted):
         return wanted
-    has_first_page = any(rule.rule == "/" for rule in current_app.url_map.iter_rules())
-    return "/" if has_first_page else url_for("sign_in.account")
+    return "/"
 
 
 def _is_signed_in() -> bool:
