@@ -60,6 +60,12 @@ class Browser:
         return self.get("/account").status_code == 200
 
 
+def first_page(world: World) -> str:
+    """Where one is led who wanted to go nowhere."""
+    rules = {rule.rule for rule in world.client.application.url_map.iter_rules()}
+    return "/" if "/" in rules else "/account"
+
+
 def fields(page: TestResponse) -> dict[str, str]:
     """The hidden fields of a page's forms."""
     return {name: html.unescape(value) for name, value in _FIELD.findall(page.text)}

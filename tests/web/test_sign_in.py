@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from taskflow.db.account_models import BrowserSession, SignInCode
 from taskflow.settings import Settings
-from tests.web.browser import Browser, fields
+from tests.web.browser import Browser, fields, first_page
 from tests.web.world import World
 from web import create_app
 
@@ -41,7 +41,7 @@ def _rows(world: World, table: Any) -> list[Any]:
 def test_a_token_signs_a_browser_in_and_the_cookie_is_for_the_server_alone(world: World, browser: Browser) -> None:
     """No script reads the cookie and no other site's form sends it; it holds a secret of its own, stored as a hash."""
     answer = browser.sign_in(world.token)
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/account")
+    assert (answer.status_code, answer.headers["Location"]) == (303, first_page(world))
     said = answer.headers["Set-Cookie"]
     assert said.startswith("taskflow_session=tf_browser_")
     assert [part in said for part in ("HttpOnly", "SameSite=Lax", "Path=/", "Secure")] == [True, True, True, False]
