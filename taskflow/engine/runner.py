@@ -159,8 +159,8 @@ class Runner:
                 return self._steps(turn) if same else self._adopt(turn)
         except InfrastructureError as error:
             log.warning("store_unusable", run_id=run_id, error=str(error))
-            retry_s = STORE_RETRY_S * self._rng.uniform(0.5, 1.5)
-            self._hand_over(token, Alarm(run_id, "", retry_s, fired.name, fired.subject))
+            in_s = STORE_RETRY_S * self._rng.uniform(0.5, 1.5)
+            self._hand_over(token, Alarm(run_id, "", in_s, fired.name, fired.subject))
             return "store_unusable"
 
     def _adopt(self, turn: _Turn) -> str:
@@ -198,9 +198,8 @@ class Runner:
 
     def _step(self, turn: _Turn, steps: int) -> Committed | None:
         """One step, the ``steps``-th of this turn: decide, and make it true. None when the run is over."""
-        told = turn.told
+        told, ended = turn.told, self._meter.step_begins(turn.row, turn.attempt + 1)
         told.step, told.outcome = turn.row.step, "broken_off"
-        ended = self._meter.step_begins(turn.row, turn.attempt + 1)
         try:
             outcome = self._decide(turn)
             in_time = self._clock.monotonic() - turn.began < self._settings.turn_max_s
