@@ -33,6 +33,7 @@ COMMANDS = {
     "sweeps": ("sweeps", "sweeps"),
     "doctor": ("operate", "doctor"),
     "settings": ("operate", "show_settings"),
+    "completion": ("completion", "completion"),
     "agent": ("operate", "agent"),
     "nodehost": ("operate", "nodehost"),
 }

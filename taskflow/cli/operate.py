@@ -15,9 +15,9 @@ import click
 
 from taskflow import logs
 from taskflow.cli import connection, embedded, render
+from taskflow.cli.options import json_option
 from taskflow.cli.problems import FAILED, OK, CommandError, no_stack
 from taskflow.cli.render import Progress
-from taskflow.cli.tasks import json_option
 from taskflow.settings import Settings, table
 from taskflow.stack.data_dir import DataDir, StackInfo
 
@@ -94,7 +94,8 @@ def upgrade(as_json: bool) -> int:
 
 @db.command()
 @click.argument("shards", type=click.IntRange(1, 1024))
-def reshard(shards: int) -> int:
+@json_option
+def reshard(shards: int, as_json: bool) -> int:
     """Change the number of SHARDS of the alarm index. Every process must be stopped.
 
     The control state is deleted; it is rebuilt from SQL when a worker starts with TASKFLOW_SHARDS set to the new number.
@@ -115,7 +116,8 @@ def reshard(shards: int) -> int:
         else:
             shutil.rmtree(data_dir.valkey, ignore_errors=True)  # the embedded server holds nothing else
         write_shards(app.database, shards)
-    click.echo(f"{shards} shards; start every process with TASKFLOW_SHARDS={shards}")
+    said = f"{shards} shards; start every process with TASKFLOW_SHARDS={shards}"
+    click.echo(render.to_json({"shards": shards}) if as_json else said)
     return OK
 
 
