@@ -38,7 +38,7 @@ def up(no_flower: bool, as_json: bool) -> int:
     """
     settings = Settings.from_env()
     embedded.configure_logs(settings)
-    progress = Progress(err=as_json)
+    progress = Progress(err=as_json, plain=as_json)
     supervisor = embedded.make_supervisor(settings, progress, with_flower=not no_flower)
     stack_file = supervisor.data_dir.stack_file
 

@@ -174,7 +174,7 @@ def _started(api: Api, task: dict[str, Any], follow: bool, as_json: bool) -> int
 
 def _follow(api: Api, task: dict[str, Any], as_json: bool) -> int:
     """See a task through without owning it: Ctrl-C ends the following, not the task."""
-    progress = Progress(err=as_json)
+    progress = Progress(err=as_json, plain=as_json)
     follower = Follower(api, task, progress)
     try:
         task = follower.run()

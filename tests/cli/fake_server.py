@@ -38,6 +38,7 @@ class FakeServer:
     events: list[dict[str, Any]] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
+    why: dict[str, Any] = field(default_factory=dict)
     ended: bool = False
     token: str = TOKEN
     drop: int = 0
@@ -147,6 +148,8 @@ class FakeServer:
                 if n > after
             ]
             return 200, {"chunks": numbered, "next": len(self.chunks), "ended": self.ended}
+        if path.endswith("/why"):
+            return 200, {"step": self.task["step"], **self.why}
         return 200, self.task
 
 

@@ -60,7 +60,9 @@ def test_the_help_names_every_exit_code(invoke: Invoke) -> None:
     assert {int(code) for code in re.findall(r"^ +(\d+)  ", epilog, re.MULTILINE)} == codes
 
 
-@pytest.mark.parametrize("path", [path for path in VERBS if not {path[0], " ".join(path)} & ON_THE_STORES], ids=" ".join)
+@pytest.mark.parametrize(
+    "path", [path for path in VERBS if not {path[0], " ".join(path)} & ON_THE_STORES], ids=" ".join
+)
 def test_a_verb_asks_the_server_that_the_environment_names(
     server: FakeServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, path: tuple[str, ...]
 ) -> None:
