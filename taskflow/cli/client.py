@@ -153,6 +153,18 @@ class Api:
         """What the task waits for."""
         return self._call("asking what the task waits for", "GET", f"{_task(task_id)}/why")
 
+    # --- everything
+
+    def ready(self) -> dict[str, Any]:
+        """How the server is: ``{"ready", "checks"}``. A server that is not ready is a ``CommandError`` whose ``detail``
+        has the checks."""
+        return self._call("asking how the server is", "GET", "/readyz", repeat="unsent")
+
+    def feed(self, after: str | None = None) -> dict[str, Any]:
+        """Events of everything after a cursor, or from ``now`` on: ``{"events", "next"}``."""
+        query = {"after": after} if after else None
+        return self._call("reading events", "GET", "/api/events", query=query)
+
     # --- nodes
 
     def nodes(self, *, destroyed: bool = False) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import click
 from taskflow import logs
 from taskflow.cli import connection, embedded, render
 from taskflow.cli.options import json_option
-from taskflow.cli.problems import FAILED, OK, CommandError, no_stack
+from taskflow.cli.problems import OK, CommandError, no_stack
 from taskflow.cli.render import Progress
 from taskflow.settings import Settings, table
 from taskflow.stack.data_dir import DataDir, StackInfo
@@ -163,20 +163,6 @@ def revoke_token(token_id: str, as_json: bool) -> int:
         app.service.accounts.revoke_token(token_id)
     click.echo(render.to_json({"id": token_id, "revoked": True}) if as_json else f"{token_id}: revoked")
     return OK
-
-
-@click.command()
-@json_option
-def doctor(as_json: bool) -> int:
-    """Say what could be lost, doubled or delayed here, and what to do. Ends with 1 when something is broken."""
-    with stores_app() as app:
-        found = app.service.health.doctor()
-    if as_json:
-        click.echo(render.to_json({"checks": found}))
-    else:
-        rows = [(one["state"], one["check"], logs.mask_text(one["says"])) for one in found]
-        click.echo(render.table(("STATE", "CHECK", "SAYS"), rows))
-    return FAILED if any(one["state"] == "error" for one in found) else OK
 
 
 @click.command("settings")
