@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +23,6 @@ _QUIET_S = 2.0
 _NEW_TOKEN_S = 3.0
 #: On a terminal: how often it is asked what the step waits for.
 _WHY_S = 5.0
-#: The time goes on on the screen; this one stands still.
-_SINCE = re.compile(r", since \d+ s\b")
 
 Sleep = Callable[[float], None]
 
@@ -129,6 +126,7 @@ class Follower:
                 self._drain_log()
             self._step, self._entered = event.get("step"), self._clock.monotonic()
             self._awaited = None
+            self._draw_step()
             self._output = self._output or event.get("step") in ("agent_session", "running")
         line = render.event_line(event)
         if line:
@@ -178,7 +176,12 @@ class Follower:
         now = self._clock.monotonic()
         if self._awaited is None or now - self._awaited.asked >= _WHY_S:
             self._awaited = self._ask_why(now)
-        said = self._awaited
+        self._draw_step()
+
+    def _draw_step(self) -> None:
+        if not self._step:
+            return
+        said = self._awaited or Awaited(self._entered)
         self._progress.provisional(
             Standing(render.clean(self._step), said.entered or self._entered, said.what, said.ends, said.then)
         )
@@ -195,7 +198,7 @@ class Follower:
         entered = None if waited_s is None else now - float(waited_s)
         limit_s = render.seconds_between(found.get("since"), found.get("until"))
         return Awaited(
-            now, _SINCE.sub("", render.clean(found.get("summary") or "")), entered,
+            now, render.since_left_out(found.get("summary") or ""), entered,
             None if entered is None or limit_s is None else entered + limit_s, render.clean(found.get("then") or ""),
         )  # fmt: skip
 

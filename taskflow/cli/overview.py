@@ -21,6 +21,7 @@ _ENDED_MAX = 5
 #: Tasks that are asked at each refresh what they wait for; the others have their turn at the next ones.
 _WHY_EACH = 5
 _EVENTS_KEPT = 8
+_TITLE_WIDTH = 20
 _OPEN = ("queued", "delegated", "in_progress")
 #: What a task in such a step does: it waits for somebody, or something runs.
 _RUNNING = ("running",)
@@ -138,14 +139,16 @@ def _table(*headers: str) -> Table:
 
 def _tasks(found: Mapping[str, Any], selected: int, rows: int) -> RenderableType:
     tasks = found["tasks"]
-    table = _table("", "TASK", "STATUS", "STEP", "SINCE", "WAITS FOR / TITLE")
+    table = _table("", "TASK", "TITLE", "STATUS", "STEP", "SINCE", "WAITS FOR")
+    table.columns[2].max_width = _TITLE_WIDTH
     first = max(0, min(selected - rows + 1, len(tasks) - rows))
     for number, task in enumerate(tasks[first : first + rows], first):
         why = task["why"] or {}
         waited_s = why.get("waited_s")
-        says = render.clean(why.get("summary") or task["title"])
+        says = render.since_left_out(why.get("summary") or "")
         table.add_row(
-            ">" if number == selected else " ", task["id"], Text(task["status"], _COLOURS.get(task["status"], "")),
+            ">" if number == selected else " ", task["id"], Text(render.clean(task["title"])),
+            Text(task["status"], _COLOURS.get(task["status"], "")),
             Text(render.clean(task["step"] or "-")), render.duration(waited_s), Text(says),
             style="bold" if number == selected else "",
         )  # fmt: skip

@@ -27,6 +27,8 @@ _ESCAPES = re.compile(r"\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b\[[0-?]*[ -/]*[@-~]
 _SURROGATES = re.compile("[\ud800-\udfff]")  # parts of names that are not UTF-8; no stream takes them
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x80-\x9f\u202a-\u202e\u2066-\u2069]")
 
+_SINCE = re.compile(r", since \d+ s\b")
+
 
 def clean(text: object) -> str:
     """``text`` as one line that can't steer a terminal: it may come from a command or a repository."""
@@ -293,6 +295,11 @@ def why_text(found: Mapping[str, Any]) -> str:
         ]
     )
     return f"{clean(found.get('summary'))}\n{facts}"
+
+
+def since_left_out(summary: str) -> str:
+    """The sentence of a ``why`` without its time, for where the time goes on beside it."""
+    return _SINCE.sub("", clean(summary))
 
 
 def to_json_line(data: Any) -> str:

@@ -10,7 +10,7 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -49,7 +49,9 @@ def top(once: bool, as_json: bool) -> int:
     elif once or not live.is_live() or not sys.stdin.isatty():
         # The width of a terminal, also where there is none: lines that are cut are no use to a file.
         width = None if sys.stdout.isatty() else 160
-        Console(highlight=False, markup=False, emoji=False, width=width).print(frame(overview.look()))
+        colours: Literal["auto"] | None = "auto" if live.is_live() else None
+        console = Console(highlight=False, markup=False, emoji=False, width=width, color_system=colours)
+        console.print(frame(overview.look()))
     else:
         api.patience_s = 0.0
         Screen(overview).run()

@@ -95,9 +95,9 @@ def persistence(info: Mapping[str, Any], settings: Settings) -> Finding:
     if aof:
         return Finding("redis persistence", "ok", "append-only file on: a restart loses at most the last second or so")
     snapshots = int(info.get("rdb_last_save_time", 0) or 0) > 0 and info.get("rdb_last_bgsave_status", "ok") == "ok"
-    says = "no append-only file: a restart goes back to the last snapshot" if snapshots else "no append-only file"
+    says = f"no append-only file: a restart {'goes back to the last snapshot' if snapshots else 'empties it'}"
     return Finding(
-        "redis persistence", "warning", f"{says}, or to nothing", "delayed",
+        "redis persistence", "warning", says, "delayed",
         "after a restart every open run is rebuilt from SQL; no task is lost and no effect comes twice", loading_s,
         "set appendonly yes, appendfsync everysec",
     )  # fmt: skip

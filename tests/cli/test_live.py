@@ -123,11 +123,12 @@ def test_a_follower_says_what_is_awaited_by_its_own_clock(server: FakeServer) ->
     script = Script(lambda: None, lambda: server.end("completed"))
     began = script.clock.monotonic()
     make_follower(server, script, progress).run()
-    shown = [one for one in progress.shown if isinstance(one, Standing)]
+    shown = [one for one in progress.shown if isinstance(one, Standing) and one.awaited]
     assert shown[0] == Standing(
         "running", began - 7.0, "the command runs; its outcome is awaited; its alarm is overdue", began + 53.0,
         "then the step fails",
     )  # fmt: skip
+    assert progress.shown[0] == Standing("workspace_ready", began)  # at once, before anybody was asked
     assert progress.shown[-1] == ""
     assert len(server.asked("GET", "/why")) == 1  # not at every look
 

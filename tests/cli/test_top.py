@@ -20,14 +20,14 @@ from tests.web.world import World
 
 
 def test_one_frame_shows_tasks_steps_and_health(api: World, invoke: Invoke) -> None:  # noqa: F811
-    """Counts, the step and what it waits for, a failed one with its reason; no control codes where no terminal is."""
+    """Counts, health by store (no migration ran here), each wait, a failed one with its reason; no control codes."""
     task = api.submit(title="make hello")
     broken = api.submit(title="break")
     api.end(broken, "failed", {"code": "x", "message": "it broke"})
     done = invoke("top", "--once")
     assert done.exit_code == 0, done.output
-    for said in ("0 running", "1 waiting", "alarms late 0 of 1", "ready", "node_selection 1", task["id"],
-                 "a node is being chosen", broken["id"], "it broke"):  # fmt: skip
+    for said in ("0 running", "1 waiting", "alarms late 0 of 1", "NOT READY", "migrations failed", "node_selection 1",
+                 task["id"], "a node is being chosen", broken["id"], "it broke"):  # fmt: skip
         assert said in done.stdout
     assert "\x1b" not in done.output
     assert api.token not in done.output
