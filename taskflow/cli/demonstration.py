@@ -34,7 +34,7 @@ from taskflow.stack.environment import READY_FILE, child_environment
 from taskflow.stack.process import ProcessSpec, SupervisedProcess
 from taskflow.stack.valkey import EmbeddedValkey
 
-#: Everything together takes no longer than this, in seconds; what did not happen by then is said not to have happened.
+#: All cases together take no longer than this, in seconds; what did not happen by then is said not to have happened.
 LIMIT_S = 75.0
 _WORKERS = ("one", "two")
 _TICKING_S = 6.0

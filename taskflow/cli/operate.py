@@ -16,8 +16,9 @@ import click
 from taskflow import logs
 from taskflow.cli import connection, embedded, render
 from taskflow.cli.options import json_option
-from taskflow.cli.problems import OK, CommandError, no_stack
+from taskflow.cli.problems import OK, CommandError, NoServer, no_stack
 from taskflow.cli.render import Progress
+from taskflow.logs import mask_text
 from taskflow.settings import Settings, table
 from taskflow.stack.data_dir import DataDir, StackInfo
 
@@ -218,7 +219,7 @@ def stores_app() -> Iterator[App]:
     embedded.configure_logs(settings)
     found = connection.stores(settings)
     if found is None:
-        raise no_stack(settings.data_path)
+        raise _elsewhere(settings) if settings.url else no_stack(settings.data_path)
     from taskflow.bootstrap import bootstrap
 
     app = bootstrap(found)
@@ -237,12 +238,23 @@ def database_app() -> Iterator[App]:
     from taskflow.db.migrate import check_current
 
     found = connection.stores(settings) or dataclasses.replace(settings, redis_url=_UNUSED_REDIS)
+    if settings.url and not found.database_url and not (settings.data_path.expanduser() / "taskflow.db").exists():
+        raise _elsewhere(settings)
     app = bootstrap(found)
     try:
         check_current(app.database.engine)
         yield app
     finally:
         app.close()
+
+
+def _elsewhere(settings: Settings) -> NoServer:
+    """The server is on another machine, and this command needs more than its API."""
+    return NoServer(
+        "no stores", "this command works on the database and Redis themselves, not over the API",
+        where=mask_text(settings.url),
+        advice="run it on a host of that installation, or set TASKFLOW_DATABASE_URL and TASKFLOW_REDIS_URL to its stores",
+    )  # fmt: skip
 
 
 def _shown(value: object) -> str:

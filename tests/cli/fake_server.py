@@ -122,12 +122,17 @@ class FakeServer:
         return self._route(request)
 
     def _route(self, request: Request) -> tuple[int, dict[str, Any]]:
-        after, path = int(request.query.get("after", 0)), request.path
+        path = request.path
+        if path == "/api/events":
+            return 200, {"events": [], "next": "0.0"}
+        after = int(request.query.get("after", 0))
         if (request.method, path) == ("POST", "/api/tasks"):
             self.task.update({k: v for k, v in request.body.items() if k in ("repository", "command", "branch")})
             return 202, self.task
         if path == "/api/tasks":
             return 200, {"tasks": [self.task], "next_cursor": None}
+        if path == "/readyz":
+            return 200, {"ready": True, "checks": {"redis": "ok"}}
         if path == "/api/nodes":
             return (202, self.nodes[0]) if request.method == "POST" else (200, {"nodes": self.nodes})
         if path.startswith("/api/nodes/"):

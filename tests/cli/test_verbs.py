@@ -76,3 +76,16 @@ def test_a_verb_asks_the_server_that_the_environment_names(
     assert done.exit_code == 1, done.output
     assert "TASKFLOW_TOKEN" in done.stderr
     assert server.requests[0].headers["Authorization"] == "Bearer another"
+
+
+@pytest.mark.parametrize(
+    "argv", [("doctor",), ("sweeps",), ("token", "list"), ("quota", "list"), ("nodes", "audit")], ids=" ".join
+)
+def test_what_works_on_the_stores_says_so_where_only_a_server_is_named(
+    connected: FakeServer, invoke: Invoke, argv: tuple[str, ...]
+) -> None:
+    """It does not answer from an empty database of this machine; exit code 3, and which settings it needs."""
+    done = invoke(*argv)
+    assert done.exit_code == 3, done.output
+    assert "TASKFLOW_DATABASE_URL" in done.stderr
+    assert connected.requests == []
