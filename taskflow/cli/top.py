@@ -66,6 +66,7 @@ class Screen:
         self._console = Console(highlight=False, markup=False, emoji=False)
         self._found: dict[str, Any] | None = None
         self._selected = 0
+        self._marked: str | None = None
         self._asked: str | None = None
         self._note = ""
         self._fault = ""
@@ -91,6 +92,7 @@ class Screen:
         """Ask the server; what it said before stays on the screen while it is away."""
         try:
             self._found = self._overview.look()
+            self._keep_mark()
             if self._asked:
                 self._note = render.why_text(self._overview.why(self._asked))
             self._fault = ""
@@ -101,22 +103,28 @@ class Screen:
                 raise
             self._asked, self._note = None, ""  # the task that was asked is gone
 
+    def _keep_mark(self) -> None:
+        """The mark stays on its task when others come and go, and near its place when that one ended."""
+        ids = [] if self._found is None else [task["id"] for task in self._found["tasks"]]
+        self._selected = ids.index(self._marked) if self._marked in ids else max(0, min(self._selected, len(ids) - 1))
+        self._marked = ids[self._selected] if ids else None
+
     def press(self, key: str) -> None:
         """Do what a key asks for."""
         tasks = [] if self._found is None else self._found["tasks"]
         if key in ("up", "down") and tasks:
             self._selected = max(0, min(len(tasks) - 1, self._selected + (1 if key == "down" else -1)))
+            self._marked = tasks[self._selected]["id"]
         if key == "close" or (key == "why" and self._asked):
             self._asked, self._note = None, ""
         elif key == "why" and tasks:
-            self._asked = tasks[min(self._selected, len(tasks) - 1)]["id"]
+            self._asked = tasks[self._selected]["id"]
             self.refresh()
 
     def draw(self) -> RenderableType:
         """The frame, cut to the height of the terminal by showing fewer tasks."""
         if self._found is None:
             return Text(self._fault or "asking the server ...")
-        self._selected = max(0, min(self._selected, len(self._found["tasks"]) - 1))
         below = "\n".join(part for part in (self._fault, self._note) if part)
         others = _AROUND_LINES + len(self._found["nodes"]) + (below.count("\n") + 3 if below else 0)
         rows = max(_ROWS_MIN, self._console.height - others)

@@ -151,10 +151,10 @@ def skew(between: str, seconds: float, settings: Settings) -> Finding:
 
 
 def beat(rescue_age_s: float | None, other_age_s: float | None, settings: Settings) -> Finding:
-    """Whether somebody schedules. The rescue is made up for by workers, ``other_age_s`` is of a job that is not."""
+    """Whether somebody schedules. The rescue is made up for by workers; ``other_age_s``: of a job that is not."""
     limit_s = max(3 * settings.outbox_interval_s, 30.0)
     if other_age_s is not None and other_age_s <= limit_s:
-        return Finding("beat", "ok", f"scheduled jobs run: the last one {other_age_s:.0f} s ago")
+        return Finding("beat", "ok", f"scheduled jobs are on time: {other_age_s:.0f} s since the last, or the start")
     since = "never" if other_age_s is None else f"not for {other_age_s:.0f} s"
     alone = rescue_age_s is not None and rescue_age_s < _NOBODY_S
     return Finding(
@@ -195,7 +195,7 @@ def alarms(late: int, oldest_s: float, settings: Settings) -> Finding:
 def callback_address(url: str, *, remote: bool, fault: str, settings: Settings) -> Finding:
     """Whether nodes can say that they are ready and done. ``fault``: why it did not answer here, empty when it did."""
     wait_s = settings.workspace_ready_timeout_s
-    if remote and (not url or _is_loopback(url)):
+    if remote and (not url or is_loopback(url)):
         return Finding(
             "callback address", "error", f"{url or 'none'}: nodes on other machines can't reach it", "delayed",
             "their agents report to nobody: each node fails as never ready, and what was bought for it is paid for",
@@ -247,7 +247,8 @@ def secret_key(given: bool, shared: bool) -> Finding:
     )  # fmt: skip
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Whether only this machine reaches it."""
     host = urlsplit(url).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

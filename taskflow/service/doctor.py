@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 import requests
@@ -21,7 +22,7 @@ from taskflow.service import diagnosis
 from taskflow.service.diagnosis import Finding
 from taskflow.service.health import Health
 from taskflow.settings import Settings
-from taskflow.sweeps.lateness import standings
+from taskflow.sweeps.lateness import WATCHER, standings
 
 _ADDRESS_TIMEOUT_S = 3.0
 #: What a store that does not work costs, by the check of readiness that says so.
@@ -109,14 +110,15 @@ class Doctor:
 
     def _scheduled(self) -> Iterable[Finding]:
         now, paused = self._control.now(), self._health.paused_sweeps()
-        ages = {
-            one.name: one.age_s for one in standings(self._database, self._settings.sweep_intervals(), now)
+        sweeps = {
+            one.name: one for one in standings(self._database, self._settings.sweep_intervals(), now)
             if one.name not in paused
         }  # fmt: skip
-        if "rescue" in ages:
-            yield diagnosis.workers(ages["rescue"], self._settings)
-        if "outbox" in ages:
-            yield diagnosis.beat(ages.get("rescue"), ages["outbox"], self._settings)
+        rescue, other = sweeps.get(WATCHER), sweeps.get("outbox")
+        if rescue is not None:
+            yield diagnosis.workers(rescue.age_s, self._settings)
+        if other is not None:
+            yield diagnosis.beat(None if rescue is None else rescue.age_s, other.waited_s, self._settings)
 
     def _alarms(self) -> Iterable[Finding]:
         now, late, oldest_s = self._control.now(), 0, 0.0
@@ -150,9 +152,11 @@ class Doctor:
 
     def _fault_of(self, url: str) -> str:
         """Why the liveness of the web process can't be read there; empty when it can."""
+        # A proxy of the environment is for what lies outside of this machine.
+        direct = {"no_proxy": urlsplit(url).hostname or ""} if diagnosis.is_loopback(url) else None
         try:
             answer = requests.get(
-                f"{url.rstrip('/')}/healthz", timeout=_ADDRESS_TIMEOUT_S, allow_redirects=False,
+                f"{url.rstrip('/')}/healthz", timeout=_ADDRESS_TIMEOUT_S, allow_redirects=False, proxies=direct,
                 verify=self._settings.public_ca_file or True,
             )  # fmt: skip
             return "" if answer.ok and answer.json().get("alive") is True else f"it answers {answer.status_code}"

@@ -111,12 +111,16 @@ def test_keys_move_the_mark_and_open_the_why(overview: Scripted) -> None:
 
 
 def test_a_list_that_got_shorter_keeps_the_mark_on_a_task(overview: Scripted) -> None:
-    """The tasks below the mark may end."""
+    """The tasks below the mark may end; one that comes above it does not move it to another."""
     screen = Screen(overview)
     screen.refresh()
+    overview.ids.insert(0, "task-new")
+    screen.refresh()
+    assert ">  task-a" in drawn(screen)
     screen.press("down")
     screen.press("down")
-    del overview.ids[1:]
+    assert ">  task-c" in drawn(screen)
+    del overview.ids[2:]
     screen.refresh()
     assert ">  task-a" in drawn(screen)
     overview.ids.clear()
