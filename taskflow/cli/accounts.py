@@ -10,8 +10,8 @@ import click
 from taskflow.cli import connection, render
 from taskflow.cli.client import Api
 from taskflow.cli.operate import database_app
+from taskflow.cli.options import json_option
 from taskflow.cli.problems import OK
-from taskflow.cli.tasks import json_option
 from taskflow.settings import Settings
 
 _PAGE = 200

@@ -60,6 +60,7 @@ class Api:
     """The server at ``target``. Raises ``NoServer`` when nobody answers within ``patience_s`` seconds, and
     ``CommandError`` with the server's own words when it refuses.
 
+    ``timeout_s``: the longest wait for one answer, where it is to be shorter than usual.
     ``relocate``: where the server is now, when it may have moved (a stack that was started again).
     """
 
@@ -68,11 +69,13 @@ class Api:
         target: Target,
         *,
         patience_s: float | None = None,
+        timeout_s: float | None = None,
         clock: Clock | None = None,
         relocate: Callable[[], Target | None] | None = None,
     ) -> None:
         self.target = target
         self.patience_s = PATIENCE_S if patience_s is None else patience_s
+        self._timeout_s = (min(CONNECT_TIMEOUT_S, timeout_s or CONNECT_TIMEOUT_S), timeout_s or READ_TIMEOUT_S)
         self._clock = clock or SystemClock()
         self._relocate = relocate
         self._session = requests.Session()
@@ -156,6 +159,19 @@ class Api:
         return self._call(
             "sending the signal", "POST", path, body=data, headers={"Idempotency-Key": key} if key else None
         )
+
+    # --- everything
+
+    def ready(self) -> dict[str, Any]:
+        """How the server is: ``{"ready", "checks"}``. A server that is not ready is a ``CommandError`` whose ``detail``
+        has the checks."""
+        # Once: a server that is not ready says so with a status that would be asked for again.
+        return self._once("asking how the server is", "GET", "/readyz", None, None, None)
+
+    def feed(self, after: str | None = None) -> dict[str, Any]:
+        """Events of everything after a cursor, or from ``now`` on: ``{"events", "next"}``."""
+        query = {"after": after} if after else None
+        return self._call("reading events", "GET", "/api/events", query=query)
 
     # --- nodes
 
@@ -251,7 +267,7 @@ class Api:
         try:
             answer = self._session.request(
                 method, url, json=body, params=query, headers={"Accept": "application/json", **(headers or {})},
-                auth=_Bearer(self.target.token), timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), allow_redirects=False,
+                auth=_Bearer(self.target.token), timeout=self._timeout_s, allow_redirects=False,
             )  # fmt: skip
         except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
             raise CommandError(

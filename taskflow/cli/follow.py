@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from taskflow.cli import render
 from taskflow.cli.client import Api
+from taskflow.cli.live import Standing
 from taskflow.cli.problems import CommandError, NoServer
 from taskflow.cli.render import LogLines, Progress
 from taskflow.clock import Clock, SystemClock
@@ -19,8 +21,21 @@ LOST_MAX_S = 120.0
 _LOOK_S = 3.0
 _QUIET_S = 2.0
 _NEW_TOKEN_S = 3.0
+#: On a terminal: how often it is asked what the step waits for.
+_WHY_S = 5.0
 
 Sleep = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """What a step waits for, as it was ``asked``. All times are monotonic seconds."""
+
+    asked: float
+    what: str = ""
+    entered: float | None = None
+    ends: float | None = None
+    then: str = ""
 
 
 class Follower:
@@ -50,6 +65,7 @@ class Follower:
         self._chunk = 0
         self._step = task.get("step")
         self._entered = self._clock.monotonic()
+        self._awaited: Awaited | None = None
         self._output = False
         self._looked_at = 0.0
         self._finished_seen = False
@@ -104,12 +120,13 @@ class Follower:
 
     def _take(self, event: Mapping[str, Any]) -> None:
         kind = event.get("kind")
-        self._progress.provisional("")
         if kind == "step_entered":
             # What the command wrote belongs above the line that says it is over.
             if (event.get("data") or {}).get("from") == "running":
                 self._drain_log()
             self._step, self._entered = event.get("step"), self._clock.monotonic()
+            self._awaited = None
+            self._draw_step()
             self._output = self._output or event.get("step") in ("agent_session", "running")
         line = render.event_line(event)
         if line:
@@ -154,9 +171,36 @@ class Follower:
         return task
 
     def _show_step(self) -> None:
-        if self._step and self._lost_at is None:
-            waited_s = self._clock.monotonic() - self._entered
-            self._progress.provisional(f"  {render.clean(self._step).ljust(22)} ... {waited_s:.0f} s")
+        if not self._step or self._lost_at is not None or not self._progress.is_live:
+            return
+        now = self._clock.monotonic()
+        if self._awaited is None or now - self._awaited.asked >= _WHY_S:
+            self._awaited = self._ask_why(now)
+        self._draw_step()
+
+    def _draw_step(self) -> None:
+        if not self._step:
+            return
+        said = self._awaited or Awaited(self._entered)
+        self._progress.provisional(
+            Standing(render.clean(self._step), said.entered or self._entered, said.what, said.ends, said.then)
+        )
+
+    def _ask_why(self, now: float) -> Awaited:
+        """What the step waits for; nothing when that can't be said at the moment. Times become those of our clock."""
+        try:
+            found = self._api.why(self._task_id)
+        except CommandError:
+            return Awaited(now)  # whether the server is lost is for the reading of events to find
+        if found.get("step") != self._step:
+            return Awaited(now)
+        waited_s = found.get("waited_s")
+        entered = None if waited_s is None else now - float(waited_s)
+        limit_s = render.seconds_between(found.get("since"), found.get("until"))
+        return Awaited(
+            now, render.since_left_out(found.get("summary") or ""), entered,
+            None if entered is None or limit_s is None else entered + limit_s, render.clean(found.get("then") or ""),
+        )  # fmt: skip
 
     def _lost(self, error: CommandError) -> None:
         """Bear with a server that is away, and with one that came back elsewhere; raise anything else."""
@@ -172,7 +216,7 @@ class Follower:
             raise error
         if not self._told_lost and now - self._lost_at >= _QUIET_S:
             self._told_lost = True
-            self._progress.provisional("")
+            self._progress.provisional("")  # what it waited for is not known now
             self._progress.line(f"  the server does not answer ({error.why}); trying again")
 
 

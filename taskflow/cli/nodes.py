@@ -8,9 +8,10 @@ import click
 
 from taskflow.cli import connection, render
 from taskflow.cli.client import Api
+from taskflow.cli.offers import complete_providers
 from taskflow.cli.operate import database_app
+from taskflow.cli.options import json_goes_last, json_option, node_argument
 from taskflow.cli.problems import FAILED, OK
-from taskflow.cli.tasks import json_option
 from taskflow.clock import SystemClock
 from taskflow.settings import Settings
 
@@ -19,11 +20,13 @@ _LOOK_S = 2.0
 
 
 @click.group(invoke_without_command=True)
+@json_option
 @click.pass_context
-def nodes(context: click.Context) -> int:
+def nodes(context: click.Context, as_json: bool) -> int:
     """The machines on which tasks run. Without a subcommand: list them."""
     if context.invoked_subcommand is None:
-        return _list(with_destroyed=False, as_json=False)
+        return _list(with_destroyed=False, as_json=as_json)
+    json_goes_last(context, as_json)
     return OK
 
 
@@ -36,7 +39,7 @@ def list_nodes(with_destroyed: bool, as_json: bool) -> int:
 
 
 @nodes.command()
-@click.argument("node_id", metavar="ID")
+@node_argument
 @json_option
 def show(node_id: str, as_json: bool) -> int:
     """Show everything known of a node."""
@@ -50,7 +53,13 @@ def show(node_id: str, as_json: bool) -> int:
 
 
 @nodes.command()
-@click.option("--provider", required=True, metavar="NAME", help="Of whom; taskflow providers lists them.")
+@click.option(
+    "--provider",
+    required=True,
+    metavar="NAME",
+    help="Of whom; taskflow providers lists them.",
+    shell_complete=complete_providers,
+)
 @click.option("--size", metavar="S", help="The provider's word for what it is.")
 @click.option("--location", metavar="L", help="The provider's word for where it is.")
 @click.option("--vcpus", type=float, metavar="N", help="Cores it has at least.")
@@ -86,7 +95,7 @@ def _settled(api: Api, node_id: str) -> dict[str, Any]:
 
 
 @nodes.command()
-@click.argument("node_id", metavar="ID")
+@node_argument
 @click.option("--reason", metavar="TEXT", help="Why; shown in its history.")
 @json_option
 def drain(node_id: str, reason: str | None, as_json: bool) -> int:
@@ -97,7 +106,7 @@ def drain(node_id: str, reason: str | None, as_json: bool) -> int:
 
 
 @nodes.command()
-@click.argument("node_id", metavar="ID")
+@node_argument
 @click.option("--reason", metavar="TEXT", help="Why; shown in its history.")
 @click.option("--force", is_flag=True, help="Wait for nothing: the tasks that live on it fail.")
 @json_option

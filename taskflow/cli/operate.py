@@ -15,10 +15,11 @@ import click
 
 from taskflow import logs
 from taskflow.cli import connection, embedded, render
-from taskflow.cli.problems import FAILED, OK, CommandError, no_stack
+from taskflow.cli.options import json_option
+from taskflow.cli.problems import OK, CommandError, NoServer, no_stack
 from taskflow.cli.render import Progress
-from taskflow.cli.tasks import json_option
 from taskflow.db.roles import ROLES
+from taskflow.logs import mask_text
 from taskflow.settings import Settings, table
 from taskflow.stack.data_dir import DataDir, StackInfo
 
@@ -39,7 +40,7 @@ def up(no_flower: bool, as_json: bool) -> int:
     """
     settings = Settings.from_env()
     embedded.configure_logs(settings)
-    progress = Progress(err=as_json)
+    progress = Progress(err=as_json, plain=as_json)
     supervisor = embedded.make_supervisor(settings, progress, with_flower=not no_flower)
     stack_file = supervisor.data_dir.stack_file
 
@@ -95,7 +96,8 @@ def upgrade(as_json: bool) -> int:
 
 @db.command()
 @click.argument("shards", type=click.IntRange(1, 1024))
-def reshard(shards: int) -> int:
+@json_option
+def reshard(shards: int, as_json: bool) -> int:
     """Change the number of SHARDS of the alarm index. Every process must be stopped.
 
     The control state is deleted; it is rebuilt from SQL when a worker starts with TASKFLOW_SHARDS set to the new number.
@@ -116,7 +118,8 @@ def reshard(shards: int) -> int:
         else:
             shutil.rmtree(data_dir.valkey, ignore_errors=True)  # the embedded server holds nothing else
         write_shards(app.database, shards)
-    click.echo(f"{shards} shards; start every process with TASKFLOW_SHARDS={shards}")
+    said = f"{shards} shards; start every process with TASKFLOW_SHARDS={shards}"
+    click.echo(render.to_json({"shards": shards}) if as_json else said)
     return OK
 
 
@@ -168,20 +171,6 @@ def revoke_token(token_id: str, as_json: bool) -> int:
         app.service.accounts.revoke_token(token_id)
     click.echo(render.to_json({"id": token_id, "revoked": True}) if as_json else f"{token_id}: revoked")
     return OK
-
-
-@click.command()
-@json_option
-def doctor(as_json: bool) -> int:
-    """Say what could be lost, doubled or delayed here, and what to do. Ends with 1 when something is broken."""
-    with stores_app() as app:
-        found = app.service.health.doctor()
-    if as_json:
-        click.echo(render.to_json({"checks": found}))
-    else:
-        rows = [(one["state"], one["check"], logs.mask_text(one["says"])) for one in found]
-        click.echo(render.table(("STATE", "CHECK", "SAYS"), rows))
-    return FAILED if any(one["state"] == "error" for one in found) else OK
 
 
 @click.command("settings")
@@ -237,7 +226,7 @@ def stores_app() -> Iterator[App]:
     embedded.configure_logs(settings)
     found = connection.stores(settings)
     if found is None:
-        raise no_stack(settings.data_path)
+        raise _elsewhere(settings) if settings.url else no_stack(settings.data_path)
     from taskflow.bootstrap import bootstrap
 
     app = bootstrap(found)
@@ -256,12 +245,23 @@ def database_app() -> Iterator[App]:
     from taskflow.db.migrate import check_current
 
     found = connection.stores(settings) or dataclasses.replace(settings, redis_url=_UNUSED_REDIS)
+    if settings.url and not found.database_url and not (settings.data_path.expanduser() / "taskflow.db").exists():
+        raise _elsewhere(settings)
     app = bootstrap(found)
     try:
         check_current(app.database.engine)
         yield app
     finally:
         app.close()
+
+
+def _elsewhere(settings: Settings) -> NoServer:
+    """The server is on another machine, and this command needs more than its API."""
+    return NoServer(
+        "no stores", "this command works on the database and Redis themselves, not over the API",
+        where=mask_text(settings.url),
+        advice="run it on a host of that installation, or set TASKFLOW_DATABASE_URL and TASKFLOW_REDIS_URL to its stores",
+    )  # fmt: skip
 
 
 def _shown(value: object) -> str:

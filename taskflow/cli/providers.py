@@ -5,18 +5,21 @@ from __future__ import annotations
 import click
 
 from taskflow.cli import connection, render
+from taskflow.cli.offers import complete_providers
 from taskflow.cli.operate import database_app
+from taskflow.cli.options import json_goes_last, json_option
 from taskflow.cli.problems import FAILED, OK
-from taskflow.cli.tasks import json_option
 from taskflow.settings import Settings
 
 
 @click.group(invoke_without_command=True)
+@json_option
 @click.pass_context
-def providers(context: click.Context) -> int:
+def providers(context: click.Context, as_json: bool) -> int:
     """Where nodes come from. Without a subcommand: list them."""
     if context.invoked_subcommand is None:
-        return _list(as_json=False)
+        return _list(as_json=as_json)
+    json_goes_last(context, as_json)
     return OK
 
 
@@ -28,7 +31,7 @@ def list_providers(as_json: bool) -> int:
 
 
 @providers.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_providers)
 @json_option
 def check(name: str | None, as_json: bool) -> int:
     """Ask each provider whether its credential works, on this machine, buying nothing. Ends with 1 when one does not.

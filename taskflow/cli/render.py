@@ -6,8 +6,6 @@ import codecs
 import json
 import re
 import shlex
-import shutil
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +14,7 @@ from typing import Any
 
 import click
 
+from taskflow.cli.live import Standing, is_live, make_region
 from taskflow.cli.repository import merge_command
 
 LOG_PREFIX = "  | "
@@ -27,6 +26,8 @@ _LINE_MAX = 8192
 _ESCAPES = re.compile(r"\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]", re.DOTALL)
 _SURROGATES = re.compile("[\ud800-\udfff]")  # parts of names that are not UTF-8; no stream takes them
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x80-\x9f\u202a-\u202e\u2066-\u2069]")
+
+_SINCE = re.compile(r", since \d+ s\b")
 
 
 def clean(text: object) -> str:
@@ -84,45 +85,40 @@ def pairs(rows: Iterable[tuple[str, object]], indent: str = "  ") -> str:
 
 
 class Progress:
-    """Lines of something that goes on. On a terminal the last one may be provisional; elsewhere no control codes."""
+    """Lines of something that goes on. On a terminal what goes on at the moment is drawn below them; elsewhere, with
+    NO_COLOR and where ``plain`` they are all there is, without control codes."""
 
-    def __init__(self, *, err: bool = False) -> None:
+    def __init__(self, *, err: bool = False, plain: bool = False) -> None:
         self._err = err
-        self._terminal = (sys.stderr if err else sys.stdout).isatty()
-        self._provisional = ""
+        self._region = make_region(err=err) if not plain and is_live(err=err) else None
         self._lock = threading.Lock()  # the supervisor's thread reports too
+
+    @property
+    def is_live(self) -> bool:
+        """Whether what goes on at the moment is seen by anybody."""
+        return self._region is not None
 
     def line(self, text: str) -> None:
         """Print a line."""
         with self._lock:
-            self._write("\r\x1b[K" + text + "\n" if self._provisional else text + "\n")
-            if self._provisional:
-                self._write(self._provisional)
+            if self._region is not None:
+                self._region.line(text)
+            else:
+                click.echo(text, err=self._err)
 
-    def provisional(self, text: str) -> None:
+    def provisional(self, what: str | Standing) -> None:
         """Show what goes on at the moment, on a terminal only; the empty text removes it."""
-        if not self._terminal:
-            return
-        with self._lock:
-            if text != self._provisional:
-                self._write(("\r\x1b[K" if self._provisional else "") + text[: max(20, _columns() - 1)])
-                self._provisional = text[: max(20, _columns() - 1)]
+        if self._region is not None:
+            with self._lock:
+                self._region.show(what)
 
     def warn(self, text: str) -> None:
         """Print a warning on standard error."""
         with self._lock:
-            if self._provisional:
-                self._write("\r\x1b[K")
-            click.echo(f"warning: {text}", err=True)
-            if self._provisional:
-                self._write(self._provisional)
-
-    def _write(self, text: str) -> None:
-        click.echo(text, nl=False, err=self._err)
-
-
-def _columns() -> int:
-    return shutil.get_terminal_size().columns
+            if self._region is not None:
+                self._region.aside(lambda: click.echo(f"warning: {text}", err=True))
+            else:
+                click.echo(f"warning: {text}", err=True)
 
 
 class LogLines:
@@ -326,6 +322,11 @@ def why_text(found: Mapping[str, Any]) -> str:
         ]
     )
     return f"{clean(found.get('summary'))}\n{facts}"
+
+
+def since_left_out(summary: str) -> str:
+    """The sentence of a ``why`` without its time, for where the time goes on beside it."""
+    return _SINCE.sub("", clean(summary))
 
 
 def to_json_line(data: Any) -> str:

@@ -39,7 +39,7 @@ class Run:
         self._settings = settings
         self._submission = submission
         self._as_json = as_json
-        self._progress = Progress(err=as_json)
+        self._progress = Progress(err=as_json, plain=as_json)
         self._interrupts = Interrupts()
         self._supervisor: Supervisor | None = None
         self._task_id: str | None = None

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from taskflow.cli.offers import complete_nodes, complete_providers
 from taskflow.cli.repository import Repository, resolve
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -51,8 +52,10 @@ def task_options(command: F) -> F:
         click.option("--title", metavar="T", help="What the task is called. Default: its command."),
         click.option("--label", "label", multiple=True, metavar="K=V", help="A label. Repeatable."),
         click.option("--project", metavar="NAME", help="What its usage and limits are counted under."),
-        click.option("--node", metavar="ID", help="Run on this node and no other."),
-        click.option("--provider", metavar="NAME", help="Run on a node of this provider."),
+        click.option("--node", metavar="ID", shell_complete=complete_nodes, help="Run on this node and no other."),
+        click.option(
+            "--provider", metavar="NAME", help="Run on a node of this provider.", shell_complete=complete_providers,
+        ),
         click.option("--location", metavar="L", help="Run on a node at this place of a provider."),
         click.option("--vcpus", type=float, metavar="N", help="Cores that are reserved for it on its node."),
         click.option("--memory-mb", type=int, metavar="N", help="Memory that is reserved for it on its node."),

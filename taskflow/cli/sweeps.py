@@ -5,17 +5,20 @@ from __future__ import annotations
 import click
 
 from taskflow.cli import render
+from taskflow.cli.offers import complete_sweeps
 from taskflow.cli.operate import stores_app
+from taskflow.cli.options import json_goes_last, json_option
 from taskflow.cli.problems import OK
-from taskflow.cli.tasks import json_option
 
 
 @click.group(invoke_without_command=True)
+@json_option
 @click.pass_context
-def sweeps(context: click.Context) -> int:
+def sweeps(context: click.Context, as_json: bool) -> int:
     """The scheduled jobs. Without a subcommand: list them."""
     if context.invoked_subcommand is None:
-        return _list(as_json=False)
+        return _list(as_json=as_json)
+    json_goes_last(context, as_json)
     return OK
 
 
@@ -27,23 +30,26 @@ def list_sweeps(as_json: bool) -> int:
 
 
 @sweeps.command()
-@click.argument("name")
-def pause(name: str) -> int:
+@click.argument("name", shell_complete=complete_sweeps)
+@json_option
+def pause(name: str, as_json: bool) -> int:
     """Stop one, until it is resumed. Doctor reminds of it."""
-    return _switch(name, paused=True)
+    return _switch(name, paused=True, as_json=as_json)
 
 
 @sweeps.command()
-@click.argument("name")
-def resume(name: str) -> int:
+@click.argument("name", shell_complete=complete_sweeps)
+@json_option
+def resume(name: str, as_json: bool) -> int:
     """Let one run again."""
-    return _switch(name, paused=False)
+    return _switch(name, paused=False, as_json=as_json)
 
 
-def _switch(name: str, *, paused: bool) -> int:
+def _switch(name: str, *, paused: bool, as_json: bool) -> int:
     with stores_app() as app:
         app.service.health.pause_sweep(name, paused=paused)
-    click.echo(f"{name}: {'paused' if paused else 'runs again'}")
+    said = f"{name}: {'paused' if paused else 'runs again'}"
+    click.echo(render.to_json({"name": name, "paused": paused}) if as_json else said)
     return OK
 
 

@@ -13,6 +13,7 @@ from taskflow.cli import connection, embedded, render, runs
 from taskflow.cli.client import Api, is_run
 from taskflow.cli.filters import task_query
 from taskflow.cli.follow import Follower, write_log
+from taskflow.cli.options import json_option, task_argument
 from taskflow.cli.problems import EXIT_CODES, FAILED, OK
 from taskflow.cli.render import Progress
 from taskflow.cli.repository import merge_command
@@ -22,7 +23,6 @@ from taskflow.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _STATUSES = ("draft", "ready", "queued", "delegated", "in_progress", "completed", "failed", "cancelled")
 #: What follows the first word that is no option belongs to the user's command, dashes and all.
 _COMMAND_LAST = {"allow_interspersed_args": False}
@@ -65,7 +65,7 @@ def submit(as_json: bool, draft: bool, follow: bool, **options: Any) -> int:
 
 
 @click.command("run-draft")
-@click.argument("task_id", metavar="ID")
+@task_argument
 @click.option("-f", "--follow", is_flag=True, help="See it through.")
 @json_option
 def run_draft(task_id: str, follow: bool, as_json: bool) -> int:
@@ -75,7 +75,7 @@ def run_draft(task_id: str, follow: bool, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@task_argument
 @click.option("-f", "--follow", is_flag=True, help="See it through.")
 @json_option
 def rerun(task_id: str, follow: bool, as_json: bool) -> int:
@@ -128,7 +128,7 @@ def list_tasks(limit: int, all_pages: bool, of_runs: bool, as_json: bool, **narr
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@task_argument
 @click.option("-f", "--follow", is_flag=True, help="See it through; ends with its outcome.")
 @json_option
 def show(task_id: str, follow: bool, as_json: bool) -> int:
@@ -144,7 +144,7 @@ def show(task_id: str, follow: bool, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@task_argument
 @click.option("-f", "--follow", is_flag=True, help="Until the command is over.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: number, data (base64).")
 def logs(task_id: str, follow: bool, as_json: bool) -> int:
@@ -165,7 +165,7 @@ def logs(task_id: str, follow: bool, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@task_argument
 @click.option("--reason", metavar="TEXT", help="Why; shown in its history.")
 @json_option
 def cancel(task_id: str, reason: str | None, as_json: bool) -> int:
@@ -180,7 +180,7 @@ def cancel(task_id: str, reason: str | None, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@task_argument
 @json_option
 def why(task_id: str, as_json: bool) -> int:
     """Say what a task or run waits for, since when, until when, and what happens then."""
@@ -198,7 +198,7 @@ def _started(api: Api, task: dict[str, Any], follow: bool, as_json: bool) -> int
 
 def _follow(api: Api, task: dict[str, Any], as_json: bool) -> int:
     """See a task through without owning it: Ctrl-C ends the following, not the task."""
-    progress = Progress(err=as_json)
+    progress = Progress(err=as_json, plain=as_json)
     follower = Follower(api, task, progress)
     try:
         task = follower.run()

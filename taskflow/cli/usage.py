@@ -9,8 +9,8 @@ import click
 
 from taskflow.cli import connection, render
 from taskflow.cli.operate import database_app
+from taskflow.cli.options import json_option
 from taskflow.cli.problems import OK
-from taskflow.cli.tasks import json_option
 from taskflow.db.usage import LIMITS
 from taskflow.settings import Settings
 

@@ -79,11 +79,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(browser: Any, stack: Stack) -> Iterator[Any]:
     """A page of somebody who is signed in. At its end: no script failed, and the policy had nothing to refuse."""
     info = stack.info()
-    context = browser.new_context(
-        base_url=info["url"], extra_http_headers={"Authorization": f"Bearer {info['token']}"}, color_scheme="light"
-    )
+    context = browser.new_context(base_url=info["url"], color_scheme="light")
     context.set_default_timeout(TIMEOUT_MS)
     opened = context.new_page()
+    opened.goto("/login")
+    opened.get_by_label("API token").fill(info["token"])
+    opened.get_by_role("button", name="Sign in").click()
+    opened.get_by_role("heading", name="Overview").wait_for()
     wrong: list[str] = []
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on("console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None)

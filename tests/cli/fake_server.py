@@ -39,6 +39,7 @@ class FakeServer:
     chunks: list[bytes] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
     audit: list[dict[str, Any]] = field(default_factory=list)
+    why: dict[str, Any] = field(default_factory=dict)
     ended: bool = False
     token: str = TOKEN
     drop: int = 0
@@ -126,12 +127,17 @@ class FakeServer:
         return {"lines": page, "next_cursor": str(after + limit) if rest else None}
 
     def _route(self, request: Request) -> tuple[int, dict[str, Any]]:
-        after, path = int(request.query.get("after", 0)), request.path
+        path = request.path
+        if path == "/api/events":
+            return 200, {"events": [], "next": "0.0"}
+        after = int(request.query.get("after", 0))
         if (request.method, path) == ("POST", "/api/tasks"):
             self.task.update({k: v for k, v in request.body.items() if k in ("repository", "command", "branch")})
             return 202, self.task
         if path == "/api/tasks":
             return 200, {"tasks": [self.task], "next_cursor": None}
+        if path == "/readyz":
+            return 200, {"ready": True, "checks": {"redis": "ok"}}
         if path == "/api/nodes":
             return (
                 (202, self.nodes[0]) if request.method == "POST" else (200, {"nodes": self.nodes, "next_cursor": None})
@@ -161,6 +167,8 @@ class FakeServer:
                 if n > after
             ]
             return 200, {"chunks": numbered, "next": len(self.chunks), "ended": self.ended}
+        if path.endswith("/why"):
+            return 200, {"step": self.task["step"], **self.why}
         return 200, self.task
 
 

@@ -1,8 +1,6 @@
-"""What is written: durations, tables, and lines on a terminal that has a provisional last one."""
+"""What is written: durations, tables, results, and the plain lines of a progress."""
 
 from __future__ import annotations
-
-import sys
 
 import pytest
 
@@ -24,17 +22,6 @@ def test_durations_are_for_people(seconds: float | None, text: str) -> None:
 def test_tables_are_aligned() -> None:
     """Columns as wide as their widest cell, nothing after the last one, None as a dash."""
     assert render.table(("A", "B"), [("long", None), ("x", "y")]) == "A     B\nlong  -\nx     y"
-
-
-def test_a_terminal_shows_what_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The provisional line is overwritten by lines that stay, comes back below them, and leaves nothing."""
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    progress = Progress()
-    progress.provisional("going")
-    progress.provisional("going")
-    progress.line("done")
-    progress.provisional("")
-    assert capsys.readouterr().out == "going\r\x1b[Kdone\ngoing\r\x1b[K"
 
 
 def test_a_pipe_shows_lines_only(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from taskflow import celery
-from taskflow.broker import CeleryPublisher, make_celery
+from taskflow.broker import ALARM_TASK, CeleryPublisher, make_celery
 from taskflow.celery_settings import ALARM_QUEUE
 from taskflow.engine.control import Alarm
 from taskflow.engine.meter import Told
@@ -21,8 +21,8 @@ from taskflow.settings import Settings
 
 def test_a_message_names_task_run_and_step_and_carries_the_run_alone() -> None:
     """Flower shows and searches the first; a worker of any release understands the second."""
-    app = make_celery(Settings(redis_url="memory://"))
-    app.conf.broker_transport_options = {}
+    app = make_celery(Settings())
+    app.conf.update(broker_url="memory://", broker_transport_options={})
     CeleryPublisher(Settings(), app).publish(Alarm(RunId("run-1"), "7", 0.0, "agent_task.running", "task:task-1"))
     with app.connection() as connection:
         message: Any = connection.default_channel.basic_get(ALARM_QUEUE)
@@ -39,6 +39,10 @@ def _turns(monkeypatch: pytest.MonkeyPatch, turn: Any) -> None:
     monkeypatch.setattr(celery.process, "get", lambda: SimpleNamespace(runner=SimpleNamespace(turn=turn)))
 
 
+def _ring(run_id: str, generation: str) -> Any:
+    return celery.app.tasks[ALARM_TASK](run_id, generation)
+
+
 def test_a_turn_says_what_it_did_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """The step and its decision; of an alarm that was dropped, why."""
 
@@ -49,8 +53,8 @@ def test_a_turn_says_what_it_did_last(monkeypatch: pytest.MonkeyPatch) -> None:
         return "parked"
 
     _turns(monkeypatch, turn)
-    assert celery.ring_alarm("run-1", "7") == {"step": "running", "outcome": "waits"}
-    assert celery.ring_alarm("run-1", "old") == {"outcome": "stale"}
+    assert _ring("run-1", "7") == {"step": "running", "outcome": "waits"}
+    assert _ring("run-1", "old") == {"outcome": "stale"}
 
 
 def test_a_turn_that_lost_its_store_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,4 +64,4 @@ def test_a_turn_that_lost_its_store_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         raise redis.ConnectionError("away")
 
     _turns(monkeypatch, turn)
-    assert celery.ring_alarm("run-1", "7") == {"outcome": "broken_off"}
+    assert _ring("run-1", "7") == {"outcome": "broken_off"}

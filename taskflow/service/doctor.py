@@ -1,0 +1,180 @@
+"""The doctor: asks stores, clocks, disks and the callback address for facts, and has them judged one by one."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+import requests
+from sqlalchemy import text
+
+from taskflow.celery_settings import celery_settings
+from taskflow.db.session import Database, is_postgresql
+from taskflow.engine.control import Control
+from taskflow.errors import InfrastructureError
+from taskflow.logs import mask_text
+from taskflow.nodes.catalogue import Catalogue
+from taskflow.service import diagnosis
+from taskflow.service.diagnosis import Finding
+from taskflow.service.health import Health
+from taskflow.settings import Settings
+from taskflow.sweeps.lateness import WATCHER, standings
+
+_ADDRESS_TIMEOUT_S = 3.0
+#: What a store that does not work costs, by the check of readiness that says so.
+_STORES = {
+    "database": "nothing is accepted, and every task stands still; nothing that was accepted is lost",
+    "migrations": "processes of this release refuse to start; running ones of the release before go on",
+    "redis": "submissions are accepted and wait in SQL; every task stands still until Redis is back",
+    "database_writes": "submissions are refused, tasks stand still; nothing that was accepted is lost",
+    "redis_writes": "no alarm can be set: submissions wait in SQL, tasks stand still",
+}
+
+
+class Doctor:
+    """Examines an installation from this host. ``callback_url``: where nodes report to, as far as this host knows."""
+
+    def __init__(
+        self,
+        database: Database,
+        control: Control,
+        health: Health,
+        catalogue: Catalogue,
+        settings: Settings,
+        *,
+        callback_url: str,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._control = control
+        self._health = health
+        self._catalogue = catalogue
+        self._settings = settings
+        self._callback_url = callback_url
+        self._wall = wall
+
+    def examine(self) -> list[dict[str, Any]]:
+        """Every check, in an order for reading: ``{"check", "state", "says", "risk", "consequence", "at_most_s",
+        "advice"}`` each. What can't be looked at is a warning of its own and keeps no other from its turn."""
+        ready = self._health.doctor()
+        down = {one["check"] for one in ready if one["state"] == "error"} & set(_STORES)
+        found: list[Finding] = []
+        if not down & {"redis", "redis_writes"}:
+            found += self._try("redis settings", self._redis)
+        if not down & {"database", "migrations"}:
+            found += self._try("database durability", self._durability)
+        if not down:
+            found += self._try("scheduled jobs", self._scheduled)
+            found += self._try("alarms", self._alarms)
+            found += self._try("clocks", self._clocks)
+        found += self._try("celery", self._celery)
+        found += self._try("callback address", self._address)
+        found += self._try("host", self._host)
+        mine = {one.check for one in found}
+        theirs = [_of_health(one) for one in ready if one["check"] not in mine]
+        return [one.view() for one in (*theirs, *found)]
+
+    def _try(self, name: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
+        try:
+            return list(look())
+        except (redis.RedisError, InfrastructureError, OSError) as error:
+            says = f"could not be looked at: {mask_text(str(error)) or type(error).__name__}"
+            return [Finding(name, "warning", says, advice="see to it by hand")]
+
+    def _redis(self) -> Iterable[Finding]:
+        client = self._control.client
+        memory: dict[str, Any] = client.info("memory")
+        kept: dict[str, Any] = client.info("persistence")
+        yield diagnosis.eviction(memory, self._settings)
+        yield diagnosis.memory_room(memory)
+        yield diagnosis.persistence(kept, self._settings)
+
+    def _celery(self) -> Iterable[Finding]:
+        celery = celery_settings(self._settings)
+        yield diagnosis.acknowledgement(celery, self._settings)
+        yield diagnosis.visibility(celery, self._settings)
+
+    def _durability(self) -> Iterable[Finding]:
+        names = ("fsync", "synchronous_commit") if is_postgresql(self._database.engine) else ("synchronous",)
+        with self._database.read() as tx:
+            for name in names:
+                ask = f"SHOW {name}" if is_postgresql(self._database.engine) else f"PRAGMA {name}"
+                finding = diagnosis.durability(name, str(tx.execute(text(ask)).scalar_one()))
+                if finding.state != "ok" or name == names[-1]:
+                    yield finding
+                    return
+
+    def _scheduled(self) -> Iterable[Finding]:
+        now, paused = self._control.now(), self._health.paused_sweeps()
+        sweeps = {
+            one.name: one for one in standings(self._database, self._settings.sweep_intervals(), now)
+            if one.name not in paused
+        }  # fmt: skip
+        rescue, other = sweeps.get(WATCHER), sweeps.get("outbox")
+        if rescue is not None:
+            yield diagnosis.workers(rescue.age_s, self._settings)
+        if other is not None:
+            yield diagnosis.beat(None if rescue is None else rescue.age_s, other.waited_s, self._settings)
+
+    def _alarms(self) -> Iterable[Finding]:
+        now, late, oldest_s = self._control.now(), 0, 0.0
+        for shard in range(self._settings.shards):
+            key = self._control.alarms_key(shard)
+            late += int(self._control.client.zcount(key, "-inf", now - self._settings.alarm_overdue_s))
+            first: list[Any] = self._control.client.zrange(key, 0, 0, withscores=True)
+            oldest_s = max(oldest_s, now - float(first[0][1]) if first else 0.0)
+        yield diagnosis.alarms(late, oldest_s, self._settings)
+
+    def _clocks(self) -> Iterable[Finding]:
+        yield diagnosis.skew("of Redis", self._ahead(self._control.now), self._settings)
+        if is_postgresql(self._database.engine):
+            yield diagnosis.skew("of the database", self._ahead(self._database_time), self._settings)
+
+    def _database_time(self) -> float:
+        with self._database.read() as tx:
+            return float(tx.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+
+    def _ahead(self, ask: Callable[[], float]) -> float:
+        """How far another clock is ahead of ours; the answer is taken for the middle of the time that it took."""
+        ask()  # a connection is made before it is measured
+        before = self._wall()
+        said = ask()
+        return said - (before + self._wall()) / 2
+
+    def _address(self) -> Iterable[Finding]:
+        remote = any(spec.remote for spec in self._catalogue.providers)
+        fault = self._fault_of(self._callback_url) if self._callback_url else ""
+        yield diagnosis.callback_address(self._callback_url, remote=remote, fault=fault, settings=self._settings)
+
+    def _fault_of(self, url: str) -> str:
+        """Why the liveness of the web process can't be read there; empty when it can."""
+        # A proxy of the environment is for what lies outside of this machine.
+        direct = {"no_proxy": urlsplit(url).hostname or ""} if diagnosis.is_loopback(url) else None
+        try:
+            answer = requests.get(
+                f"{url.rstrip('/')}/healthz", timeout=_ADDRESS_TIMEOUT_S, allow_redirects=False, proxies=direct,
+                verify=self._settings.public_ca_file or True,
+            )  # fmt: skip
+            return "" if answer.ok and answer.json().get("alive") is True else f"it answers {answer.status_code}"
+        except requests.exceptions.JSONDecodeError:
+            return "something else answers there"
+        except requests.RequestException as error:
+            return type(error).__name__
+
+    def _host(self) -> Iterable[Finding]:
+        where = self._settings.data_path.expanduser()
+        room = shutil.disk_usage(where)
+        yield diagnosis.disk(room.free, room.total, str(where))
+        yield diagnosis.secret_key(bool(self._settings.secret_key), is_postgresql(self._database.engine))
+
+
+def _of_health(one: dict[str, str]) -> Finding:
+    check, says = one["check"], mask_text(one["says"])
+    if one["state"] != "error" or check not in _STORES:
+        return Finding(check, one["state"], says)
+    advice = "run: taskflow db upgrade" if check == "migrations" else "see to that store; all goes on by itself then"
+    return Finding(check, "error", says, "delayed", _STORES[check], None, advice)

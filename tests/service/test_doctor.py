@@ -1,0 +1,158 @@
+"""What the doctor says: for each check what is wrong, what that costs and for how long, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+import requests
+
+from taskflow.errors import InfrastructureError
+from taskflow.service import diagnosis
+from taskflow.service.diagnosis import Finding
+from taskflow.service.doctor import Doctor
+from taskflow.settings import Settings
+from tests.support.world import World
+
+S = Settings()
+GIB = 1024**3
+EMULATED = {"broker_transport_options": {"ack_emulation": True, "visibility_timeout": 10}}
+
+#: What there is -> how it is judged: check, state, what is at risk, for how long at most.
+JUDGED: list[tuple[Callable[[], Finding], str, str, float | None]] = [
+    (lambda: diagnosis.eviction({"maxmemory_policy": "noeviction"}, S), "ok", "none", None),
+    (lambda: diagnosis.eviction({"maxmemory_policy": "allkeys-lru", "maxmemory": 1}, S), "error", "delayed", 6.25),
+    (lambda: diagnosis.memory_room({"maxmemory": 0, "used_memory": 5}), "ok", "none", None),
+    (lambda: diagnosis.memory_room({"maxmemory": 100, "used_memory": 89}), "ok", "none", None),
+    (lambda: diagnosis.memory_room({"maxmemory": 100, "used_memory": 90}), "warning", "delayed", None),
+    (lambda: diagnosis.persistence({"aof_enabled": 1}, S), "ok", "none", None),
+    (lambda: diagnosis.persistence({"aof_enabled": 0}, S), "warning", "delayed", 6.25),
+    (lambda: diagnosis.persistence({"aof_enabled": 1, "aof_last_write_status": "err"}, S), "error", "delayed", None),
+    (lambda: diagnosis.acknowledgement({"task_acks_late": False}, S), "ok", "none", None),
+    (lambda: diagnosis.acknowledgement({"task_acks_late": True}, S), "warning", "doubled", None),
+    (lambda: diagnosis.visibility(EMULATED, S), "warning", "doubled", None),
+    (lambda: diagnosis.visibility({}, S), "ok", "none", None),
+    (lambda: diagnosis.skew("of Redis", 0.4, S), "ok", "none", None),
+    (lambda: diagnosis.skew("of Redis", -3.0, S), "warning", "delayed", 4.25),
+    (lambda: diagnosis.skew("of Redis", 600.0, S), "error", "delayed", 16.25),
+    (lambda: diagnosis.beat(3.0, 29.0, S), "ok", "none", None),
+    (lambda: diagnosis.beat(3.0, 31.0, S), "warning", "delayed", None),
+    (lambda: diagnosis.beat(3.0, None, S), "warning", "delayed", None),
+    (lambda: diagnosis.workers(44.0, S), "ok", "none", None),
+    (lambda: diagnosis.workers(46.0, S), "error", "delayed", None),
+    (lambda: diagnosis.workers(None, S), "error", "delayed", None),
+    (lambda: diagnosis.alarms(0, 9.0, S), "ok", "none", None),
+    (lambda: diagnosis.alarms(3, 99.0, S), "warning", "delayed", None),
+    (lambda: diagnosis.callback_address("http://127.0.0.1:1", remote=False, fault="", settings=S), "ok", "none", None),
+    (lambda: diagnosis.callback_address("http://127.0.0.1:1", remote=True, fault="", settings=S), "error", "delayed", 900),
+    (lambda: diagnosis.callback_address("http://h", remote=True, fault="refused", settings=S), "warning", "delayed", 1800),
+    (lambda: diagnosis.disk(2 * GIB, 9 * GIB, "/d"), "ok", "none", None),
+    (lambda: diagnosis.disk(GIB, 9 * GIB, "/d"), "warning", "delayed", None),
+    (lambda: diagnosis.disk(1, 9 * GIB, "/d"), "error", "delayed", None),
+    (lambda: diagnosis.durability("fsync", "on"), "ok", "none", None),
+    (lambda: diagnosis.durability("synchronous_commit", "off"), "error", "lost", 1.0),
+    (lambda: diagnosis.durability("synchronous", "0"), "error", "lost", None),
+    (lambda: diagnosis.secret_key(True, True), "ok", "none", None),
+    (lambda: diagnosis.secret_key(False, False), "ok", "none", None),
+    (lambda: diagnosis.secret_key(False, True), "warning", "lost", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("judge", "state", "risk", "at_most_s"), JUDGED)
+def test_each_fact_is_judged(judge: Callable[[], Finding], state: str, risk: str, at_most_s: float | None) -> None:
+    """Just inside and just outside of what is well; whoever is warned reads what it costs and what to do."""
+    found = judge()
+    assert (found.state, found.risk, found.at_most_s) == (state, risk, at_most_s)
+    assert found.says
+    assert bool(found.consequence) == bool(found.advice) == (state != "ok")
+
+
+def make_doctor(world: World, **changes: Any) -> Doctor:
+    """The doctor of this world."""
+    return Doctor(
+        world.app.database, world.app.control, world.service.health, world.app.tools.catalogue, world.settings,
+        **{"callback_url": "http://127.0.0.1:1", "wall": world.app.control.now, **changes},
+    )  # fmt: skip
+
+
+def said(doctor: Doctor) -> dict[str, dict[str, Any]]:
+    """The findings by check; each check is there once."""
+    found = doctor.examine()
+    by_check = {one["check"]: one for one in found}
+    assert len(by_check) == len(found)
+    return by_check
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The web process answers where nodes report to."""
+    answer = requests.Response()
+    answer.status_code, answer._content = 200, b'{"alive": true}'
+    monkeypatch.setattr("requests.get", lambda url, **_: answer)
+
+
+@pytest.mark.usefixtures("answering")
+def test_an_installation_that_works_has_nothing_to_fear(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All checks are ok where stores, sweeps and the callback address are."""
+    info = {"memory": {"maxmemory_policy": "noeviction"}, "persistence": {"aof_enabled": 1}}
+    monkeypatch.setattr(world.redis, "info", lambda section: info[section])
+    for name in world.settings.sweep_intervals():
+        world.app.sweep(name)
+    found = said(make_doctor(world))
+    mine = ("redis eviction", "redis persistence", "database durability", "workers", "beat", "alarms", "clock of Redis",
+            "acks_late", "visibility_timeout", "callback address", "secret key")  # fmt: skip
+    assert {found[name]["state"] for name in mine} == {"ok"}
+
+
+@pytest.mark.usefixtures("answering")
+def test_time_that_passes_without_workers_is_seen(world: World) -> None:
+    """No sweep for an hour: neither beat nor a worker; a task whose alarm is overdue stands still, and is counted."""
+    for name in world.settings.sweep_intervals():
+        world.app.sweep(name)
+    world.submit()
+    world.travel.shift(3600.0)
+    found = said(make_doctor(world))
+    assert found["workers"]["state"] == "error"
+    assert found["beat"]["state"] == "warning"
+    assert found["alarms"]["says"].startswith("1 are overdue")
+
+
+@pytest.mark.usefixtures("answering")
+def test_a_clock_that_is_ahead_is_named_with_its_distance(world: World) -> None:
+    """Of whom, how far, and that NTP helps."""
+    found = said(make_doctor(world, wall=lambda: world.app.control.now() - 90.0))["clock of Redis"]
+    assert (found["state"], found["says"].split()[0][:2]) == ("error", "90")
+    assert "NTP" in found["advice"]
+
+
+def test_an_address_that_nobody_answers_at_is_a_warning(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused, or something else that listens there."""
+    assert said(make_doctor(world))["callback address"]["state"] == "warning"
+    answer = requests.Response()
+    answer.status_code, answer._content = 200, b"<html>"
+    monkeypatch.setattr("requests.get", lambda url, **_: answer)
+    assert "something else" in said(make_doctor(world))["callback address"]["says"]
+
+
+@pytest.mark.usefixtures("answering")
+def test_what_can_not_be_looked_at_keeps_no_other_from_its_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INFO may be refused, a statement may fail; with Redis away the rest is still examined."""
+    doctor = make_doctor(world)
+    assert said(doctor)["redis settings"]["state"] == "warning"
+
+    def fails() -> Any:
+        raise InfrastructureError("it broke")
+
+    monkeypatch.setattr(doctor, "_durability", fails)
+    assert "it broke" in said(doctor)["database durability"]["says"]
+
+    def away() -> None:
+        raise redis.ConnectionError("refused")
+
+    monkeypatch.setattr(world.redis, "ping", away)
+    found = said(make_doctor(world))
+    assert (found["redis"]["state"], found["redis"]["risk"]) == ("error", "delayed")
+    assert "workers" not in found
+    assert found["database durability"]["state"] == "ok"
