@@ -3,6 +3,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Installs a package of Debian where that is possible. The lists may be too old for it.
+APT = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && \
+	{ apt-get install -y -q $(1) || { apt-get update -q && apt-get install -y -q $(1); }; }; }
 
 .DEFAULT_GOAL := help
 .PHONY: help install run up sshd chromium test simulate mutants crashpoints bench newest-celery chaos lint types contracts agent docs reference wheel clean
@@ -29,12 +32,12 @@ up: install ## start everything and serve until Ctrl-C
 
 sshd: # the tests talk to real servers of OpenSSH; one that is installed here is not started
 	@command -v sshd >/dev/null || test -x /usr/sbin/sshd || \
-		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && RUNLEVEL=1 apt-get install -y -q openssh-server; } || \
+		$(call APT,openssh-server) || \
 		{ echo "sshd is missing: apt-get install openssh-server (it need not run)" >&2; exit 1; }
 
 chromium: # the tests of the dashboard drive a real browser; without one they are skipped, or fail where CI is set
 	@command -v chromium >/dev/null || test -n "$$TASKFLOW_TEST_CHROMIUM" || \
-		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get install -y -q chromium; } || \
+		$(call APT,chromium) || \
 		echo "chromium is missing: apt-get install chromium" >&2
 
 test: install sshd chromium ## lint, types, import contracts, all tests

@@ -143,8 +143,9 @@ _TASK = (
                 "        return task_view",
             ),
             Edit(
-                "taskflow/service/tasks.py", "            insert_run(tx, run, created_at=now)\n        task = task_rows",
-                "            insert_run(tx, run, created_at=now)\n            self._start(run, 0.0)\n        task = task_rows",
+                "taskflow/service/tasks.py",
+                "            insert_run(tx, run, created_at=now)\n        task =",
+                "            insert_run(tx, run, created_at=now)\n            self._start(run, 0.0)\n        task =",
             ),
         ),
         ("tests/service/test_rings.py",),
