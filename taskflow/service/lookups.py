@@ -140,12 +140,16 @@ class Lookups:
         ]  # fmt: skip
 
     def steps(self, pipeline: str = "agent_task") -> list[dict[str, Any]]:
-        """The table of steps of a pipeline: ``name``, ``skip``, ``closing``, ``guarded``."""
-        found = self._pipelines[pipeline]
-        return [
-            {"name": step.name, "skip": step.skip, "closing": step.name in found.closing, "guarded": step.guarded}
-            for step in found.steps
-        ]
+        """The table of steps of a pipeline: ``name``, ``skip``, ``closing``, ``guarded``; empty for one that is unknown."""
+        found = self._pipelines.get(pipeline)
+        return (
+            []
+            if found is None
+            else [
+                {"name": step.name, "skip": step.skip, "closing": step.name in found.closing, "guarded": step.guarded}
+                for step in found.steps
+            ]
+        )
 
     def settings(self) -> list[dict[str, Any]]:
         """The settings in force and where each came from; of a secret one only whether it is set."""

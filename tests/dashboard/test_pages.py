@@ -18,7 +18,7 @@ from web.dashboard import frame
 
 pytestmark = pytest.mark.usefixtures("today")
 
-PAGES = ("/", "/tasks", "/tasks/new", "/nodes", "/errors", "/sweeps", "/settings")
+PAGES = ("/", "/tasks", "/tasks/new", "/runs", "/nodes", "/errors", "/sweeps", "/settings")
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)"> ' " & {{ 7*7 }}"""
 
 
@@ -51,12 +51,26 @@ def busy(world: World) -> dict[str, str]:
         )
     )  # fmt: skip
     world.call("POST", f"/api/tasks/{running['id']}/cancel", {"reason": HOSTILE})
-    return {"failed": failed["id"], "done": done["id"], "running": running["id"], "node": place.node_id}
+    own = world.start(subject=HOSTILE)
+    return {
+        "failed": failed["id"],
+        "done": done["id"],
+        "running": running["id"],
+        "node": place.node_id,
+        "run": own["id"],
+    }
 
 
 def _paths(busy: dict[str, str]) -> list[str]:
     tasks = [f"/tasks/{busy[name]}" for name in ("failed", "done", "running")]
-    return [*PAGES, *tasks, f"/nodes/{busy['node']}", "/tasks?status=failed&project=shop", "/nodes?destroyed=1"]
+    return [
+        *PAGES,
+        *tasks,
+        f"/nodes/{busy['node']}",
+        f"/runs/{busy['run']}",
+        "/tasks?status=failed&project=shop",
+        "/nodes?destroyed=1",
+    ]
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -75,7 +89,8 @@ def test_every_page_shows_hostile_text_as_text(see: See, busy: dict[str, str]) -
         assert "alert(1)</script>" not in page.html and "<img src=x" not in page.html, path
         assert page.html.count("<script") == 2, path
         assert "& 49" not in page.text, path
-    for name, path in (("failed", f"/tasks/{busy['failed']}"), ("node", f"/nodes/{busy['node']}")):
+    shown = {"failed": f"/tasks/{busy['failed']}", "node": f"/nodes/{busy['node']}", "run": f"/runs/{busy['run']}"}
+    for name, path in shown.items():
         assert HOSTILE in see(path).text, name
 
 
@@ -93,7 +108,7 @@ def test_every_page_forbids_what_is_not_a_file_of_ours(see: See, busy: dict[str,
 
 def test_nothing_of_another_owner_is_shown(world: World, see: See, busy: dict[str, str]) -> None:
     """Their task and node do not exist, and no list has them."""
-    for path in (f"/tasks/{busy['running']}", f"/nodes/{busy['node']}"):
+    for path in (f"/tasks/{busy['running']}", f"/nodes/{busy['node']}", f"/runs/{busy['run']}"):
         page = see(path, status=404, token=world.other_token)
         assert page.h1 == "There is nothing here"
     mine = world.submit()
@@ -124,6 +139,20 @@ def test_an_operator_sees_everything_but_the_settings(world: World, see: See) ->
     assert see("/sweeps", token=operator).all("a", href="/settings") == []
     assert see("/tasks", token=operator).all("a", href="/tasks/new")
     assert see("/settings", status=403, token=operator).h1 == "This is not for you"
+
+
+def test_a_run_of_ones_own_pipeline_says_where_it_is_and_offers_what_is_allowed(world: World, see: See) -> None:
+    """While it is open, cancel; when it failed, the reason and rerun; when its pipeline is gone, that."""
+    run = world.start(subject="book 7")
+    page = see(f"/runs/{run['id']}")
+    assert (page.h1, page.buttons.count("Cancel"), "Rerun" in page.buttons) == ("order book 7", 1, False)
+    assert "amount: 5" in page.text and page.problems() == []
+    assert f"/runs/{run['id']}" in see("/runs?subject=book 7").html and run["id"] not in see("/runs?subject=8").html
+    world.end_run(run, {"code": "declined", "message": "the card was declined"})
+    page = see(f"/runs/{run['id']}")
+    assert "the card was declined" in page.text and page.buttons.count("Rerun") == 1 and "Cancel" not in page.buttons
+    world.database.write(lambda tx: tx.execute(update(Run).where(Run.id == run["id"]).values(pipeline="gone")))
+    assert "not registered here" in see(f"/runs/{run['id']}").text
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,8 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/tasks"): _PAGE,
     ("GET", "/tasks/new"): _PAGE,
     ("GET", "/tasks/<task_id>"): _PAGE,
+    ("GET", "/runs"): _PAGE,
+    ("GET", "/runs/<run_id>"): _PAGE,
     ("GET", "/nodes"): _PAGE,
     ("GET", "/nodes/<node_id>"): _PAGE,
     ("GET", "/errors"): _PAGE,
@@ -106,8 +108,9 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
 #: For people: no part of the API's document.
 PAGES = frozenset(
     {
-        "/", "/tasks", "/tasks/new", "/tasks/<task_id>", "/nodes", "/nodes/<node_id>", "/errors", "/sweeps", "/settings",
-        "/static/<version>/<path:name>", "/login", "/login/style.css", "/account", "/logout",
+        "/", "/tasks", "/tasks/new", "/tasks/<task_id>", "/runs", "/runs/<run_id>", "/nodes", "/nodes/<node_id>",
+        "/errors", "/sweeps", "/settings", "/static/<version>/<path:name>", "/login", "/login/style.css", "/account",
+        "/logout",
     }
 )  # fmt: skip
 BODIES: dict[str, Any] = {

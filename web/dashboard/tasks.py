@@ -14,14 +14,11 @@ from taskflow.service import TaskFilter
 from web.auth import caller
 from web.dashboard.drawings import diagram
 from web.dashboard.frame import Pages, operators_only, show
+from web.dashboard.histories import EVENTS_SHOWN, history
 from web.dashboard.timeline import WIDTH, timeline
 from web.door import service
 
 PAGE_ROWS = 50
-EVENTS_SHOWN = 200
-#: A history is read whole up to this many events; what is older than the newest is still in the API.
-_EVENTS_READ_MAX = 5000
-_EVENTS_AT_ONCE = 1000
 _ENDED = ("completed", "failed", "cancelled")
 
 pages = Pages("tasks")
@@ -94,7 +91,7 @@ def see_task(task_id: str) -> Response:
     """A task with everything that is known of it; ``?run=`` chooses one of its runs."""
     who, served = caller(), service()
     task = served.tasks.get(who, task_id)
-    events = _history(task_id)
+    events = history(lambda after, limit: served.events.of_task(who, task_id, after=after, limit=limit))
     runs = served.lookups.runs(who, task_id)
     run = _chosen_run(runs)
     drawn = None if run is None else timeline(events, run, served.now())
@@ -105,17 +102,6 @@ def see_task(task_id: str) -> Response:
         events=list(reversed(events[-EVENTS_SHOWN:])), events_total=len(events),
         after=events[-1]["seq"] if events else 0, ended=_ENDED, allowed=_allowed(task),
     )  # fmt: skip
-
-
-def _history(task_id: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    while len(found) < _EVENTS_READ_MAX:
-        after = found[-1]["seq"] if found else 0
-        page = service().events.of_task(caller(), task_id, after=after, limit=_EVENTS_AT_ONCE)
-        found += page
-        if len(page) < _EVENTS_AT_ONCE:
-            break
-    return found
 
 
 def _chosen_run(runs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

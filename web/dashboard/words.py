@@ -16,7 +16,7 @@ _GROUPS = {
     "requested": "waiting", "creating": "waiting", "awaiting_agent": "waiting", "active": "good", "warm": "good",
     "draining": "waiting", "destroyed": "idle", "error": "bad", "unreachable": "bad", "reserved": "waiting",
     "dispatched": "waiting", "released": "idle", "ok": "good", "late": "bad", "degraded": "bad", "paused": "idle",
-    "new": "idle", "unknown": "idle", "warning": "waiting",
+    "new": "idle", "unknown": "idle", "warning": "waiting", "running": "running", "waiting": "waiting",
 }  # fmt: skip
 
 

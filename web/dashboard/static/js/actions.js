@@ -15,7 +15,8 @@ export function startActions() {
 async function act(button, body) {
   button.disabled = true;
   try {
-    await post(button.dataset.post, body);
+    const made = await post(button.dataset.post, body);
+    if (button.dataset.then) return location.assign(button.dataset.then + encodeURIComponent(made.id));
     toast(`${button.textContent}: asked for`);
   } catch (error) {
     toast(error.advice ? `${error.message} (${error.advice})` : error.message, true);

@@ -1,0 +1,51 @@
+"""Runs of pipelines of one's own: the list, and one of them."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from flask import Response, request
+
+from web.auth import caller
+from web.dashboard.drawings import diagram
+from web.dashboard.frame import Pages, show
+from web.dashboard.histories import EVENTS_SHOWN, history
+from web.dashboard.timeline import WIDTH, timeline
+from web.door import service
+
+PAGE_ROWS = 50
+
+pages = Pages("runs")
+
+
+@pages.add("/runs")
+def see_runs() -> Response:
+    """The list, newest first, as the URL filters it."""
+    who, served = caller(), service()
+    chosen = {name: value for name in ("pipeline", "subject") if (value := request.args.get(name, "").strip())}
+    after = served.events.place("now")
+    rows, cursor = served.runs.list(
+        who, limit=PAGE_ROWS, cursor=request.args.get("cursor") or None, pipeline=chosen.get("pipeline"),
+        subject=chosen.get("subject"),
+    )  # fmt: skip
+    return show(
+        "runs.html", after=after, rows=rows, chosen=chosen,
+        following=None if cursor is None else "/runs?" + urlencode({**chosen, "cursor": cursor}),
+        first="/runs?" + urlencode(chosen) if "cursor" in request.args else None,
+    )  # fmt: skip
+
+
+@pages.add("/runs/<run_id>")
+def see_run(run_id: str) -> Response:
+    """A run with everything that is known of it."""
+    who, served = caller(), service()
+    found = served.runs.get(who, run_id)
+    events = history(lambda after, limit: served.runs.events(who, run_id, after=after, limit=limit))
+    # A finished one's view names no step; its bars all come from its events.
+    drawn = timeline(events, found, served.now())
+    steps = served.lookups.steps(found["pipeline"])
+    return show(
+        "run.html", run=found, drawn=drawn, width=WIDTH, diagram=diagram(steps, drawn.states) if steps else None,
+        why=served.run_explain.why(who, run_id), events=list(reversed(events[-EVENTS_SHOWN:])),
+        events_total=len(events), after=events[-1]["seq"] if events else 0,
+    )  # fmt: skip
