@@ -19,14 +19,12 @@ from taskflow.service.accounts import Caller
 from taskflow.service.health import Health
 from taskflow.service.views import task_summary
 from taskflow.settings import Settings
-from taskflow.sweeps.lateness import WATCHER, Standing, standings
+from taskflow.sweeps.lateness import Standing, standings
 
 HOURS = 24
 _HOUR_S = 3600.0
 _FAILED_SHOWN = 5
 _OPEN = tuple(status for status in STATUSES if status not in TERMINAL)
-#: Sweeps that run as often as this tell within a minute or two whether beat is there.
-_FREQUENT_S = 60.0
 
 
 class Overview:
@@ -56,19 +54,19 @@ class Overview:
         }  # fmt: skip
 
     def installation(self) -> dict[str, Any]:
-        """``checks`` of the stores; ``worker`` and ``beat`` (``state``: ok, late or unknown, ``says``, ``age_s``);
+        """``checks`` of the stores; ``worker`` and ``beat`` (``state``: ok, late or unknown, and ``says``);
         ``sweeps`` that are late, degraded or paused; ``alarms`` (due, late; None: Redis does not answer); ``providers``
         that are closed."""
         checks = self._health.ready()["checks"]
         paused = self._health.paused_sweeps()
         now = self._now()
-        stand = {one.name: one for one in standings(self._database, self._settings.sweep_intervals(), now)}
-        worker = _worker(stand[WATCHER], WATCHER in paused)
+        stand = standings(self._database, self._settings.sweep_intervals(), now)
+        worker, beat = checks.pop("worker", None), checks.pop("beat", None)
         return {
             "checks": checks,
-            "worker": worker,
-            "beat": _beat([one for one in stand.values() if one.name not in paused], worker),
-            "sweeps": [found for one in stand.values() if (found := _trouble(one, paused)) is not None],
+            "worker": _process(worker, lambda: f"{len(self._health.workers())} processes live"),
+            "beat": _process(beat, lambda: "it starts sweeps in time"),
+            "sweeps": [found for one in stand if (found := _trouble(one, paused)) is not None],
             "alarms": self._alarms(),
             "providers": self._providers(now),
         }
@@ -148,25 +146,10 @@ def _failed(tx: Connection, owner_id: str, since: float) -> list[dict[str, Any]]
     return [task_summary(row) for row in rows]
 
 
-def _worker(watcher: Standing, paused: bool) -> dict[str, Any]:
-    """Every worker runs the watcher when nobody else did, so its age tells whether there is one."""
-    if paused:
-        return _said("unknown", f"the sweep {WATCHER} is paused, so nobody can tell")
-    if watcher.age_s is None:
-        return _said("late", "no worker was seen yet: is one started?")
-    return _said("late" if watcher.late else "ok", "last seen", watcher.age_s)
-
-
-def _beat(running: list[Standing], worker: Mapping[str, Any]) -> dict[str, Any]:
-    """Beat alone starts the other sweeps; without a worker they are late whether it is there or not."""
-    frequent = [one for one in running if one.name != WATCHER and one.interval_s <= _FREQUENT_S]
-    ages = [one.age_s for one in frequent if one.age_s is not None]
-    if worker["state"] != "ok" or not frequent:
-        return _said("unknown", "it can be told once a worker is there")
-    if not ages:
-        late = any(one.late for one in frequent)
-        return _said("late" if late else "unknown", "no sweep was started yet: is beat started?")
-    return _said("late" if all(one.late for one in frequent) else "ok", "its last sweep succeeded", min(ages))
+def _process(says: str | None, alive: Callable[[], str]) -> dict[str, Any]:
+    if says is None:
+        return _said("unknown", "it can be told once the stores answer")
+    return _said("ok", alive()) if says == "ok" else _said("late", says)
 
 
 def _trouble(one: Standing, paused: frozenset[str]) -> dict[str, Any] | None:

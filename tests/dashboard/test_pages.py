@@ -179,7 +179,7 @@ def test_a_rerun_is_not_offered_while_the_last_run_cleans_up(world: World, see: 
 
 
 def test_the_first_page_puts_what_needs_attention_first(world: World, see: See, busy: dict[str, str]) -> None:
-    """Before any number: what failed, what is not heard of, and that there is no worker."""
+    """Before any number: what failed, what is not heard of, and which store is not as it has to be."""
     world.database.write(
         lambda tx: tx.execute(
             update(Node).where(Node.id == busy["node"]).values(unreachable_since=world.clock.now(), name="lost-node")
@@ -188,19 +188,21 @@ def test_the_first_page_puts_what_needs_attention_first(world: World, see: See, 
     page = see("/")
     assert page.headings[1][1] == "Needs attention"
     first = page.text[page.text.index("Needs attention") : page.text.index("Ended in each hour")]
-    for said in ("No worker", "lost-node", "unreachable", "failed <script>"):
+    for said in ("migrations", "lost-node", "unreachable", "failed <script>"):
         assert said in first, said
 
 
 def test_a_calm_installation_says_so(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing failed, every store works, a worker and beat were there a moment ago."""
-    monkeypatch.setattr(world.service.health, "ready", lambda: {"ready": True, "checks": {"database": "ok"}})
-    assert "Nothing. Everything works" not in see("/").text  # no worker yet
+    """Nothing failed, every store works, a worker lives and beat starts sweeps in time."""
+    checks = {"database": "ok", "worker": "no worker process was seen for 20 s", "beat": "ok"}
+    monkeypatch.setattr(world.service.health, "ready", lambda: {"ready": False, "checks": dict(checks)})
     rows = [
         {"name": name, "state": {}, "last_success_at": world.service.now(), "failures": 0, "cursor": ""}
         for name in world.service.health._settings.sweep_intervals()
     ]
     world.database.write(lambda tx: tx.execute(insert(Sweep), rows))
+    assert "No worker no worker process was seen for 20 s" in see("/").text
+    checks["worker"] = "ok"
     assert "Nothing. Everything works" in see("/").text
 
 
