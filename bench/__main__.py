@@ -23,6 +23,7 @@ WORKLOADS = {
     "mixed": "tasks, alarms and signals at once, at a fixed rate",
     "parked": "tasks that wait for a far alarm: how fast they get there, what each takes up",
     "submit": "tasks accepted over HTTP (no peer)",
+    "pages": "the dashboard and the API beside ten thousand tasks (no peer)",
     "recovery": "how long until work goes on after a worker, the broker, its data, beat or an agent died",
 }
 #: Those that take long and have no peer: asked for by name.

@@ -18,10 +18,12 @@ CHAINS = {
         for call in ("lua:signal", "publish")
     },
 }
-#: What a rescue, or a pump that stands in for it or meets a new incarnation, finds to mend: chance in a healthy walk.
+#: What a rescue, or a pump that stands in for it or meets a new incarnation, finds to mend: chance in a healthy walk. So is
+#: a sweep that comes less often than a walk takes.
 _CHANCE = (
     "lua:ensure@pump", "sql-begin@pump", "sql-commit@pump", "lua:forget@turn", "lua:forget@sweep:rescue",
     "lua:signal@sweep:rescue", "publish@sweep:rescue", "lua:signal@sweep:stuck_tasks", "publish@sweep:stuck_tasks",
+    "sql-begin@sweep:share_nodes", "sql-read@sweep:share_nodes", "sql-commit@sweep:share_nodes",
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from taskflow.engine.store import RunRow
 from taskflow.settings import Settings
 from tests.e2e.test_alarms import worker
 from tests.overload.toy import HOG_BYTES, executions, insert_kinds
-from tests.support.keys import assert_no_keys_left
+from tests.support.keys import KEYS_OF_THE_INSTALLATION, assert_no_keys_left
 from tests.support.servers import ValkeyServer
 from tests.support.waiting import wait_until
 
@@ -137,7 +137,7 @@ def test_what_ruins_its_worker_is_counted_out_and_the_others_go_on(rough: Rough)
     log = (rough.data_dir / "worker.log").read_text()
     assert "step_hung" in log and "process_recycled" in log
     assert_no_keys_left(
-        rough.app.control.client, rough.app.settings.key_prefix, allowed=("*:incarnation", "*:celery:*")
+        rough.app.control.client, rough.app.settings.key_prefix, allowed=(*KEYS_OF_THE_INSTALLATION, "*:celery:*")
     )
     print(f"\n3 runs that ruin their worker, {CRASHES_MAX} attempts each, leases of 0.6 s: over after {took_s:.1f} s")
 
@@ -164,7 +164,7 @@ def test_a_backlog_does_not_multiply_itself(rough: Rough) -> None:
     assert 0 < longest <= bound
     assert {len(executions(rough.data_dir, run.id)) for run in runs} == {1}
     assert_no_keys_left(
-        rough.app.control.client, rough.app.settings.key_prefix, allowed=("*:incarnation", "*:celery:*")
+        rough.app.control.client, rough.app.settings.key_prefix, allowed=(*KEYS_OF_THE_INSTALLATION, "*:celery:*")
     )
 
 
@@ -179,7 +179,7 @@ def test_redis_at_its_memory_limit_is_said_and_survived(rough: Rough) -> None:
         assert health.ready()["checks"]["redis_writes"].startswith("command not allowed when used memory")
         rows = insert_kinds(rough.app, rough.owner_id, ["fine"] * 20)
         for row in rows:
-            rough.app.service.tasks._start(row)  # as a submission does: it must not fail
+            rough.app.service.tasks._start(row, time.perf_counter())  # as a submission does: it must not fail
         wait_until(lambda: "pump_failed" in (rough.data_dir / "worker.log").read_text(), "the worker says so")
         assert rough.finished() == 1
         assert process.is_running()
