@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +10,10 @@ from sqlalchemy import Row
 from taskflow.clock import Clock, isoformat
 from taskflow.db.audit import AuditEntry, insert_audit, list_audit
 from taskflow.db.session import Database
-from taskflow.errors import UsageError
 from taskflow.service.accounts import Caller
+from taskflow.service.pages import PAGE_MAX, decode_cursor, encode_cursor, page_size
 
 __all__ = ["PAGE_MAX", "Audit", "AuditEntry"]
-
-PAGE_MAX = 200
-_CURSOR = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class Audit:
@@ -46,13 +42,11 @@ class Audit:
     def _page(
         self, owner_id: str | None, limit: int, cursor: str | None
     ) -> tuple[Sequence[dict[str, Any]], str | None]:
-        limit = max(1, min(limit, PAGE_MAX))
-        if cursor is not None and not _CURSOR.fullmatch(cursor):
-            raise UsageError("the cursor is not one of ours", fields={"cursor": "malformed"})
+        before = decode_cursor(cursor, int)[0] if cursor else None
         with self._database.read() as tx:
-            rows = list_audit(tx, owner_id=owner_id, before=None if cursor is None else int(cursor), limit=limit + 1)
-        page = rows[:limit]
-        return [_view(row) for row in page], str(page[-1].id) if len(rows) > limit else None
+            rows = list_audit(tx, owner_id=owner_id, before=before, limit=page_size(limit))
+        page = rows[: page_size(limit) - 1]
+        return [_view(row) for row in page], encode_cursor(page[-1].id) if len(rows) > len(page) else None
 
 
 def _view(row: Row[Any]) -> dict[str, Any]:

@@ -29,11 +29,11 @@ from taskflow.pipelines.registry import SHIPPED
 from taskflow.pipelines.tools import Tools
 from taskflow.service.accounts import Caller
 from taskflow.service.admission import RETRY_AFTER_S
+from taskflow.service.pages import decode_cursor, encode_cursor, page_size
 from taskflow.service.views import event_view, own_run_view
 from taskflow.settings import Settings
 from taskflow.vault import Vault, hash_token
 
-PAGE_MAX = 200
 EVENTS_MAX = 1000
 #: How long a callback's token is good when nobody says it, and at most.
 CALLBACK_S, CALLBACK_MAX_S = 86_400.0, 366 * 86_400.0
@@ -229,16 +229,14 @@ class Runs:
         finished: bool | None = None,
     ) -> tuple[Sequence[dict[str, Any]], str | None]:
         """A page of runs, newest first, and the cursor of the next page (None after the last)."""
-        if cursor is not None and not _RUN_ID.fullmatch(cursor):
-            raise UsageError("the cursor is not one of ours", fields={"cursor": "malformed"})
-        limit = max(1, min(limit, PAGE_MAX))
+        before = decode_cursor(cursor, str)[0] if cursor else None
         with self._database.read() as tx:
             rows = own_runs.list_own_runs(
-                tx, caller.owner_id, limit=limit + 1, before=cursor, pipeline=pipeline, subject=subject,
+                tx, caller.owner_id, limit=page_size(limit), before=before, pipeline=pipeline, subject=subject,
                 finished=finished,
             )  # fmt: skip
-        page = rows[:limit]
-        return [own_run_view(row) for row in page], page[-1].id if len(rows) > limit else None
+        page = rows[: page_size(limit) - 1]
+        return [own_run_view(row) for row in page], encode_cursor(page[-1].id) if len(rows) > len(page) else None
 
     def events(self, caller: Caller, run_id: str, *, after: int = 0, limit: int = 200) -> Sequence[dict[str, Any]]:
         """Events of a run with ``seq`` greater than ``after``, in order. Raises ``NotFound``."""

@@ -10,9 +10,11 @@ from sqlalchemy import select
 from taskflow.clock import Clock, isoformat
 from taskflow.db.models import Owner, Token
 from taskflow.db.session import Database
-from taskflow.db.user_tokens import NewToken, list_user_tokens, revoke_user_token
+from taskflow.db.user_tokens import EXPIRES_MAX_S, NewToken, list_user_tokens, revoke_user_token
 from taskflow.service.accounts import Caller
 from taskflow.service.views import new_token_view, token_view
+
+__all__ = ["EXPIRES_MAX_S", "Tokens"]
 
 
 class Tokens:

@@ -21,6 +21,8 @@ graceful_timeout = 5
 # A thread worker reports through a thread of its own, so this only finds a process that hangs as a whole.
 timeout = 60
 keepalive = 5
+# Filters are part of the address: the longest line that gunicorn can take.
+limit_request_line = 8190
 accesslog = None
 errorlog = "-"
 loglevel = _settings.log_level.lower()

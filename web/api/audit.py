@@ -7,23 +7,11 @@ from typing import Any
 from marshmallow import Schema, fields, validate
 
 from web.api.routes import Routes
+from web.api.schemas import PageQuerySchema
 from web.auth import API_ADMIN, caller
 from web.door import service
 
 routes = Routes("audit", "Who asked for which change, and what came of it")
-
-
-class AuditQuerySchema(Schema):
-    """How many lines, and from where."""
-
-    limit = fields.Integer(
-        load_default=50, validate=validate.Range(1, 200), metadata={"description": "how many at most"}
-    )
-    cursor = fields.String(
-        load_default=None,
-        validate=validate.Length(1, 200),
-        metadata={"description": "`next_cursor` of the page before"},
-    )
 
 
 class AuditLineSchema(Schema):
@@ -56,7 +44,7 @@ class AuditPageSchema(Schema):
     "GET",
     "/api/audit",
     guard=API_ADMIN,
-    query=AuditQuerySchema,
+    query=PageQuerySchema,
     answers={200: AuditPageSchema},
     refusals={400: "not a cursor of ours"},
 )

@@ -6,10 +6,13 @@ from typing import Any
 
 from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
+from taskflow.service.runs import CALLBACK_MAX_S
 from web.api import forms, texts
 
 ENTRIES_MAX = 100
 LABELS_MAX = 50
+#: In a filter, which is part of an address: those have a length that servers take.
+LABELS_ASKED_MAX = 5
 #: Tasks that one request may name.
 BULK_MAX = 100
 COMMAND_MAX = 1000
@@ -57,10 +60,10 @@ class Whole(fields.Integer):
 
 
 class Seconds(Number):
-    """A number above 0, in seconds."""
+    """A number above 0, in seconds; ``most`` at most."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(validate=validate.Range(min=0, min_inclusive=False), **kwargs)
+    def __init__(self, *, most: float | None = None, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Range(min=0, min_inclusive=False, max=most), **kwargs)
 
 
 def _argv(**kwargs: Any) -> fields.List[Any]:
@@ -308,7 +311,7 @@ class TaskListQuerySchema(PageQuerySchema):
     label = fields.List(
         fields.String(validate=[validate.Length(2, 601), texts.plain, texts.label]),
         load_default=list,
-        validate=validate.Length(max=LABELS_MAX),
+        validate=validate.Length(max=LABELS_ASKED_MAX),
         metadata={"description": "only tasks with this label, as `key:value`; repeated: with all of them"},
     )
     text = _part("only tasks with this in their title, id or repository, in capitals or not")
@@ -379,6 +382,7 @@ class RunSpecSchema(Schema):
 class RunListQuerySchema(PageQuerySchema):
     """Which runs of your own pipelines."""
 
+    cursor = _cursor(forms.ID)
     pipeline = fields.String(
         load_default=None, validate=texts.identifier, metadata={"description": "only of this pipeline"}
     )
@@ -405,7 +409,12 @@ class CallbackSpecSchema(Schema):
     """Which signal somebody else may send, and for how long."""
 
     signal = fields.String(required=True, validate=texts.identifier, metadata={"description": "the name of the signal"})
-    valid_s = Seconds(load_default=None, allow_none=True, metadata={"description": "seconds from now; default: a day"})
+    valid_s = Seconds(
+        most=CALLBACK_MAX_S,
+        load_default=None,
+        allow_none=True,
+        metadata={"description": "seconds from now; default: a day"},
+    )
 
 
 class EventQuerySchema(Schema):

@@ -7,6 +7,7 @@ from typing import Any
 from marshmallow import Schema, fields, validate
 
 from taskflow.service.accounts import ROLES
+from taskflow.service.tokens import EXPIRES_MAX_S
 from web import audit
 from web.api import texts
 from web.api.keys import WELCOME
@@ -30,7 +31,10 @@ class TokenSpecSchema(Schema):
     )
     role = fields.String(required=True, validate=validate.OneOf(ROLES), metadata={"description": _ROLE})
     expires_s = Seconds(
-        load_default=None, allow_none=True, metadata={"description": "how long it is good; null: until it is revoked"}
+        most=EXPIRES_MAX_S,
+        load_default=None,
+        allow_none=True,
+        metadata={"description": "how long it is good; null: until it is revoked"},
     )
 
 
