@@ -63,7 +63,7 @@ def test_another_owners_tokens_do_not_exist(world: World) -> None:
     [
         ({"name": ""}, 422, "name"), ({"name": "x" * 201}, 422, "name"), ({"name": "   "}, 400, "name"),
         ({"role": "king"}, 422, "role"), ({"role": None}, 422, "role"), ({"expires_s": 0}, 422, "expires_s"),
-        ({"expires_s": 1e300}, 400, "expires_s"), ({"owner": "bob"}, 422, "owner"),
+        ({"expires_s": 1e300}, 422, "expires_s"), ({"owner": "bob"}, 422, "owner"),
     ],
 )  # fmt: skip
 def test_a_token_that_can_not_be_is_named_by_its_field(
