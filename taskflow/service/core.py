@@ -86,4 +86,4 @@ class Service:
             database, control, settings, self.now, self.providers, self.workers, ringer.backlog, pipelines
         )
         self.overview = Overview(database, control, settings, self.now, self.health)
-        self.lookups = Lookups(database, pipelines, settings, self.now)
+        self.lookups = Lookups(database, pipelines, settings)

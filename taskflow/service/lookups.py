@@ -1,11 +1,11 @@
-"""What pages show beside the things themselves: a task's runs, a node's tasks, who waits, what failed, what is set."""
+"""What pages show beside the things themselves: a task's runs, a node's tasks, what failed, what is set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, select
 
 from taskflow.clock import isoformat
 from taskflow.db.models import AgentSession, ErrorRow, Run, Task, Workspace
@@ -18,8 +18,6 @@ from taskflow.service.accounts import Caller
 from taskflow.settings import Settings, table
 
 RUNS_MAX = 50
-#: Of all attempts of the installation, how many of the newest are looked through for the caller's.
-_ATTEMPTS_LOOKED_AT = 50_000
 
 
 class Lookups:
@@ -30,12 +28,10 @@ class Lookups:
         database: Database,
         pipelines: Mapping[str, Pipeline],
         settings: Settings,
-        now: Callable[[], float],
     ) -> None:
         self._database = database
         self._pipelines = pipelines
         self._settings = settings
-        self._now = now
 
     def runs(self, caller: Caller, task_id: str) -> list[dict[str, Any]]:
         """The runs of a task, newest first, each with its session and its node. Raises ``NotFound``."""
@@ -92,41 +88,14 @@ class Lookups:
             for row in rows
         ]  # fmt: skip
 
-    def waiting(self, caller: Caller, limit: int = 50) -> list[dict[str, Any]]:
-        """The caller's tasks that wait for a place on a node, in the order in which they are served."""
-        rank = Run.created_at - Task.priority * self._settings.priority_ageing_s
-        with self._database.read() as tx:
-            rows = tx.execute(
-                select(
-                    Task.id, Task.title, Task.priority, Task.project, Task.placement, Task.node_id,
-                    Run.step_entered_at, Run.deadline_at,
-                )
-                .join(Run, Run.id == Task.run_id)
-                .where(
-                    Task.owner_id == caller.owner_id, Task.status == "queued", Run.finished_at.is_(None),
-                    Run.step == "waiting_for_capacity",
-                )
-                .order_by(rank, Run.id)
-                .limit(limit)
-            ).all()  # fmt: skip
-        return [
-            {
-                "id": row.id, "title": row.title, "priority": row.priority, "project": row.project,
-                "reason": (row.placement or {}).get("reason"), "node_id": row.node_id,
-                "since": isoformat(row.step_entered_at), "until": isoformat(row.deadline_at),
-            }
-            for row in rows
-        ]  # fmt: skip
-
     def failed_attempts(self, caller: Caller, limit: int = 50) -> list[dict[str, Any]]:
         """The caller's newest failed attempts of steps, of tasks and of nodes."""
-        newest = select(func.max(ErrorRow.id)).scalar_subquery()
         with self._database.read() as tx:
             rows = tx.execute(
                 select(ErrorRow.__table__, Run.subject_kind, Run.subject_id, Task.title)
                 .outerjoin(Run, Run.id == ErrorRow.run_id)
                 .outerjoin(Task, and_(Task.id == Run.subject_id, Run.subject_kind == "task"))
-                .where(ErrorRow.owner_id == caller.owner_id, ErrorRow.id > newest - _ATTEMPTS_LOOKED_AT)
+                .where(ErrorRow.owner_id == caller.owner_id)
                 .order_by(ErrorRow.id.desc())
                 .limit(limit)
             ).all()

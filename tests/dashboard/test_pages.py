@@ -192,6 +192,17 @@ def test_the_first_page_puts_what_needs_attention_first(world: World, see: See, 
         assert said in first, said
 
 
+def test_who_waits_for_a_place_is_listed_with_the_nodes(world: World, see: See) -> None:
+    """In the order of service, which the API answers too."""
+    made = [world.submit(title=f"in line {number}", priority=number) for number in (0, 5)]
+    ids = [task["run_id"] for task in made]
+    world.database.write(lambda tx: tx.execute(update(Run).where(Run.id.in_(ids)).values(step="waiting_for_capacity")))
+    page = see("/nodes")
+    line = page.text[page.text.index("Waiting for a place") :]
+    assert line.index("in line 5") < line.index("in line 0") and page.problems() == []
+    assert page.all("a", href=f"/tasks/{made[0]['id']}")
+
+
 def test_a_calm_installation_says_so(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing failed, every store works, a worker lives and beat starts sweeps in time."""
     checks = {"database": "ok", "worker": "no worker process was seen for 20 s", "beat": "ok"}

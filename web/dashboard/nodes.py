@@ -22,7 +22,7 @@ def see_nodes() -> Response:
     gone = request.args.get("destroyed") == "1"
     return show(
         "nodes.html", after=after, gone=gone, nodes=served.nodes.list(who, with_destroyed=gone),
-        providers=served.providers.for_sale(who), queue=served.lookups.waiting(who),
+        providers=served.providers.for_sale(who), queue=served.line.page(who),
     )  # fmt: skip
 
 
