@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import and_, select
 
 from taskflow.clock import isoformat
-from taskflow.db.models import AgentSession, ErrorRow, Run, Task, Workspace
+from taskflow.db.models import AgentSession, ErrorRow, Node, Run, Task, Workspace
 from taskflow.db.nodes import get_node
+from taskflow.db.own_models import OwnRun
 from taskflow.db.session import Database
 from taskflow.db.tasks import get_task
 from taskflow.engine.pipeline import Pipeline
@@ -58,6 +59,7 @@ class Lookups:
                 "created_at": isoformat(row.created_at), "finished_at": isoformat(row.finished_at),
                 "deadline_at": isoformat(row.deadline_at) if row.finished_at is None else None,
                 "awaiting": row.awaiting, "error": row.error, "cancel_reason": row.cancel_reason,
+                "cancel_requested_by": row.cancel_requested_by,
                 "session_started_at": isoformat(row.session_started_at),
                 "session_ended_at": isoformat(row.session_ended_at),
                 "exit_code": (row.session_outcome or {}).get("exit_code"), "log_bytes": row.log_bytes,
@@ -89,19 +91,30 @@ class Lookups:
         ]  # fmt: skip
 
     def failed_attempts(self, caller: Caller, limit: int = 50) -> list[dict[str, Any]]:
-        """The caller's newest failed attempts of steps, of tasks and of nodes."""
+        """The caller's newest failed attempts; ``title`` names the task, the node, or the pipeline and its subject."""
         with self._database.read() as tx:
             rows = tx.execute(
-                select(ErrorRow.__table__, Run.subject_kind, Run.subject_id, Task.title)
+                select(
+                    ErrorRow.__table__,
+                    Run.subject_kind,
+                    Run.subject_id,
+                    Run.pipeline,
+                    Task.title,
+                    Node.name,
+                    OwnRun.subject,
+                )
                 .outerjoin(Run, Run.id == ErrorRow.run_id)
                 .outerjoin(Task, and_(Task.id == Run.subject_id, Run.subject_kind == "task"))
+                .outerjoin(Node, and_(Node.id == Run.subject_id, Run.subject_kind == "node"))
+                .outerjoin(OwnRun, OwnRun.run_id == ErrorRow.run_id)
                 .where(ErrorRow.owner_id == caller.owner_id)
                 .order_by(ErrorRow.id.desc())
                 .limit(limit)
             ).all()
         return [
             {
-                "subject_kind": row.subject_kind, "subject_id": row.subject_id, "title": row.title, "step": row.step,
+                "id": row.id, "run_id": row.run_id, "subject_kind": row.subject_kind, "subject_id": row.subject_id,
+                "title": row.title or row.name or f"{row.pipeline or ''} {row.subject or ''}".strip(), "step": row.step,
                 "attempt": row.attempt, "code": row.code, "message": row.error.get("message"),
                 "advice": row.error.get("advice"), "retry_in_s": row.retry_in_s, "at": isoformat(row.at),
             }
@@ -144,4 +157,5 @@ class Lookups:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    # Not 2.592e+06: nobody reads that as thirty days.
+    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
