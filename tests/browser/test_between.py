@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,18 @@ def test_what_was_refused_of_many_stays_chosen_and_says_why(page: Any, stack: St
     assert chosen.evaluate_all("boxes => boxes.map((box) => box.value)") == [made[1]]
     assert page.locator("[data-pick-all]").evaluate("box => [box.checked, box.indeterminate]") == [False, True]
     assert [stack.finished(made[at])["status"] for at in (0, 2)] == ["cancelled", "cancelled"]
+
+
+def test_output_that_was_deleted_is_not_called_none(page: Any, stack: Stack, repository: Path) -> None:
+    """A command that said something is not shown as a silent one once its output is too old to be kept."""
+    task_id = stack.submit(repository, ["echo", "said"])
+    stack.finished(task_id)
+    with sqlite3.connect(stack.data_dir / "taskflow.db", timeout=30) as database:
+        mine = "SELECT id FROM agent_sessions WHERE task_id = ?"
+        database.execute(f"DELETE FROM log_chunks WHERE session_id IN ({mine})", (task_id,))  # noqa: S608
+    database.close()
+    page.goto(f"/tasks/{task_id}")
+    page.locator("[data-log-state]").filter(has_text="was deleted for its age").wait_for()
 
 
 def test_a_time_that_changes_is_told_anew_and_one_that_stays_is_left_alone(page: Any) -> None:
