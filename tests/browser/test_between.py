@@ -183,7 +183,7 @@ def test_output_that_was_deleted_is_not_called_none(page: Any, stack: Stack, rep
     stack.finished(task_id)
     with sqlite3.connect(stack.data_dir / "taskflow.db", timeout=30) as database:
         mine = "SELECT id FROM agent_sessions WHERE task_id = ?"
-        database.execute(f"DELETE FROM log_chunks WHERE session_id IN ({mine})", (task_id,))  # noqa: S608
+        database.execute(f"DELETE FROM log_chunks WHERE session_id IN ({mine})", (task_id,))
     database.close()
     page.goto(f"/tasks/{task_id}")
     page.locator("[data-log-state]").filter(has_text="was deleted for its age").wait_for()
