@@ -137,7 +137,7 @@ _API = (
     ),
     Mutant(
         "same-tag-for-all", "what has changed is said to be the same",
-        (Edit("web/conditional.py", "    response.add_etag(weak=True)\n", '    response.set_etag("tag", weak=True)\n'),),
+        (Edit("web/conditional.py", 'said.encode() + b"\\0" + response.get_data()', 'b"tag"'),),
         ("tests/web/test_conditional.py",),
     ),
     Mutant(
