@@ -160,3 +160,10 @@ def list_errors(
     if before is not None:
         statement = statement.where(ErrorRow.id < before)
     return tx.execute(statement).all()
+
+
+def last_error(tx: Connection, run_id: str) -> Row[Any] | None:
+    """The newest failed attempt of a run."""
+    return tx.execute(
+        select(ErrorRow.__table__).where(ErrorRow.run_id == run_id).order_by(ErrorRow.id.desc()).limit(1)
+    ).first()
