@@ -91,6 +91,7 @@ def get_run(run_id: str) -> dict[str, Any]:
 )
 def cancel_run(body: dict[str, Any], run_id: str) -> dict[str, Any]:
     """Ask for cancellation; the runner makes it true, and cleans up."""
+    idempotency_key()
     return service().runs.cancel(caller(), run_id, body["reason"])
 
 
