@@ -127,9 +127,9 @@ class TaskPageSchema(Schema):
 class EventSchema(Schema):
     """Something that happened. ``seq`` numbers the events of one subject without a gap."""
 
-    subject_kind = _text("task or node")
-    subject_id = _text("the id of that task or node")
-    seq = _count("its number in the history of that task or node")
+    subject_kind = _text("task, node, or own: what runs of a pipeline of your own are about")
+    subject_id = _text("the id of that; of own runs it is made from owner, pipeline and subject")
+    seq = _count("its number in the history of that")
     kind = _text("what happened")
     step = _text("the step it is about", none=True)
     actor = _text("who did it")
