@@ -138,10 +138,18 @@ def _has_no_processes(pool: str) -> bool:
     return any(word in pool.lower() for word in _THREADS)
 
 
+class _Ours(Task):  # type: ignore[misc]
+    """A task that takes nothing of ``task_annotations``: those for ``*`` are meant for the application's own."""
+
+    @classmethod
+    def annotate(cls) -> None:
+        """See ``celery.Task``."""
+
+
 def _options(app: Celery) -> dict[str, Any]:
     """What a task of ours is, whatever the application's defaults for its own are."""
     options: dict[str, Any] = {
-        "base": Task,
+        "base": _Ours,
         "shared": False,  # of this application, not of every other one in the process
         "serializer": "json",
         "ignore_result": True,
@@ -195,7 +203,9 @@ def _connect(installed: Installed) -> None:
         queues = instance.app.amqp.queues
         if queues.consume_from is queues:  # no -Q: it takes whatever it knows
             for name in (installed.alarm_queue, installed.sweep_queue):
-                queues.add(Queue(name))  # type: ignore[no-untyped-call]
+                # As who publishes makes it. A bare one would be bound to the application's default exchange, and where
+                # that is a topic or a fanout, its own tasks would be copied into our queues, and run twice.
+                queues[name]
         installed.serves = bool({installed.alarm_queue, installed.sweep_queue} & set(queues.consume_from))
         pool = instance.pool_cls.__module__
         if installed.serves and _has_no_processes(pool):

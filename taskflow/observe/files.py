@@ -10,7 +10,7 @@ import os
 import secrets
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,10 @@ def read_all(directory: Path) -> tuple[list[Any], dict[str, int]]:
     """What all processes of the host counted, as metrics of prometheus_client, and how many live by their role."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(directory):
+        # Before the living are asked: a process that begins meanwhile is in neither list, and never taken for dead.
+        written = list(directory.glob("*_*.db"))
         roles = _living(directory)
-        _fold(directory, set(roles))
+        _fold(directory, [path for path in written if _owner(path) not in {*roles, _FOLDED}])
         files = [str(path) for path in directory.glob("*.db") if path.stat().st_size]
         counts: dict[str, int] = defaultdict(int)
         for role in roles.values():
@@ -104,9 +106,12 @@ def _living(directory: Path) -> dict[str, str]:
     return found
 
 
-def _fold(directory: Path, living: set[str]) -> None:
-    """Add the counts of the dead to those of the dead before them."""
-    dead = [path for path in directory.glob("*_*.db") if _owner(path) not in living | {_FOLDED}]
+def _fold(directory: Path, dead: Sequence[Path]) -> None:
+    """Add the counts in the files of the dead to those of the dead before them.
+
+    A reader that is killed between the two writes below leaves what it folded to be counted twice: a count may jump,
+    it never falls.
+    """
     for kind in {path.name.partition("_")[0] for path in dead}:
         of_kind = [path for path in dead if path.name.startswith(f"{kind}_")]
         folded = directory / f"{kind}_{_FOLDED}.db"

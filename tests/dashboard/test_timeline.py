@@ -60,6 +60,21 @@ def test_a_step_that_failed_is_red_and_says_why(world: World) -> None:  # noqa: 
     assert drawn.states["cleanup"] == "done"
 
 
+def test_the_bars_of_a_second_run_are_its_own(world: World) -> None:  # noqa: F811
+    """It begins where it began: what the first run did stands in the drawing of that one alone."""
+    world.plan.workspace_error = {"code": "clone_failed", "message": "no such repository"}
+    task = world.submit()
+    world.finish(task)
+    world.plan.workspace_error = None
+    world.service.tasks.rerun(world.caller, task["id"])
+    drawn = _drawn(world, task)
+    assert [(bar.step, bar.state) for bar in drawn.bars] == [("node_selection", "now")]
+    world.finish(task)
+    drawn = _drawn(world, task)
+    assert {bar.state for bar in drawn.bars} == {"done"}
+    assert [bar.step for bar in drawn.bars].count("node_selection") == 1
+
+
 def test_attempts_are_marks_and_a_long_history_is_cut() -> None:
     """The newest stays are drawn; how many were left out is said."""
     run = {"id": "r", "created_at": "2026-01-01T00:00:00.000Z", "finished_at": None, "step": "a"}

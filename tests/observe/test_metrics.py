@@ -21,6 +21,7 @@ from taskflow.engine.meter import SILENT, outcome_name
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Snooze
 from taskflow.engine.store import RunRow
 from taskflow.errors import Gone, PermanentError, TransientError
+from taskflow.observe import files
 from taskflow.observe.counting import Counting, counting
 from taskflow.observe.files import Identity
 from taskflow.observe.table import BY_NAME, METRICS
@@ -196,6 +197,23 @@ def test_the_counts_of_dead_processes_stay_and_their_files_go(counted: Counted) 
         assert counted.value("taskflow_processes", role="worker") == 1
     assert len(list(directory.glob("*.db"))) == 4  # this process' two, and the two of the dead
     assert len(list(directory.glob("*.alive"))) == 1
+
+
+def test_a_process_that_begins_while_another_reads_goes_on_counting(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are younger than the reader's list of the living: they are not those of a dead process."""
+    directory = counted.world.settings.data_path / "metrics"
+    asked, began = files._living, Identity(directory, "worker")
+
+    def asked_just_before(where: Path) -> dict[str, str]:
+        living = asked(where)
+        began()
+        return living
+
+    monkeypatch.setattr(files, "_living", asked_just_before)
+    counted.value("taskflow_processes", role="worker")
+    assert len(list(directory.glob(f"*_{began()}.db"))) == 2
 
 
 def test_a_store_that_is_away_is_said_and_the_rest_is_there(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:

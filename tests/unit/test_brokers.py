@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,6 +105,27 @@ def test_what_waits_is_counted_where_it_waits(queues: tuple[str, str]) -> None:
         app.send_task("taskflow.sweep.rescue", queue=queues[1])
     assert publisher.depths() == {"alarm": 1, "sweep": 2}
     assert publisher.backlog() == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["u:s3cret@host:6379", "redis://:s3cret/word@host:6379/0", "redis://:s3cret#word@host/0",
+            "redis://:s3cret?word@host/0", "redis://:pw@host:s3cret/0", "http://u:s3cret@host/0"],
+)  # fmt: skip
+def test_what_is_no_url_is_refused_with_the_variable_and_no_part_of_a_password(url: str) -> None:
+    """Where letters that end a host stand in a password, its beginning looks like a port, and would be said back."""
+    for refused in (
+        lambda: connect(url, VARIABLE), lambda: broker_settings(dataclasses.replace(REDIS, redis_url=url)),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=VARIABLE) as caught:
+            refused()
+        assert set(caught.value.fields) == {VARIABLE}
+        assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_several_brokers_are_named_with_a_semicolon_between_them() -> None:
+    """As Celery takes them."""
+    url = "amqp://u:p@one:5672;amqp://u:p@two"
+    assert with_broker(url)["broker_url"] == url
 
 
 class AwayBroker:

@@ -41,6 +41,19 @@ def test_a_write_is_a_line_that_says_who_did_what_to_which(world: World) -> None
     assert (submit["action"], submit["subject_kind"], submit["subject_id"]) == ("submit_task", "task", task["id"])
 
 
+def test_a_line_about_several_tasks_names_those_to_which_it_was_done(world: World) -> None:
+    """Who cancelled a task is found by its id. What else was named is counted: it may be anybody's, or no task at all."""
+    one, ended, two = world.submit(), world.submit(), world.submit()
+    world.end(ended, "completed")
+    named = [one["id"], ended["id"], "task-s3cret", two["id"]]
+    world.call("POST", "/api/tasks/cancel", {"ids": named})
+    world.call("POST", "/api/tasks/rerun", {"ids": [one["id"]]})
+    rerun, cancel, *_ = _lines(world)
+    assert (cancel["action"], cancel["outcome"]) == ("cancel_tasks", "done")
+    assert cancel["data"] == {"status": 200, "done": [one["id"], two["id"]], "not_done": 2}
+    assert (rerun["outcome"], rerun["data"]) == ("failed", {"status": 200, "done": [], "not_done": 1})
+
+
 def test_reads_are_no_lines(world: World) -> None:
     """Nor are the reports of nodes."""
     task = world.submit()

@@ -65,7 +65,9 @@ def test_a_route_without_a_guard_is_never_reached(app: Flask, world: World) -> N
     assert reached == []
 
 
-@pytest.mark.parametrize("authorization", [None, "Bearer", "Bearer ", "Bearer wrong", "Basic YTpi", "wrong"])
+@pytest.mark.parametrize(
+    "authorization", [None, "Bearer", "Bearer ", "Bearer wrong", "Basic YTpi", "Basic \xff", "wrong"]
+)
 def test_no_valid_token_is_401_on_every_route(
     app: Flask, world: World, placed: tuple[str, Place], authorization: str | None
 ) -> None:

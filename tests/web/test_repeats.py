@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from taskflow.db.models import Run
 from taskflow.errors import InfrastructureError
 from taskflow.service.repeats import BULK_MAX
-from tests.web.world import World
+from tests.web.world import SPEC, World
 from web.api import schemas
 
 KEY = {"Idempotency-Key": "k"}
@@ -125,6 +126,36 @@ def test_a_key_that_can_be_none_is_refused_by_every_write(world: World, path: st
     place = world.place(task)
     answer = _post(world, path.format(task=task["id"], node=place.node_id), body, key=key)
     assert (answer.status_code, list(answer.get_json()["error"]["fields"])) == (422, ["Idempotency-Key"])
+    assert world.row_status(task["id"]) == "queued"
+
+
+def test_every_write_that_knows_a_key_refuses_one_that_can_be_none(app: Flask, world: World) -> None:
+    """Also where a repeat changes nothing anyway: the document says what a key looks like."""
+    task, run = world.submit(), world.start()
+    place = world.place(task)
+    token_id = world.service.accounts.create_token(owner="ada", name="t")["id"]
+    ids = {
+        "task_id": task["id"], "node_id": place.node_id, "token_id": token_id, "run_id": run["id"], "name": "paid",
+    }  # fmt: skip
+    bodies = {
+        "/api/tasks": SPEC, "/api/runs": {"pipeline": "order", "input": {"amount": 1}}, "/api/nodes": {"provider": "local"},
+        "/api/tasks/cancel": {"ids": [task["id"]]}, "/api/tasks/rerun": {"ids": [task["id"]]},
+    }  # fmt: skip
+    tried = 0
+    for path, operations in app.extensions["taskflow.document"]["paths"].items():
+        for method, said in operations.items():
+            named = (
+                {one["name"] for one in said.get("parameters", ()) if isinstance(one, dict)}
+                if method != "parameters"
+                else ()
+            )
+            if "Idempotency-Key" not in named or path.startswith("/callbacks/"):
+                continue
+            body = None if method == "delete" else bodies.get(path, {})
+            answer = world.call(method.upper(), path.format(**ids), body, headers={"Idempotency-Key": "a b"})
+            assert (answer.status_code, list(answer.get_json()["error"]["fields"])) == (422, ["Idempotency-Key"]), path
+            tried += 1
+    assert tried >= 14
     assert world.row_status(task["id"]) == "queued"
 
 

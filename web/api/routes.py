@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -60,7 +61,7 @@ class RequestParser(FlaskParser):
         if not is_json_request(req):
             raise UnsupportedMediaType()
         try:
-            return json.loads(body, parse_constant=_no_constant)
+            return json.loads(body, parse_constant=_no_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:  # also numbers and nesting beyond what the parser takes
             raise UsageError("the body is not JSON", code="not_json") from error
 
@@ -74,6 +75,12 @@ class RequestParser(FlaskParser):
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    """A number that JSON can hold again: beyond the largest one Python reads infinity."""
+    number = float(text)
+    return number if math.isfinite(number) else _no_constant(text[:_NAME_SHOWN_MAX])
 
 
 def _flat(messages: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:

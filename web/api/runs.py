@@ -86,6 +86,7 @@ def get_run(run_id: str) -> dict[str, Any]:
 )
 def cancel_run(body: dict[str, Any], run_id: str) -> dict[str, Any]:
     """Ask for cancellation; the runner makes it true, and cleans up."""
+    idempotency_key()
     return service().runs.cancel(caller(), run_id, body["reason"])
 
 
@@ -104,6 +105,7 @@ def cancel_run(body: dict[str, Any], run_id: str) -> dict[str, Any]:
 )
 def rerun_run(_body: dict[str, Any], run_id: str) -> _Answer:
     """Start a failed or cancelled run again with the same input. The answer is the new run."""
+    idempotency_key()
     run = service().runs.rerun(caller(), run_id)
     return run, 202, {"Location": f"/api/runs/{run['id']}"}
 

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Response, request
 
 from taskflow.service import TaskFilter, Verb
-from web import streams
+from web import audit, streams
 from web.api import answers, following, reports, schemas
 from web.api.keys import ONCE, REPLAYED, idempotency_key, idempotency_parameter
 from web.api.routes import Routes
@@ -111,6 +111,9 @@ def rerun_tasks(body: dict[str, Any]) -> dict[str, Any]:
 
 def _all(verb: Verb, body: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
     outcomes = service().repeats.do_all(caller(), verb, body["ids"], reason=reason, key=idempotency_key())
+    # By their ids, which are the caller's own tasks; of the others it is known only that they were named.
+    done = [one["id"] for one in outcomes if one["task"] is not None]
+    audit.note(outcome="done" if done else "failed", data={"done": done, "not_done": len(outcomes) - len(done)})
     return {"outcomes": outcomes}
 
 

@@ -10,7 +10,7 @@ from taskflow.service.accounts import ROLES
 from taskflow.service.tokens import EXPIRES_MAX_S
 from web import audit
 from web.api import texts
-from web.api.keys import WELCOME
+from web.api.keys import WELCOME, idempotency_key
 from web.api.routes import Routes
 from web.api.schemas import NothingSchema, Seconds
 from web.auth import API, API_ADMIN, caller
@@ -136,6 +136,7 @@ def create_token(spec: dict[str, Any]) -> tuple[dict[str, Any], int, dict[str, s
 )
 def revoke_token(token_id: str) -> dict[str, Any]:
     """Revoke a token, from now on and for good. Browsers that were signed in with it are signed out."""
+    idempotency_key()
     service().tokens.revoke(caller(), token_id)
     return {"id": token_id, "revoked": True}
 

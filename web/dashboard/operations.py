@@ -30,9 +30,9 @@ def see_errors() -> Response:
 
 @pages.add("/sweeps")
 def see_sweeps() -> Response:
-    """The scheduled jobs."""
+    """The scheduled jobs, as ``GET /api/sweeps`` says them."""
     operators_only()
-    return show("sweeps.html", sweeps=service().health.sweeps())
+    return show("sweeps.html", sweeps=service().health.sweeps_in_numbers())
 
 
 @pages.add("/settings")
