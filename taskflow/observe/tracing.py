@@ -52,7 +52,7 @@ class _Ids(RandomIdGenerator):
 
 
 class Tracing(Silent):
-    """Spans of submissions, steps, and what control plane and agents ask of each other. ``ratio``: the part of all runs."""
+    """Spans of submissions, steps, requests to agents and reports. ``ratio``: the part of all runs that is traced."""
 
     def __init__(self, role: str, *, ratio: float = 1.0, processor: SpanProcessor | None = None) -> None:
         self._provider = TracerProvider(
