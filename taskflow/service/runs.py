@@ -29,6 +29,7 @@ from taskflow.pipelines.registry import SHIPPED
 from taskflow.pipelines.tools import Tools
 from taskflow.service.accounts import Caller
 from taskflow.service.admission import RETRY_AFTER_S
+from taskflow.service.keys import key_reused
 from taskflow.service.pages import decode_cursor, encode_cursor, page_size
 from taskflow.service.views import event_view, own_run_view
 from taskflow.settings import Settings
@@ -163,10 +164,7 @@ class Runs:
     def _known(self, tx: Connection, caller: Caller, key: tuple[str, str]) -> Row[Any] | None:
         known = own_runs.run_of_key(tx, caller.owner_id, key[0])
         if known is not None and known.request_hash != key[1]:
-            raise Conflict(
-                "this idempotency key was used for another request", code="idempotency_key_reused",
-                fields={"Idempotency-Key": "was used with other content"},
-            )  # fmt: skip
+            raise key_reused()
         return known
 
     def _table(self, name: str) -> Pipeline:

@@ -9,7 +9,7 @@ from flask import Response
 
 from web import streams
 from web.api import answers, following, schemas
-from web.api.keys import SECOND_REFUSED, WELCOME, idempotency_key, idempotency_parameter
+from web.api.keys import REPLAYED, SECOND_REFUSED, WELCOME, idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, API_WRITE, RUN, caller
 from web.door import service
@@ -52,7 +52,7 @@ def start_run(spec: dict[str, Any]) -> _Answer:
         caller(), spec["pipeline"], spec["input"], subject=spec["subject"], idempotency_key=idempotency_key()
     )
     headers = {"Location": f"/api/runs/{run['id']}"}
-    return run, 202, headers if made else {**headers, "Idempotent-Replayed": "true"}
+    return run, 202, headers if made else {**headers, **REPLAYED}
 
 
 @routes.add(
