@@ -63,7 +63,7 @@ class Guard:
 
     @property
     def challenge(self) -> str:
-        """How to show who one is, as the header ``WWW-Authenticate``. Many senders show a password only when asked for it."""
+        """How to show who one is, as ``WWW-Authenticate``. Many senders show a password only when asked for it."""
         return 'Bearer, Basic realm="taskflow"' if self.scope == "run" else "Bearer"
 
     @property
