@@ -217,6 +217,9 @@ class Settings:
         "count",
         "open runs of pipelines of your own, for one owner; one more is refused with 429; 0 = no limit",
     )
+    open_runs_max: int = _setting(
+        20_000, "count", "the same of all owners together; one more is refused with 503; 0 = no limit"
+    )
     token_request_rate: float = _setting(
         200.0,
         "1/s",

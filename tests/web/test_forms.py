@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from marshmallow import ValidationError
 
+from taskflow.cli import tasks as commands
 from taskflow.cli.filters import task_query
 from taskflow.clock import ManualClock
+from taskflow.db import own_runs
 from taskflow.db.status import STATUSES
 from taskflow.errors import UsageError
 from taskflow.service.pages import decode_cursor, encode_cursor
@@ -51,6 +53,8 @@ def test_a_pattern_of_the_document_says_what_the_check_says(check: Any, text: st
 def test_the_words_of_the_document_are_those_of_the_product(make_world: MakeWorld) -> None:  # noqa: F811
     """Statuses and steps that can be asked for."""
     assert schemas.STATUSES == STATUSES
+    assert schemas.RUN_STATUSES == own_runs.STATUSES
+    assert (commands._STATUSES, commands._RUN_STATUSES) == (schemas.STATUSES, schemas.RUN_STATUSES)
     steps = make_world().app.pipelines["agent_task"].steps
     assert tuple(step.name for step in steps if not step.skip) == schemas.STEPS
 

@@ -36,8 +36,8 @@ _FEED_EVENT = answers.FeedEventSchema()
 def list_feed(query: dict[str, Any]) -> dict[str, Any] | Response:
     """List or follow what happens to everything of yours, in one order.
 
-    Going on at the last `cursor` (or `next`) skips and repeats nothing, whatever is written meanwhile. The order of one
-    task's or node's events is that of their `seq`.
+    Going on at the last `cursor` (or `next`) skips and repeats nothing, whatever is written meanwhile. The events
+    of one task, node or subject of runs are in the order of their `seq`.
     """
     served, who = service(), caller()
     if not streams.wanted():

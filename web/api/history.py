@@ -50,7 +50,7 @@ def list_task_errors(query: dict[str, Any], task_id: str) -> dict[str, Any]:
     refusals={400: "not a cursor of ours"},
 )
 def list_errors(query: dict[str, Any]) -> dict[str, Any]:
-    """List every attempt of a step that failed, of tasks and of nodes, newest first."""
+    """List every attempt of a step that failed, of tasks, of nodes and of your own pipelines, newest first."""
     return _errors(query, None)
 
 

@@ -17,8 +17,7 @@ LABELS_ASKED_MAX = 5
 BULK_MAX = 100
 COMMAND_MAX = 1000
 STATUSES = ("draft", "ready", "queued", "delegated", "in_progress", "completed", "failed", "cancelled")
-_STATUS = f"({'|'.join(STATUSES)})"
-_STATUSES_FORM = rf"^({_STATUS}(,{_STATUS}){{0,7}})?$"
+RUN_STATUSES = ("running", "waiting", "completed", "failed", "cancelled")
 #: The steps of a task, in their order.
 STEPS = (
     "node_selection", "waiting_for_capacity", "node_provisioning", "node_agent_ready", "workspace_creation",
@@ -259,6 +258,21 @@ def _part(description: str, *, most: int = 200, **kwargs: Any) -> fields.String:
     )
 
 
+def _statuses(known: tuple[str, ...], description: str) -> fields.List[Any]:
+    one = f"({'|'.join(known)})"
+    form = rf"^({one}(,{one}){{0,{len(known) - 1}}})?$"
+    return fields.List(
+        fields.String(validate=validate.Length(max=200), metadata={"pattern": form}),
+        load_default=list,
+        metadata={"description": description},
+    )
+
+
+def words(texts: list[str]) -> tuple[str, ...]:
+    """The words of a query's field that may be repeated, or hold several separated by commas."""
+    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
+
+
 def _cursor(form: str) -> fields.String:
     return fields.String(
         load_default=None,
@@ -285,11 +299,7 @@ class TaskListQuerySchema(PageQuerySchema):
     """Which tasks, and how many. A task has to fit all that is said."""
 
     cursor = _cursor(forms.POINT_CURSOR)
-    status = fields.List(
-        fields.String(validate=validate.Length(max=200), metadata={"pattern": _STATUSES_FORM}),
-        load_default=list,
-        metadata={"description": "only tasks in one of these; repeated, or separated by commas"},
-    )
+    status = _statuses(STATUSES, "only tasks in one of these; repeated, or separated by commas")
     project = fields.String(
         load_default=None,
         allow_none=False,
@@ -383,16 +393,18 @@ class RunListQuerySchema(PageQuerySchema):
     """Which runs of your own pipelines."""
 
     cursor = _cursor(forms.ID)
+    status = _statuses(RUN_STATUSES, "only runs in one of these; repeated, or separated by commas")
     pipeline = fields.String(
-        load_default=None, validate=texts.identifier, metadata={"description": "only of this pipeline"}
-    )
-    subject = fields.String(
         load_default=None,
-        validate=[validate.Length(1, 200), texts.plain],
-        metadata={"description": "only about this, in the words of who started it"},
+        allow_none=False,
+        validate=texts.identifier,
+        metadata={"description": "only of this pipeline"},
     )
+    subject = _part("only about this, in the words of who started it")
     finished = fields.Boolean(
-        load_default=None, metadata={"description": "true: only those that ended; false: only open ones"}
+        load_default=None,
+        allow_none=False,
+        metadata={"description": "true: only those that ended; false: only open ones"},
     )
 
 

@@ -69,7 +69,7 @@ def task_filter(query: Mapping[str, Any]) -> TaskFilter:
     after, before = query["created_after"], query["created_before"]
     labels = (text.partition(":") for text in query["label"])
     return TaskFilter(
-        statuses=tuple(word.strip() for text in query["status"] for word in text.split(",") if word.strip()),
+        statuses=schemas.words(query["status"]),
         project=query["project"],
         step=query["step"],
         node_id=query["node"],
