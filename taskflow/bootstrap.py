@@ -196,7 +196,7 @@ def bootstrap(
     watch = Watch(rescue, store, control, clock)
     service = Service(
         database=database, control=control, ringer=ringer, vault=vault, pipelines=table, settings=settings,
-        clock=clock, tools=tools, meter=meter,
+        clock=clock, tools=tools, meter=meter, depths=publisher.depths if isinstance(publisher, CeleryPublisher) else None,
     )  # fmt: skip
     renewer = Renewer(control, clock, on_hung or (lambda step: None))
     runner = Runner(store, control, ringer, renewer, table, settings, clock, rng, meter=meter)

@@ -17,7 +17,7 @@ from celery import Celery, Task, signals
 from kombu.entity import Queue
 
 from taskflow.bootstrap import App, bootstrap, make_meter
-from taskflow.broker import ALARM_TASK, CeleryPublisher, is_installed, set_alarm_queue
+from taskflow.broker import ALARM_TASK, CeleryPublisher, is_installed, set_queues
 from taskflow.celery_settings import ALARM_QUEUE, SWEEP_QUEUE, beat_schedule
 from taskflow.engine.meter import Told
 from taskflow.errors import InfrastructureError, UsageError
@@ -106,7 +106,7 @@ def install(
     _check_configuration(app, queues)
     declared(settings)  # what can't be imported is said here, not in each worker process
     installed = Installed(app, settings, queues)
-    set_alarm_queue(app, installed.alarm_queue)
+    set_queues(app, installed.alarm_queue, installed.sweep_queue)
     _add_alarm(installed)
     _add_sweeps(installed)
     _connect(installed)

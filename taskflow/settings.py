@@ -247,6 +247,12 @@ class Settings:
     sign_in_rate: float = _setting(
         20.0, "1/min", "sign-ins from one address to one web process, failed ones included; more get 429; 0 = no limit"
     )
+    trusted_proxies: int = _setting(
+        0,
+        "count",
+        "proxies before the web, each of which adds to X-Forwarded-For who asked it: sign-ins are counted by that address,"
+        " and the audit trail has it; 0 = the header is not believed",
+    )
     # --- pipelines of your own
     pipelines: str = _setting(
         "", "names", "pipelines of your own, as module:attribute, separated by commas; beside those of entry points"

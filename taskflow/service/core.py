@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from taskflow.agent_file import AgentFile
+from taskflow.celery_settings import ALARM_QUEUE
 from taskflow.clock import Clock
 from taskflow.db.session import Database
 from taskflow.engine.alarms import Ringer
@@ -58,6 +59,7 @@ class Service:
         clock: Clock,
         tools: StepTools,
         meter: Meter = SILENT,
+        depths: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
         self.now = StoreClock(control, clock).now
         #: What HTTP requests are told to.
@@ -82,7 +84,9 @@ class Service:
         admission = Admission(RUNS, settings, clock)
         self.runs = Runs(database, control, ringer, vault, pipelines, settings, self.now, admission, meter)
         self.run_explain = RunExplain(database, control, pipelines, settings, self.now)
-        self.metrics = Metrics(database, control, settings, vault, self.now)
+        self.metrics = Metrics(
+            database, control, settings, vault, self.now, depths or (lambda: {ALARM_QUEUE: ringer.backlog()})
+        )
         self.workers = Workers(control, self.now)
         self.health = Health(
             database, control, settings, self.now, self.providers, self.workers, ringer.backlog, pipelines

@@ -8,14 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import Celery
 from redis.sentinel import SentinelConnectionPool
 from structlog.testing import capture_logs
 
-from taskflow.broker import CeleryPublisher, make_celery
+from taskflow.broker import CeleryPublisher, make_celery, set_queues
 from taskflow.celery_settings import broker_settings
 from taskflow.engine.alarms import Pump, Ringer
 from taskflow.engine.control import Alarm, Pumped
 from taskflow.errors import UsageError
+from taskflow.ids import RunId
 from taskflow.redis_url import SentinelUrl, connect, parse_sentinel
 from taskflow.settings import Settings
 
@@ -88,6 +90,21 @@ def test_a_url_of_sentinels_that_is_none_is_refused_with_the_variable(url: str) 
     with pytest.raises(UsageError, match="sentinel://") as caught:
         parse_sentinel(url.replace("sentinel://", "sentinel://u:secret@"), VARIABLE)
     assert set(caught.value.fields) == {VARIABLE} and "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("queues", [("alarm", "sweep"), ("ours.alarm", "ours.sweep")])
+def test_what_waits_is_counted_where_it_waits(queues: tuple[str, str]) -> None:
+    """In the broker, whichever it is, and in the queues of an application that taskflow was installed on."""
+    app = Celery(broker="memory://", set_as_current=False)
+    if queues[0] != "alarm":
+        set_queues(app, *queues)
+    publisher = CeleryPublisher(REDIS, app)
+    assert publisher.depths() == {"alarm": 0, "sweep": 0}
+    publisher.publish(Alarm(RunId("run-1"), "g", 0.0, "agent_task.running"))
+    for _ in range(2):
+        app.send_task("taskflow.sweep.rescue", queue=queues[1])
+    assert publisher.depths() == {"alarm": 1, "sweep": 2}
+    assert publisher.backlog() == 1
 
 
 @pytest.mark.parametrize(

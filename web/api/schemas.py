@@ -464,6 +464,12 @@ class LogQuerySchema(Schema):
     )
 
 
+class TokenListQuerySchema(PageQuerySchema):
+    """Which page of the tokens."""
+
+    cursor = _cursor(forms.ID)
+
+
 class NodeListQuerySchema(PageQuerySchema):
     """Which nodes."""
 
