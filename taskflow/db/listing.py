@@ -15,11 +15,15 @@ from sqlalchemy.dialects.postgresql import JSONB
 from taskflow.db.models import ErrorRow, Event, Run, Task
 from taskflow.db.session import UNICODE_LOWER
 
-TASKS = Task.__table__
 #: What a page of runs shows: not the results of their steps, which may be long.
 _OF_RUN: tuple[Any, ...] = (
     Run.id, Run.number, Run.step, Run.step_entered_at, Run.result, Run.error, Run.cancel_requested_at,
     Run.cancel_requested_by, Run.cancel_reason, Run.created_at, Run.finished_at,
+)  # fmt: skip
+#: What a line of a list shows of a task and its run: not what it was given and what it left, which may be long.
+OF_TASK: tuple[Any, ...] = (
+    Task.id, Task.title, Task.status, Task.project, Task.run_number, Task.node_id, Task.error, Task.created_at,
+    Task.completed_at, Run.step, Run.finished_at.label("run_finished_at"),
 )  # fmt: skip
 _SEARCHED = (Task.title, Task.id, Task.repository)
 
@@ -56,7 +60,7 @@ def list_tasks(
 ) -> Sequence[Row[Any]]:
     """Tasks newest first, with the step of their run; ``before`` is the (created_at, id) of the last row seen."""
     statement = (
-        select(TASKS, Run.step.label("step"), Run.finished_at.label("run_finished_at"))
+        select(*OF_TASK)
         .outerjoin(Run, Run.id == Task.run_id)
         .where(Task.owner_id == owner_id, *_conditions(tx, owner_id, wanted))
         .order_by(Task.created_at.desc(), Task.id.desc())
