@@ -6,7 +6,7 @@ import dataclasses
 import ipaddress
 import random
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -148,9 +148,9 @@ class Api:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         return self._call("starting the run", "POST", "/api/runs", body=spec, headers=headers)
 
-    def runs(self, *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
-        """A page of runs: ``{"runs", "next_cursor"}``."""
-        query: dict[str, Any] = {"limit": limit, **({"cursor": cursor} if cursor else {})}
+    def runs(self, statuses: Sequence[str] = (), *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+        """A page of runs in one of these statuses (none: in any): ``{"runs", "next_cursor"}``."""
+        query: dict[str, Any] = {"limit": limit, "status": list(statuses), **({"cursor": cursor} if cursor else {})}
         return self._call("listing runs", "GET", "/api/runs", query=query)
 
     def signal(self, run_id: str, name: str, data: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:

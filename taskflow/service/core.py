@@ -14,7 +14,7 @@ from taskflow.engine.meter import SILENT, Meter
 from taskflow.engine.pipeline import Pipeline
 from taskflow.nodes.context import StepTools
 from taskflow.service.accounts import Accounts
-from taskflow.service.admission import Admission
+from taskflow.service.admission import RUNS, TASKS, Admission
 from taskflow.service.audit import Audit
 from taskflow.service.browsers import Browsers
 from taskflow.service.callbacks import Callbacks
@@ -70,7 +70,8 @@ class Service:
         self.browsers = Browsers(database, clock, settings)
         self.audit = Audit(database, clock)
         self.signatures = Signatures(self.accounts, vault, settings, self.now)
-        self.tasks = Tasks(database, control, ringer, tools, pipelines, self.now, Admission(settings, clock), meter)
+        admission = Admission(TASKS, settings, clock)
+        self.tasks = Tasks(database, control, ringer, tools, pipelines, self.now, admission, meter)
         self.repeats = Repeats(database, vault, self.tasks, self.now)
         self.history = History(database)
         self.line = Line(database, settings, self.now)
@@ -80,7 +81,8 @@ class Service:
         self.callbacks = Callbacks(database, ringer, tools, self.now, meter)
         self.providers = Providers(database, tools, self.now)
         self.explain = Explain(database, control, pipelines, tools, self.now)
-        self.runs = Runs(database, ringer, vault, pipelines, settings, self.now)
+        admission = Admission(RUNS, settings, clock)
+        self.runs = Runs(database, control, ringer, vault, pipelines, settings, self.now, admission, meter)
         self.run_explain = RunExplain(database, control, pipelines, settings, self.now)
         self.metrics = Metrics(
             database, control, settings, vault, self.now, depths or (lambda: {ALARM_QUEUE: ringer.backlog()})

@@ -107,6 +107,12 @@ def test_every_page_forbids_what_is_not_a_file_of_ours(see: See, busy: dict[str,
         assert answer.headers["Cache-Control"] == "no-store"
 
 
+@pytest.mark.parametrize("query", ["/tasks?text=%00", "/tasks?label=a:%00", "/runs?pipeline=%00", "/runs?subject=a%00"])
+def test_a_search_that_a_database_would_fail_at_is_refused(see: See, query: str) -> None:
+    """As what it is, not as a store that is away."""
+    see(query, status=400)
+
+
 def test_nothing_of_another_owner_is_shown(world: World, see: See, busy: dict[str, str]) -> None:
     """Their task and node do not exist, and no list has them."""
     for path in (f"/tasks/{busy['running']}", f"/nodes/{busy['node']}", f"/runs/{busy['run']}"):

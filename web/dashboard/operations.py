@@ -24,7 +24,7 @@ def see_errors() -> Response:
     failed, cursor = served.tasks.list(who, wanted=TaskFilter(statuses=("failed",)), limit=_ROWS)
     return show(
         "errors.html", after=after, failed=failed, more=cursor is not None,
-        attempts=served.lookups.failed_attempts(who, limit=_ROWS),
+        attempts=served.history.errors(who, limit=_ROWS)[0],
     )  # fmt: skip
 
 
