@@ -37,8 +37,8 @@ def commands_of(worker: str, schedule: str, flower_host: str) -> dict[str, list[
     flower = [part.replace(f"--address={commands.FLOWER_HOST}", f"--address={flower_host}")
               for part in commands.flower_argv(settings.flower_port)]  # fmt: skip
     found = {
-        "web": commands.web_argv(), "worker": commands.worker_argv(settings, worker), "flower": flower,
-        "beat": commands.beat_argv(settings, Path(schedule)), "nodehost": commands.nodehost_argv(),
+        "web": commands.web_argv(), "worker": commands.worker_argv(worker), "flower": flower,
+        "beat": commands.beat_argv(Path(schedule)), "nodehost": commands.nodehost_argv(),
         "migrate": commands.migrate_argv(),
     }  # fmt: skip
     return {name: argv[1:] for name, argv in found.items()}
