@@ -92,11 +92,13 @@ docs: install ## make the documentation's pages in build/docs; a warning or a de
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d build/doctrees . build/docs
 	@echo "build/docs/index.html"
 
-reference: install ## write the pages of docs/reference that are made from the code
+reference: install ## write the pages of docs/reference and docs/ops that are made from the code
 	$(BIN)/python -m tests.support.settings_docs
 	$(BIN)/python -m tests.support.openapi_docs
 	$(BIN)/python -m tests.support.cli_docs
 	$(BIN)/python -m tests.support.data_model_docs
+	$(BIN)/python -m tests.support.metrics_docs
+	$(BIN)/python -m tests.support.dashboard
 
 agent: install ## build the node agent as one file: build/agent.pyz
 	$(BIN)/python -m taskflow.agent_file build/agent.pyz

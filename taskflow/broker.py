@@ -7,15 +7,15 @@ import threading
 from amqp.exceptions import NotFound
 from celery import Celery
 
-from taskflow.celery_settings import ALARM_QUEUE, broker_settings, celery_settings
+from taskflow.celery_settings import ALARM_QUEUE, SWEEP_QUEUE, broker_settings, celery_settings
 from taskflow.engine.control import Alarm
 from taskflow.errors import UsageError
 from taskflow.pipelines.registry import named
 from taskflow.settings import Settings
 
 ALARM_TASK = "taskflow.alarm"
-#: Of an application that taskflow was installed on: the queue of its alarms.
-_QUEUE = "taskflow_alarm_queue"
+#: Of an application that taskflow was installed on: its queues of alarms and of sweeps.
+_QUEUES = "taskflow_queues"
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -25,14 +25,19 @@ def make_celery(settings: Settings) -> Celery:
     return app
 
 
-def set_alarm_queue(app: Celery, queue: str) -> None:
-    """Say that the workers of ``app`` take alarms from ``queue``."""
-    setattr(app, _QUEUE, queue)
+def set_queues(app: Celery, alarms: str, sweeps: str) -> None:
+    """Say from which queues the workers of ``app`` take alarms and sweeps."""
+    setattr(app, _QUEUES, (alarms, sweeps))
+
+
+def _queues(app: Celery) -> tuple[str, str]:
+    found: tuple[str, str] = getattr(app, _QUEUES, (ALARM_QUEUE, SWEEP_QUEUE))
+    return found
 
 
 def is_installed(app: Celery) -> bool:
     """Whether taskflow was installed on ``app``."""
-    return hasattr(app, _QUEUE)
+    return hasattr(app, _QUEUES)
 
 
 def _application(name: str) -> Celery:
@@ -79,7 +84,7 @@ class CeleryPublisher:
             ALARM_TASK,
             (alarm.run_id, alarm.generation),
             countdown=alarm.countdown_s if alarm.countdown_s > 0 else None,
-            queue=getattr(app, _QUEUE, ALARM_QUEUE),
+            queue=_queues(app)[0],
             serializer="json",
             shadow=alarm.name,
             kwargsrepr=repr(shown),
@@ -90,7 +95,16 @@ class CeleryPublisher:
     def backlog(self) -> int:
         """Hints that wait in the alarm queue."""
         app = self._celery()
-        queue = getattr(app, _QUEUE, ALARM_QUEUE)
+        return self._waiting(app, _queues(app)[0])
+
+    def depths(self) -> dict[str, int]:
+        """Messages that wait, by what their queue is for: ``alarm`` and ``sweep``. Raises what the transport raises."""
+        app = self._celery()
+        names = zip((ALARM_QUEUE, SWEEP_QUEUE), _queues(app), strict=True)
+        return {purpose: self._waiting(app, queue) for purpose, queue in names}
+
+    @staticmethod
+    def _waiting(app: Celery, queue: str) -> int:
         with app.pool.acquire(block=True) as connection:
             if connection.transport.driver_type != "amqp":
                 return int(connection.default_channel._size(queue))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from taskflow.errors import UsageError
-from taskflow.redis_url import parse_sentinel
+from taskflow.redis_url import check_readable, parse_sentinel
 from taskflow.settings import ENV_PREFIX, Settings
 
 ALARM_QUEUE = "alarm"
@@ -63,6 +63,8 @@ def broker_settings(settings: Settings) -> dict[str, Any]:
     """Where the broker is and what its transport is told. Raises ``UsageError`` for a URL that can't be one."""
     variable = f"{ENV_PREFIX}BROKER_URL" if settings.broker_url else f"{ENV_PREFIX}REDIS_URL"
     url = settings.broker_url or settings.redis_url
+    if url and not url.startswith("sentinel://"):
+        check_readable(url, variable, f"<scheme>://[user:password@]host[:port][/...], with one of {BROKERS}")
     scheme = url.partition("://")[0]
     if scheme in ("amqp", "amqps", "pyamqp"):
         return {"broker_url": url, **_AMQP}

@@ -17,7 +17,7 @@ from celery import Celery, Task, signals
 from kombu.entity import Queue
 
 from taskflow.bootstrap import App, bootstrap, make_meter
-from taskflow.broker import ALARM_TASK, CeleryPublisher, is_installed, set_alarm_queue
+from taskflow.broker import ALARM_TASK, CeleryPublisher, is_installed, set_queues
 from taskflow.celery_settings import ALARM_QUEUE, SWEEP_QUEUE, beat_schedule
 from taskflow.engine.meter import Told
 from taskflow.errors import InfrastructureError, UsageError
@@ -106,7 +106,7 @@ def install(
     _check_configuration(app, queues)
     declared(settings)  # what can't be imported is said here, not in each worker process
     installed = Installed(app, settings, queues)
-    set_alarm_queue(app, installed.alarm_queue)
+    set_queues(app, installed.alarm_queue, installed.sweep_queue)
     _add_alarm(installed)
     _add_sweeps(installed)
     _connect(installed)
@@ -138,10 +138,18 @@ def _has_no_processes(pool: str) -> bool:
     return any(word in pool.lower() for word in _THREADS)
 
 
+class _Ours(Task):  # type: ignore[misc]
+    """A task that takes nothing of ``task_annotations``: those for ``*`` are meant for the application's own."""
+
+    @classmethod
+    def annotate(cls) -> None:
+        """See ``celery.Task``."""
+
+
 def _options(app: Celery) -> dict[str, Any]:
     """What a task of ours is, whatever the application's defaults for its own are."""
     options: dict[str, Any] = {
-        "base": Task,
+        "base": _Ours,
         "shared": False,  # of this application, not of every other one in the process
         "serializer": "json",
         "ignore_result": True,
@@ -195,7 +203,9 @@ def _connect(installed: Installed) -> None:
         queues = instance.app.amqp.queues
         if queues.consume_from is queues:  # no -Q: it takes whatever it knows
             for name in (installed.alarm_queue, installed.sweep_queue):
-                queues.add(Queue(name))  # type: ignore[no-untyped-call]
+                # As who publishes makes it. A bare one would be bound to the application's default exchange, and where
+                # that is a topic or a fanout, its own tasks would be copied into our queues, and run twice.
+                queues[name]
         installed.serves = bool({installed.alarm_queue, installed.sweep_queue} & set(queues.consume_from))
         pool = instance.pool_cls.__module__
         if installed.serves and _has_no_processes(pool):

@@ -61,15 +61,17 @@ class TaskflowError(Exception):
         """The error as it is stored on a run and shown by API and CLI: code, message, advice, detail.
 
         A message beyond ``MESSAGE_MAX`` characters loses its middle; a detail beyond ``DETAIL_BYTES_MAX`` becomes a
-        text of its beginning.
+        text of its beginning. What JSON can't hold of the detail becomes text: a failure can always be stored.
         """
         found: dict[str, Any] = {"code": self.code, "message": _cut(self.message)}
         if self.advice:
             found["advice"] = _cut(self.advice)
         if self.detail:
-            text = json.dumps(self.detail, default=str)
-            fits = len(text.encode()) <= DETAIL_BYTES_MAX
-            found["detail"] = self.detail if fits else {"left_out": f"{len(text)} characters", "begins": text[:1000]}
+            text = json.dumps(self.detail, default=str, skipkeys=True)
+            if len(text.encode()) <= DETAIL_BYTES_MAX:
+                found["detail"] = json.loads(text, parse_constant=str)
+            else:
+                found["detail"] = {"left_out": f"{len(text)} characters", "begins": text[:1000]}
         return found
 
 

@@ -56,6 +56,11 @@ def workspace_id_of(run_id: RunId) -> WorkspaceId:
     return WorkspaceId("ws-" + run_id.removeprefix("run-"))
 
 
+def run_id_of_workspace(workspace_id: str) -> RunId:
+    """The run whose workspace has this id: the same rule backwards."""
+    return RunId("run-" + workspace_id.removeprefix("ws-"))
+
+
 def session_id_of(run_id: RunId) -> SessionId:
     """The agent session of a run, by the same rule."""
     return SessionId("session-" + run_id.removeprefix("run-"))

@@ -16,6 +16,7 @@ from taskflow.errors import UsageError
 
 _SENTINEL_PORT = 26379
 _FORM = "sentinel://[user:password@]host[:port],host[:port]/<master name>[/<database>]"
+_SERVER_FORM = "redis://[[user]:password@]host[:port][/database], or rediss:// for TLS"
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,59 @@ def parse_sentinel(url: str, variable: str) -> SentinelUrl | None:
     except ValueError:
         found = None
     if found is None or not found.master or parts.query or found.database < 0:
-        # Not the URL itself: it may hold a password.
-        raise UsageError(f"{variable} is not of the form {_FORM}", fields={variable: f"must be {_FORM}"})
+        raise _unreadable(variable, _FORM)
     return found
 
 
 def connect(url: str, variable: str, **options: Any) -> redis.Redis:
-    """A client of the server, or of whichever one the sentinels call the master now. Connects at the first use."""
+    """A client of the server, or of whichever one the sentinels call the master now. Connects at the first use.
+
+    Raises ``UsageError`` naming ``variable`` for what is no URL of either.
+    """
     found = parse_sentinel(url, variable)
     if found is None:
-        return redis.Redis.from_url(url, **options)
+        return _server(url, variable, options)
     sentinel_options = {name: value for name, value in options.items() if name.startswith("socket_")}
     make: Any = Sentinel  # has no types
     client: redis.Redis = make(found.hosts, sentinel_kwargs=sentinel_options).master_for(
         found.master, redis.Redis, db=found.database, username=found.username, password=found.password, **options
     )
     return client
+
+
+def check_readable(url: str, variable: str, form: str) -> None:
+    """Raise ``UsageError`` naming ``variable`` and the ``form`` unless scheme, host and port can be told apart.
+
+    In a password that holds ``/``, ``?`` or ``#`` as they are, a part of it stands where the port is looked for, and
+    whoever reads the URL later says it back. Celery takes several URLs with ``;`` between them.
+    """
+    if not all(_is_readable(one) for one in url.split(";")):
+        raise _unreadable(variable, form)
+
+
+def _is_readable(url: str) -> bool:
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return False
+    return "://" in url
+
+
+def _server(url: str, variable: str, options: dict[str, Any]) -> redis.Redis:
+    if not url.startswith("unix://"):
+        check_readable(url, variable, _SERVER_FORM)
+    try:
+        return redis.Redis.from_url(url, **options)
+    except ValueError:  # not chained: it may hold a part of the URL
+        raise _unreadable(variable, _SERVER_FORM) from None
+
+
+def _unreadable(variable: str, form: str) -> UsageError:
+    # Not the URL itself: it may hold a password.
+    return UsageError(
+        f"{variable} is not of the form {form}", fields={variable: f"must be {form}"},
+        advice="in a user's name or password, / is written %2F, ? is %3F, # is %23, @ is %40, % is %25",
+    )  # fmt: skip
 
 
 def _host(text: str) -> tuple[str, int]:

@@ -217,6 +217,9 @@ class Settings:
         "count",
         "open runs of pipelines of your own, for one owner; one more is refused with 429; 0 = no limit",
     )
+    open_runs_max: int = _setting(
+        20_000, "count", "the same of all owners together; one more is refused with 503; 0 = no limit"
+    )
     token_request_rate: float = _setting(
         200.0,
         "1/s",
@@ -243,6 +246,12 @@ class Settings:
     sign_in_code_s: float = _setting(600.0, "s", "a sign-in link is good for this long, once")
     sign_in_rate: float = _setting(
         20.0, "1/min", "sign-ins from one address to one web process, failed ones included; more get 429; 0 = no limit"
+    )
+    trusted_proxies: int = _setting(
+        0,
+        "count",
+        "proxies before the web, each of which adds to X-Forwarded-For who asked it: sign-ins are counted by that address,"
+        " and the audit trail has it; 0 = the header is not believed",
     )
     # --- pipelines of your own
     pipelines: str = _setting(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from taskflow import logs
 from taskflow.settings import Settings
@@ -35,6 +36,10 @@ def create_app(service: Service | None = None, settings: Settings | None = None)
     if service is None:
         door.meter()  # what can't be made is said at the start
     limits = settings or Settings()
+    if limits.trusted_proxies:
+        # The address alone: the public name and scheme of this host are a setting.
+        proxied = ProxyFix(app.wsgi_app, x_for=limits.trusted_proxies, x_proto=0)
+        app.wsgi_app = proxied  # type: ignore[method-assign]
     app.extensions["taskflow.limit"] = RequestLimit(limits.token_request_rate)
     app.extensions["taskflow.streams"] = Streams(limits)
     context.register(app)

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 import structlog
 from flask import Flask, Response, abort, current_app, g, redirect, request, url_for
+from werkzeug.datastructures import Authorization
 
 from taskflow.errors import NotFound, Unauthorized
 from taskflow.service import Caller
@@ -59,6 +60,11 @@ class Guard:
     def signable(self) -> bool:
         """Whether who calls it may sign instead of showing the token."""
         return self.scope in ("node", "workspace")
+
+    @property
+    def challenge(self) -> str:
+        """How to show who one is, as ``WWW-Authenticate``. Many senders show a password only when asked for it."""
+        return 'Bearer, Basic realm="taskflow"' if self.scope == "run" else "Bearer"
 
     @property
     def callback(self) -> bool:
@@ -169,8 +175,16 @@ def _bearer(guard: Guard) -> Caller:
     return service().accounts.authenticate(token, guard.scope)
 
 
+def _authorization() -> Authorization | None:
+    """What the header of that name holds; None also for what nobody can read."""
+    try:
+        return request.authorization
+    except ValueError:  # of Basic, letters that are none of its alphabet
+        return None
+
+
 def _token() -> str | None:
-    authorization = request.authorization
+    authorization = _authorization()
     return authorization.token if authorization is not None and authorization.type == "bearer" else None
 
 
@@ -190,7 +204,7 @@ def _note_use(response: Response) -> Response:
 
 def _outsider() -> Caller:
     """Who shows the token of one signal of one run."""
-    authorization, named = request.authorization, request.view_args or {}
+    authorization, named = _authorization(), request.view_args or {}
     token = None
     if authorization is not None:
         token = authorization.token if authorization.type == "bearer" else authorization.get("password")

@@ -5,7 +5,12 @@ The tag is weak and a hash of what is answered: whatever an answer is made of, i
 
 from __future__ import annotations
 
+import hashlib
+
 from flask import Flask, Response, g, request
+
+#: What an answer says beside its body.
+_SAID = ("Content-Type", "X-Log-Next", "X-Log-Ended")
 
 
 def register(app: Flask) -> None:
@@ -18,7 +23,8 @@ def _tag(response: Response) -> Response:
     guard = g.get("guard")
     if not read or guard is None or guard.scope != "api" or response.is_streamed:
         return response
-    response.add_etag(weak=True)
+    said = "\n".join(response.headers.get(name, "") for name in _SAID)
+    response.set_etag(hashlib.sha256(said.encode() + b"\0" + response.get_data()).hexdigest()[:40], weak=True)
     if request.if_none_match.contains_weak(response.get_etag()[0] or ""):
         response.status_code = 304  # which is sent without a body
     return response

@@ -89,10 +89,18 @@ def check_origin() -> None:
         same = site in ("same-origin", "none")
     else:
         cookie: _Cookie = current_app.extensions["taskflow.cookie"]
-        named = "" if origin is None else urlsplit(origin).netloc
+        named = "" if origin is None else _host_of(origin)
         same = origin is None or (named != "" and named in (request.host, cookie.public_host))
     if not same:
         raise Forbidden("the request comes from a page of another site", code="csrf")
+
+
+def _host_of(origin: str) -> str:
+    """Its host and port; '' for what is no origin."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def sign_in(response: Response, secret: str) -> None:

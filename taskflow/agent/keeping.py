@@ -96,9 +96,7 @@ class Keeper:
             if not is_locked(self._root / "agent.lock"):
                 try:
                     status = self._one_life()
-                except (
-                    OSError
-                ) as error:  # no room for a process at this moment: the agent ended for the same cause, mostly
+                except OSError as error:  # no room for a process now: the agent ended for the same cause, mostly
                     log.error("the agent can't be started: %s; it is tried again in %g s", error, _AGAIN_S)
                     self._ended.wait(_AGAIN_S)
                     continue

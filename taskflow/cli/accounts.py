@@ -84,4 +84,5 @@ def _lines(page: Callable[[str | None], tuple[Any, str | None]], all_pages: bool
 
 
 def _facts(line: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in line["data"].items())
+    facts = {name: ",".join(value) if isinstance(value, list) else value for name, value in line["data"].items()}
+    return " ".join(f"{name}={value}" for name, value in facts.items())

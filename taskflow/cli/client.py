@@ -6,16 +6,16 @@ import dataclasses
 import ipaddress
 import random
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
 from requests.auth import AuthBase
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import NameResolutionError, NewConnectionError
 
-from taskflow.cli.problems import FAILED, NO_SERVER, NOT_FOUND, USAGE, CommandError, NoServer
+from taskflow.cli.problems import FAILED, NOT_FOUND, USAGE, CommandError, NoServer
 from taskflow.clock import Clock, SystemClock
 
 CONNECT_TIMEOUT_S = 3.0
@@ -148,9 +148,9 @@ class Api:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         return self._call("starting the run", "POST", "/api/runs", body=spec, headers=headers)
 
-    def runs(self, *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
-        """A page of runs: ``{"runs", "next_cursor"}``."""
-        query: dict[str, Any] = {"limit": limit, **({"cursor": cursor} if cursor else {})}
+    def runs(self, statuses: Sequence[str] = (), *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+        """A page of runs in one of these statuses (none: in any): ``{"runs", "next_cursor"}``."""
+        query: dict[str, Any] = {"limit": limit, "status": list(statuses), **({"cursor": cursor} if cursor else {})}
         return self._call("listing runs", "GET", "/api/runs", query=query)
 
     def signal(self, run_id: str, name: str, data: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
@@ -276,7 +276,8 @@ class Api:
         except requests.RequestException as error:
             raise NoServer(
                 what, _why(error), where=where,
-                advice="is the server running? start one with: taskflow up",
+                advice=None if isinstance(error, requests.exceptions.SSLError)
+                else "is the server running? start one with: taskflow up",
             ) from error  # fmt: skip
         return _checked(what, where, answer)
 
@@ -304,9 +305,13 @@ def _checked(what: str, where: str, answer: requests.Response) -> dict[str, Any]
     if answer.ok and isinstance(found, dict) and answer.status_code < 300:
         return found
     said = found.get("error") if isinstance(found, dict) else None
-    said = said if isinstance(said, dict) else {}
     status = answer.status_code
-    why = str(said.get("message") or f"it answered {status} {answer.reason}, which is no answer of taskflow")
+    if not isinstance(said, dict) or not said.get("message"):
+        why = f"it answered {status} {answer.reason}, which is no answer of taskflow"
+        if status in _AWAY:
+            raise NoServer(what, why, where=where, status=status, advice=_BEHIND)
+        raise CommandError(what, why, where=where, status=status, advice=_WHOSE)
+    why = str(said["message"])
     kwargs: dict[str, Any] = {
         "where": where, "status": status, "code": said.get("code"), "fields": said.get("fields"),
         "advice": said.get("advice") or _advice(status, said.get("request_id")), "detail": said.get("detail"),
@@ -316,7 +321,9 @@ def _checked(what: str, where: str, answer: requests.Response) -> dict[str, Any]
     raise CommandError(what, why, exit_code=_EXIT_OF_STATUS.get(status, FAILED), **kwargs)
 
 
-_EXIT_OF_STATUS = {400: USAGE, 404: NOT_FOUND, 413: USAGE, 415: USAGE, 422: USAGE, 502: NO_SERVER}
+_EXIT_OF_STATUS = {400: USAGE, 404: NOT_FOUND, 413: USAGE, 415: USAGE, 422: USAGE}
+_BEHIND = "something before it answers; does the web process run?"
+_WHOSE = "is TASKFLOW_URL the address of a taskflow, without a path?"
 
 
 def _advice(status: int, request_id: object) -> str | None:
@@ -325,19 +332,14 @@ def _advice(status: int, request_id: object) -> str | None:
     return f"the server's log has it under request {request_id}" if request_id and status >= 500 else None
 
 
-def _unsent(error: requests.RequestException) -> bool:
-    """True when the connection was never made, so that the server can't have seen the request."""
-    if isinstance(error, requests.exceptions.ConnectTimeout):
-        return True
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    return isinstance(reason, NewConnectionError)
-
-
 def _why(error: requests.RequestException) -> str:
     if isinstance(error, requests.exceptions.Timeout):
         return "no answer in time"
     if isinstance(error, requests.exceptions.SSLError):
-        return "the TLS connection failed; is the certificate valid?"
-    if _unsent(error):
+        return "the TLS connection failed: it speaks no TLS, or its certificate is not one that is trusted here"
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    if isinstance(reason, NameResolutionError):
+        return "there is no host of that name"
+    if isinstance(reason, NewConnectionError):
         return "nobody listens there"
     return "the connection broke"

@@ -9,18 +9,19 @@ from taskflow.cli.problems import NoServer, no_stack
 from taskflow.clock import Clock, SystemClock
 from taskflow.errors import UsageError
 from taskflow.settings import Settings
-from taskflow.stack.data_dir import DataDir, StackInfo
+from taskflow.stack.data_dir import SUPERVISOR_LOCK, DataDir, StackInfo
 
 #: A stack that is starting has everything ready within this; one that is stopping is gone.
 CHANGING_S = 60.0
 
 
 def find(settings: Settings) -> Target | None:
-    """Where the server is, None when there is none. Raises ``UsageError`` when there is a URL but no token for it."""
+    """Where the server is, None when there is none. Raises ``UsageError`` when there is a URL but no token for it,
+    or a token that is none."""
     info = serving(settings)
     if settings.url:
         same = info is not None and info.url == settings.url.rstrip("/")
-        token = settings.token or (info.token if info is not None and same else "")
+        token = _sendable(settings.token) or (info.token if info is not None and same else "")
         if not token:
             raise UsageError(
                 "TASKFLOW_URL is set, but no token for it",
@@ -28,7 +29,18 @@ def find(settings: Settings) -> Target | None:
                 fields={"TASKFLOW_TOKEN": "is empty"},
             )
         return Target(settings.url.rstrip("/"), token)
-    return None if info is None else Target(info.url, settings.token or info.token)
+    return None if info is None else Target(info.url, _sendable(settings.token) or info.token)
+
+
+def _sendable(token: str) -> str:
+    """``token``. Raises ``UsageError``, which does not repeat it, where no header of HTTP could carry it."""
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise UsageError(
+            "TASKFLOW_TOKEN is no token",
+            advice="was it read from a file with a line end too many?",
+            fields={"TASKFLOW_TOKEN": "holds a character that no token has"},
+        )
+    return token
 
 
 def connect(settings: Settings) -> Api:
@@ -40,10 +52,13 @@ def connect(settings: Settings) -> Api:
 
 
 def serving(settings: Settings) -> StackInfo | None:
-    """The stack that serves the data directory, if one does and is ready. Makes no directory."""
-    if not settings.data_path.expanduser().is_dir():
-        return None
-    return DataDir(settings).read_stack_info()
+    """The stack that serves the data directory, if one does and is ready. Changes nothing there."""
+    return DataDir(settings).read_stack_info() if was_served(settings) else None
+
+
+def was_served(settings: Settings) -> bool:
+    """Whether a stack ever served the data directory. Another directory is not made, and its rights are left alone."""
+    return (settings.data_path.expanduser() / SUPERVISOR_LOCK).exists()
 
 
 def wait_while_changing(settings: Settings, clock: Clock | None = None) -> Target | None:
@@ -57,7 +72,7 @@ def wait_while_changing(settings: Settings, clock: Clock | None = None) -> Targe
         target = find(settings)
         if target is not None:
             return target
-        if not settings.data_path.expanduser().is_dir() or not DataDir(settings).is_serving():
+        if not was_served(settings) or not DataDir(settings).is_serving():
             return None
         if clock.monotonic() > end:
             raise NoServer(

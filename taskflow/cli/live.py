@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from rich.console import Console, RenderableType
+from rich.console import Console, OverflowMethod, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
@@ -55,7 +55,8 @@ class Region:
     def __init__(self, console: Console, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._monotonic = monotonic
-        self._spinner = Spinner("dots", style="cyan")
+        # Letters that the terminal can't show would be written as escapes, wider than the place that they have.
+        self._spinner = Spinner("line" if console.options.ascii_only else "dots", style="cyan")
         self._shown: str | Standing = ""
         self._live: Live | None = None
 
@@ -92,7 +93,7 @@ class Region:
         """What is drawn now."""
         what = self._shown
         drawn = Table.grid()
-        drawn.add_column(no_wrap=True, overflow="ellipsis")
+        drawn.add_column(no_wrap=True, overflow=overflow_on(self._console))
         if not isinstance(what, Standing):
             drawn.add_row(Text(what))
             return drawn
@@ -116,6 +117,11 @@ def _waits(what: Standing, now: float) -> list[str]:
         limit = f"{short(left_s)} left" if left_s > 0 else f"overdue since {short(-left_s)}"
         lines.append(f"{limit}; {what.then}" if what.then else limit)
     return lines
+
+
+def overflow_on(console: Console) -> OverflowMethod:
+    """How what is too wide is cut: with a mark, where the terminal can show that."""
+    return "crop" if console.options.ascii_only else "ellipsis"
 
 
 def make_region(*, err: bool = False) -> Region:

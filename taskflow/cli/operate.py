@@ -16,12 +16,12 @@ import click
 from taskflow import logs
 from taskflow.cli import connection, embedded, render
 from taskflow.cli.options import json_option
-from taskflow.cli.problems import OK, CommandError, NoServer, no_stack
+from taskflow.cli.problems import OK, CommandError, NoServer, no_database, no_stack
 from taskflow.cli.render import Progress
 from taskflow.db.roles import ROLES
 from taskflow.logs import mask_text
 from taskflow.settings import Settings, table
-from taskflow.stack.data_dir import DataDir, StackInfo
+from taskflow.stack.data_dir import SQLITE_FILE, DataDir, StackInfo
 
 if TYPE_CHECKING:
     from taskflow.bootstrap import App
@@ -245,8 +245,9 @@ def database_app() -> Iterator[App]:
     from taskflow.db.migrate import check_current
 
     found = connection.stores(settings) or dataclasses.replace(settings, redis_url=_UNUSED_REDIS)
-    if settings.url and not found.database_url and not (settings.data_path.expanduser() / "taskflow.db").exists():
-        raise _elsewhere(settings)
+    if not found.database_url and not (settings.data_path.expanduser() / SQLITE_FILE).exists():
+        # A mistyped directory must not become an installation with a key and a database of its own.
+        raise _elsewhere(settings) if settings.url else no_database(settings.data_path)
     app = bootstrap(found)
     try:
         check_current(app.database.engine)

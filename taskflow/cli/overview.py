@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, OverflowMethod, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from taskflow.cli import render
 from taskflow.cli.client import Api
+from taskflow.cli.live import overflow_on
 from taskflow.cli.problems import CommandError
 
 #: Open tasks that are counted and listed at most; the newest first.
@@ -22,6 +24,9 @@ _ENDED_MAX = 5
 _WHY_EACH = 5
 _EVENTS_KEPT = 8
 _TITLE_WIDTH = 20
+#: A terminal of fewer columns is spared these, so that what is waited for, and what is wrong with a node, has room.
+_WIDE = 110
+_SPARED = frozenset({"TITLE", "STATUS", "WORKSPACES", "LOAD"})
 _OPEN = ("queued", "delegated", "in_progress")
 #: What a task in such a step does: it waits for somebody, or something runs.
 _RUNNING = ("running",)
@@ -98,16 +103,44 @@ def _failing(tasks: Sequence[Mapping[str, Any]]) -> int:
     return sum(1 for task in tasks if (task["why"] or {}).get("last_error") or task["error"])
 
 
-def frame(found: Mapping[str, Any], *, selected: int = 0, rows: int = 15, note: str = "") -> RenderableType:
+@dataclass(frozen=True)
+class Look:
+    """How a terminal wants it: columns left out where there is no room, and how what is too wide is cut."""
+
+    left_out: frozenset[str] = frozenset()
+    overflow: OverflowMethod = "ellipsis"
+
+    @classmethod
+    def on(cls, console: Console) -> Look:
+        """That of this terminal."""
+        return cls(_SPARED if console.width < _WIDE else frozenset(), overflow_on(console))
+
+    def table(self, headers: Sequence[str], rows: Iterable[Mapping[str, RenderableType]], marked: int = -1) -> Table:
+        """A table whose last column has the rest of the width; the row ``marked`` stands out."""
+        shown = [header for header in headers if header not in self.left_out]
+        table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+        for header in shown:
+            table.add_column(
+                header, no_wrap=True, overflow=self.overflow, ratio=1 if header == shown[-1] else None,
+                max_width=_TITLE_WIDTH if header == "TITLE" else None,
+            )  # fmt: skip
+        for number, row in enumerate(rows):
+            table.add_row(*(row[header] for header in shown), style="bold" if number == marked else "")
+        return table
+
+
+def frame(
+    found: Mapping[str, Any], *, selected: int = 0, rows: int = 15, note: str = "", look: Look = Look()
+) -> RenderableType:
     """The whole screen; ``selected``: the task with the mark, ``rows``: tasks that fit, ``note``: said below them."""
-    parts: list[RenderableType] = [_head(found), _tasks(found, selected, rows)]
+    parts: list[RenderableType] = [_head(found), _tasks(found, selected, rows, look)]
     if note:
         parts.append(Panel(Text(note), title="why", title_align="left"))
-    parts.append(_nodes(found["nodes"]))
+    parts.append(_nodes(found["nodes"], look))
     if found["failed"]:
-        parts.append(_failed(found["failed"]))
+        parts.append(_failed(found["failed"], look))
     if found["events"]:
-        parts.append(_events(found["events"]))
+        parts.append(_events(found["events"], look))
     return Group(*parts)
 
 
@@ -129,61 +162,68 @@ def _head(found: Mapping[str, Any]) -> RenderableType:
     return Group(line, checks, steps, Text())
 
 
-def _table(*headers: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
-    for number, header in enumerate(headers):
-        last = number == len(headers) - 1
-        table.add_column(header, no_wrap=True, overflow="ellipsis", ratio=1 if last else None)
-    return table
-
-
-def _tasks(found: Mapping[str, Any], selected: int, rows: int) -> RenderableType:
+def _tasks(found: Mapping[str, Any], selected: int, rows: int, look: Look) -> RenderableType:
     tasks = found["tasks"]
-    table = _table("", "TASK", "TITLE", "STATUS", "STEP", "SINCE", "WAITS FOR")
-    table.columns[2].max_width = _TITLE_WIDTH
-    first = max(0, min(selected - rows + 1, len(tasks) - rows))
-    for number, task in enumerate(tasks[first : first + rows], first):
-        why = task["why"] or {}
-        waited_s = why.get("waited_s")
-        says = render.since_left_out(why.get("summary") or "")
-        table.add_row(
-            ">" if number == selected else " ", task["id"], Text(render.clean(task["title"])),
-            Text(task["status"], _COLOURS.get(task["status"], "")),
-            Text(render.clean(task["step"] or "-")), render.duration(waited_s), Text(says),
-            style="bold" if number == selected else "",
-        )  # fmt: skip
     if not tasks:
         return Text("no task is under way\n", "dim")
+    first = max(0, min(selected - rows + 1, len(tasks) - rows))
+    shown = [
+        _task(task, mark=">" if number == selected else " ")
+        for number, task in enumerate(tasks[first : first + rows], first)
+    ]
+    headers = ("", "TASK", "TITLE", "STATUS", "STEP", "SINCE", "WAITS FOR")
     hidden = len(tasks) - rows
+    table = look.table(headers, shown, marked=selected - first)
     return Group(table, Text(f"  {hidden} more\n" if hidden > 0 else "", "dim"))
 
 
-def _nodes(nodes: Sequence[Mapping[str, Any]]) -> RenderableType:
+def _task(task: Mapping[str, Any], *, mark: str) -> dict[str, RenderableType]:
+    why = task["why"] or {}
+    return {
+        "": mark, "TASK": task["id"], "TITLE": Text(render.clean(task["title"])),
+        "STATUS": Text(task["status"], _COLOURS.get(task["status"], "")),
+        "STEP": Text(render.clean(task["step"] or "-")), "SINCE": render.duration(why.get("waited_s")),
+        "WAITS FOR": Text(render.since_left_out(why.get("summary") or "")),
+    }  # fmt: skip
+
+
+def _nodes(nodes: Sequence[Mapping[str, Any]], look: Look) -> RenderableType:
     if not nodes:
         return Text("no nodes\n", "dim")
-    table = _table("NODE", "PROVIDER", "STATUS", "WORKSPACES", "HEARTBEAT", "LOAD", "ERROR")
-    for node in nodes[:10]:
-        table.add_row(
-            node["id"], Text(render.clean(node["provider"])),
-            Text(node["status"], "red" if node["status"] == "error" or node.get("unreachable_since") else ""),
-            f"{node['live_workspaces']}/{node['slots']}", render.duration(node["heartbeat_age_s"]),
-            "-" if node["load1"] is None else f"{node['load1']:g}",
-            Text(render.clean((node["error"] or {}).get("message") or "")),
-        )  # fmt: skip
-    return Group(table, Text())
+    rows: list[Mapping[str, RenderableType]] = [
+        {
+            "NODE": node["id"], "PROVIDER": Text(render.clean(node["provider"])),
+            "STATUS": Text(node["status"], "red" if node["status"] == "error" or node.get("unreachable_since") else ""),
+            "WORKSPACES": f"{node['live_workspaces']}/{node['slots']}",
+            "HEARTBEAT": render.duration(node["heartbeat_age_s"]),
+            "LOAD": "-" if node["load1"] is None else f"{node['load1']:g}",
+            "ERROR": Text(render.clean((node["error"] or {}).get("message") or "")),
+        }
+        for node in nodes[:10]
+    ]  # fmt: skip
+    # Of a node its state is asked first, of a task what it waits for.
+    states = Look(look.left_out - {"STATUS"}, look.overflow)
+    headers = ("NODE", "PROVIDER", "STATUS", "WORKSPACES", "HEARTBEAT", "LOAD", "ERROR")
+    return Group(states.table(headers, rows), Text())
 
 
-def _failed(tasks: Sequence[Mapping[str, Any]]) -> RenderableType:
-    table = _table("FAILED LAST", "AT", "WHY")
-    for task in tasks:
-        says = render.clean((task["error"] or {}).get("message") or task["title"])
-        table.add_row(task["id"], (task["completed_at"] or "-")[:19], Text(says, "red"))
-    return Group(table, Text())
+def _failed(tasks: Sequence[Mapping[str, Any]], look: Look) -> RenderableType:
+    rows: list[Mapping[str, RenderableType]] = [
+        {
+            "FAILED LAST": task["id"], "AT": (task["completed_at"] or "-")[:19],
+            "WHY": Text(render.clean((task["error"] or {}).get("message") or task["title"]), "red"),
+        }
+        for task in tasks
+    ]  # fmt: skip
+    return Group(look.table(("FAILED LAST", "AT", "WHY"), rows), Text())
 
 
-def _events(events: Sequence[Mapping[str, Any]]) -> RenderableType:
-    table = _table("EVENT", "OF", "WHAT")
-    for event in events:
-        what = f"{event['kind']} {event['step'] or ''}"
-        table.add_row(str(event["at"])[11:19], event["subject_id"], Text(render.clean(what)))
-    return table
+def _events(events: Sequence[Mapping[str, Any]], look: Look) -> RenderableType:
+    rows: list[Mapping[str, RenderableType]] = [
+        {
+            "EVENT": str(event["at"])[11:19], "OF": event["subject_id"],
+            "WHAT": Text(render.clean(f"{event['kind']} {event['step'] or ''}")),
+        }
+        for event in events
+    ]  # fmt: skip
+    return look.table(("EVENT", "OF", "WHAT"), rows)

@@ -88,6 +88,16 @@ def no_stack(data_dir: object) -> NoServer:
     )
 
 
+def no_database(data_dir: object) -> NoServer:
+    """This data directory has no database, and no setting names one."""
+    return NoServer(
+        "no database",
+        "there is none here, and TASKFLOW_DATABASE_URL names none",
+        where=str(data_dir),
+        advice="is TASKFLOW_DATA_DIR right? a new database is made by: taskflow db upgrade",
+    )
+
+
 def exit_code_of(error: BaseException) -> int:
     """The exit code that ``error`` ends the process with."""
     if isinstance(error, CommandError):
@@ -128,6 +138,8 @@ def _print(error: TaskflowError) -> None:
     click.echo(f"error: {mask_text(error.message)}", err=True)
     if error.advice:
         click.echo(f"  {error.advice}", err=True)
+    if exit_code_of(error) == NOT_FOUND:
+        return  # the line above names what there is not; the field has nothing to add
     for name, text in getattr(error, "fields", {}).items():
         click.echo(f"  {_option_name(str(name))}: {_text(text)}", err=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,12 @@ def show(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: bool) -> in
     return FAILED if follow and run["status"] != "completed" else OK
 
 
-def show_list(api: Api, *, limit: int | None, as_json: bool) -> int:
-    """List runs, newest first; all of them without a ``limit``."""
-    page = api.runs(limit=limit or 200)
+def show_list(api: Api, statuses: Sequence[str], *, limit: int | None, as_json: bool) -> int:
+    """List runs in one of these statuses (none: in any), newest first; all of them without a ``limit``."""
+    page = api.runs(statuses, limit=limit or 200)
     found, cursor = list(page["runs"]), page["next_cursor"]
     while limit is None and cursor:
-        page = api.runs(limit=200, cursor=cursor)
+        page = api.runs(statuses, limit=200, cursor=cursor)
         found += page["runs"]
         cursor = page["next_cursor"]
     if as_json:

@@ -24,6 +24,7 @@ from taskflow.settings import Settings
 F = TypeVar("F", bound=Callable[..., Any])
 
 _STATUSES = ("draft", "ready", "queued", "delegated", "in_progress", "completed", "failed", "cancelled")
+_RUN_STATUSES = ("running", "waiting", "completed", "failed", "cancelled")
 #: What follows the first word that is no option belongs to the user's command, dashes and all.
 _COMMAND_LAST = {"allow_interspersed_args": False}
 
@@ -87,7 +88,12 @@ def rerun(task_id: str, follow: bool, as_json: bool) -> int:
 
 
 @click.command("list")
-@click.option("--status", multiple=True, type=click.Choice(_STATUSES), help="Only these. Repeatable.")
+@click.option(
+    "--status",
+    multiple=True,
+    type=click.Choice(tuple(dict.fromkeys((*_STATUSES, *_RUN_STATUSES)))),
+    help="Only these; running and waiting are of runs. Repeatable.",
+)
 @click.option("--project", metavar="NAME", help="Only those of this project.")
 @click.option("--step", metavar="NAME", help="Only those whose open run is at this step.")
 @click.option("--node", metavar="ID", help="Only those that are or were on this node.")
@@ -105,12 +111,16 @@ def rerun(task_id: str, follow: bool, as_json: bool) -> int:
 @json_option
 def list_tasks(limit: int, all_pages: bool, of_runs: bool, as_json: bool, **narrowed: Any) -> int:
     """List tasks, newest first: those that fit all that is said."""
-    wanted = task_query(**narrowed)
+    wanted, statuses = task_query(**narrowed), narrowed["status"]
+    wrong = set(statuses) - set(_RUN_STATUSES if of_runs else _STATUSES)
+    if wrong:
+        what = "a run is" if of_runs else "a task is"
+        raise click.BadParameter(f"{what} never {', '.join(sorted(wrong))}", param_hint="'--status'")
+    if of_runs and set(wanted) - {"status"}:
+        raise click.BadParameter("of the others it goes with --status, --limit and --all", param_hint="'--runs'")
     api = connection.connect(Settings.from_env())
     if of_runs:
-        if wanted:
-            raise click.BadParameter("goes with none of the others but --limit and --all", param_hint="'--runs'")
-        return runs.show_list(api, limit=None if all_pages else limit, as_json=as_json)
+        return runs.show_list(api, statuses, limit=None if all_pages else limit, as_json=as_json)
     page = api.tasks(wanted=wanted, limit=200 if all_pages else limit)
     tasks, cursor = list(page["tasks"]), page["next_cursor"]
     while all_pages and cursor:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from taskflow.cli import connection, live, render
 from taskflow.cli.options import json_option
-from taskflow.cli.overview import Overview, frame
+from taskflow.cli.overview import Look, Overview, frame
 from taskflow.cli.problems import OK, CommandError, NoServer
 from taskflow.settings import Settings
 
@@ -51,7 +51,7 @@ def top(once: bool, as_json: bool) -> int:
         width = None if sys.stdout.isatty() else 160
         colours: Literal["auto"] | None = "auto" if live.is_live() else None
         console = Console(highlight=False, markup=False, emoji=False, width=width, color_system=colours)
-        console.print(frame(overview.look()))
+        console.print(frame(overview.look(), look=Look.on(console)))
     else:
         api.patience_s = 0.0
         Screen(overview).run()
@@ -128,7 +128,8 @@ class Screen:
         below = "\n".join(part for part in (self._fault, self._note) if part)
         others = _AROUND_LINES + len(self._found["nodes"]) + (below.count("\n") + 3 if below else 0)
         rows = max(_ROWS_MIN, self._console.height - others)
-        return _with_help(frame(self._found, selected=self._selected, rows=rows, note=below))
+        look = Look.on(self._console)
+        return _with_help(frame(self._found, selected=self._selected, rows=rows, note=below, look=look))
 
 
 def _with_help(drawn: RenderableType) -> RenderableType:

@@ -18,7 +18,8 @@ from taskflow.errors import InfrastructureError
 #: The oldest release, named by its last migration, that may work on this release's schema: beside it while it is
 #: deployed, and after a rollback. The migrations since then only add. One that does more raises this to its own number,
 #: and the CHANGELOG says that the release before it has to be stopped.
-WORKS_FROM = "0006"
+#: 0007: a user's token has a role. An older release can't make one, and would let a viewer do everything.
+WORKS_FROM = "0007"
 _WORKS_FROM_KEY = "schema_works_from"
 
 

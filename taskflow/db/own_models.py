@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from taskflow.db.models import Base
+from taskflow.db.base import Base, partial
 
 
 class OwnRun(Base):
@@ -18,6 +18,7 @@ class OwnRun(Base):
     __table_args__ = (
         UniqueConstraint("owner_id", "idempotency_key"),
         Index("ix_own_runs_owner", "owner_id", "run_id"),
+        partial("ix_own_runs_subject", "owner_id", "subject", "run_id", where="subject IS NOT NULL"),
     )
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, literal, or_, select, text, update
 
-from taskflow.db.models import ErrorRow, Event, Run, SignalRow
+from taskflow.db.models import Event, Run, SignalRow
 from taskflow.db.own_models import OwnRun, RunCallback
+from taskflow.engine.pipeline import CANCELLED
 
 SUBJECT_KIND = "own"
+#: What a run can be: the first two while it is open.
+STATUSES = RUNNING, WAITING, COMPLETED, FAILED, _CANCELLED = "running", "waiting", "completed", "failed", "cancelled"
+#: Runs of pipelines of one's own. As a literal: with a parameter the indexes of these runs alone can't be used.
+OWN: ColumnElement[bool] = text(f"runs.subject_kind = '{SUBJECT_KIND}'")  # type: ignore[assignment]
 _ROW = select(Run.__table__, OwnRun.subject, OwnRun.request_hash).join(OwnRun, OwnRun.run_id == Run.id)
 _OF_OWNER = _ROW.where(OwnRun.owner_id == bindparam("of_owner"))
 _ONE = _OF_OWNER.where(Run.id == bindparam("of_run"))
 _ONE_LOCKED = _ONE.with_for_update(of=Run)
 _GRANTED: tuple[Any, ...] = (RunCallback.signal, RunCallback.expires_at, Run.owner_id)
+#: What a line of a list says: not what a run was given and what it left, which may be long.
+_SUMMARY: tuple[Any, ...] = (
+    Run.id, Run.pipeline, OwnRun.subject, Run.number, Run.step, Run.awaiting, Run.deadline_at, Run.cancel_requested_at,
+    Run.error, Run.created_at, Run.finished_at,
+)  # fmt: skip
 _NEWEST: tuple[Any, ...] = (Run.id, Run.number, Run.finished_at)
 _GROUP: tuple[Any, ...] = (Run.pipeline, func.count().label("runs"), func.min(Run.id).label("first"))
 _CALLBACK = (
@@ -64,38 +75,80 @@ def last_of_subject(tx: Connection, subject_id: str) -> Row[Any] | None:
     ).first()
 
 
+@dataclass(frozen=True)
+class RunFilter:
+    """Which runs of an owner. What is left out does not matter; a run has to fit all that is said.
+
+    ``statuses``: of ``STATUSES``; ``subject``: in the words of who started it; ``finished``: whether it has ended.
+    """
+
+    statuses: tuple[str, ...] = ()
+    pipeline: str | None = None
+    subject: str | None = None
+    finished: bool | None = None
+
+
+EVERY_RUN = RunFilter()
+
+
 def list_own_runs(
-    tx: Connection,
-    owner_id: str,
-    *,
-    limit: int,
-    before: str | None = None,
-    pipeline: str | None = None,
-    subject: str | None = None,
-    finished: bool | None = None,
+    tx: Connection, owner_id: str, wanted: RunFilter = EVERY_RUN, *, limit: int, before: str | None = None
 ) -> Sequence[Row[Any]]:
-    """Runs of this owner, newest first, with ids less than ``before``."""
-    query = _OF_OWNER.order_by(OwnRun.run_id.desc()).limit(limit)
+    """Runs of this owner that are ``wanted``, newest first, with ids less than ``before``."""
+    query = select(*_SUMMARY).join(OwnRun, OwnRun.run_id == Run.id).limit(limit)
+    if wanted.finished is False or (wanted.statuses and set(wanted.statuses) <= {RUNNING, WAITING}):
+        # By the index of open runs, which are few; the others by that of all runs of the owner.
+        place: Any = Run.id
+        query = query.where(Run.owner_id == owner_id, OWN, Run.finished_at.is_(None))
+    else:
+        place = OwnRun.run_id
+        query = query.where(OwnRun.owner_id == owner_id)
     if before is not None:
-        query = query.where(OwnRun.run_id < before)
-    if pipeline is not None:
-        query = query.where(Run.pipeline == pipeline)
-    if subject is not None:
-        query = query.where(OwnRun.subject == subject)
-    if finished is not None:
-        query = query.where(Run.finished_at.is_not(None) if finished else Run.finished_at.is_(None))
-    return tx.execute(query, {"of_owner": owner_id}).all()
+        query = query.where(place < before)
+    if wanted.statuses:
+        query = query.where(or_(*map(_has_status, wanted.statuses)))
+    if wanted.pipeline is not None:
+        query = query.where(Run.pipeline == wanted.pipeline)
+    if wanted.subject is not None:
+        query = query.where(OwnRun.subject == wanted.subject)
+    if wanted.finished:
+        query = query.where(Run.finished_at.is_not(None))
+    return tx.execute(query.order_by(place.desc())).all()
 
 
-def count_open(tx: Connection, owner_id: str, limit: int) -> int:
-    """Open runs of this owner's pipelines; not counted further than ``limit``."""
-    found = (
-        select(Run.id)
-        .join(OwnRun, OwnRun.run_id == Run.id)
-        .where(OwnRun.owner_id == owner_id, Run.finished_at.is_(None))
-        .limit(limit)
-    )
-    return tx.execute(select(func.count()).select_from(found.subquery())).scalar_one()
+def status_of(row: Row[Any]) -> str:
+    """One of ``STATUSES``; ``_has_status`` asks SQL the same."""
+    if row.finished_at is None:
+        return RUNNING if row.awaiting is None else WAITING
+    if row.error is None:
+        return COMPLETED
+    return _CANCELLED if row.error.get("code") == CANCELLED else FAILED
+
+
+def _has_status(status: str) -> ColumnElement[bool]:
+    code = Run.error["code"].as_string()
+    if status in (RUNNING, WAITING):
+        awaits = Run.awaiting.is_(None) if status == RUNNING else Run.awaiting.is_not(None)
+        return and_(Run.finished_at.is_(None), awaits)
+    how = {COMPLETED: code.is_(None), FAILED: code != CANCELLED, _CANCELLED: code == CANCELLED}[status]
+    return and_(Run.finished_at.is_not(None), how)
+
+
+def _open_up_to(limit: str, *where: Any) -> Any:
+    found = select(literal(1)).select_from(Run).where(OWN, Run.finished_at.is_(None), *where).limit(bindparam(limit))
+    return select(func.count()).select_from(found.subquery()).scalar_subquery()
+
+
+_OPEN_COUNTS = select(
+    _open_up_to("mine_max", Run.owner_id == bindparam("of_owner")).label("mine"),
+    _open_up_to("all_max").label("all"),
+)
+
+
+def open_counts(tx: Connection, owner_id: str, *, mine_max: int, all_max: int) -> tuple[int, int]:
+    """Open runs of pipelines of this owner, and of all owners, each counted no further than its ``max``."""
+    found = tx.execute(_OPEN_COUNTS, {"of_owner": owner_id, "mine_max": mine_max, "all_max": all_max}).one()
+    return found.mine, found.all
 
 
 def unregistered(tx: Connection, known: Collection[str]) -> Sequence[Row[Any]]:
@@ -106,13 +159,6 @@ def unregistered(tx: Connection, known: Collection[str]) -> Sequence[Row[Any]]:
         .group_by(Run.pipeline)
         .order_by(Run.pipeline)
     ).all()
-
-
-def last_error(tx: Connection, run_id: str) -> Row[Any] | None:
-    """The newest failed attempt of a run."""
-    return tx.execute(
-        select(ErrorRow.__table__).where(ErrorRow.run_id == run_id).order_by(ErrorRow.id.desc()).limit(1)
-    ).first()
 
 
 def events_of_run(tx: Connection, run: Row[Any], after: int, limit: int) -> Sequence[Row[Any]]:
@@ -146,24 +192,26 @@ def count_waiting_signals(tx: Connection, run_id: str) -> int:
     return tx.execute(select(func.count()).select_from(SignalRow).where(*waiting)).scalar_one()
 
 
-def grant_callback(tx: Connection, run_id: str, signal: str, *, token_hash: str, now: float, expires_at: float) -> None:
-    """Let the holder of this token send ``signal`` to the run until ``expires_at``; what was granted is only lengthened."""
+def grant_callback(
+    tx: Connection, run_id: str, signal: str, *, token_hash: str, now: float, expires_at: float
+) -> float:
+    """Let the holder of this token send ``signal`` to the run until ``expires_at``, or until when it was let before if that
+    is later: until when it is."""
+    later = func.max if tx.dialect.name == "sqlite" else func.greatest
     known = tx.execute(
         update(RunCallback)
         .where(RunCallback.run_id == run_id, RunCallback.signal == signal)
-        .values(
-            token_hash=token_hash,
-            expires_at=func.max(RunCallback.expires_at, expires_at)
-            if tx.dialect.name == "sqlite"
-            else func.greatest(RunCallback.expires_at, expires_at),
+        .values(token_hash=token_hash, expires_at=later(RunCallback.expires_at, expires_at))
+        .returning(RunCallback.expires_at)
+    ).scalar_one_or_none()
+    if known is not None:
+        return float(known)
+    tx.execute(
+        insert(RunCallback).values(
+            run_id=run_id, signal=signal, token_hash=token_hash, created_at=now, expires_at=expires_at
         )
     )
-    if known.rowcount == 0:
-        tx.execute(
-            insert(RunCallback).values(
-                run_id=run_id, signal=signal, token_hash=token_hash, created_at=now, expires_at=expires_at
-            )
-        )
+    return expires_at
 
 
 def find_callback(tx: Connection, run_id: str, hashed: str) -> Row[Any] | None:

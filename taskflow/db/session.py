@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event
+from sqlalchemy import URL, Connection, Engine, Executable, Row, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
+    ArgumentError,
     DataError,
     DBAPIError,
     DisconnectionError,
@@ -29,10 +30,13 @@ from sqlalchemy.exc import (
 )
 
 from taskflow.clock import Clock, SystemClock
-from taskflow.errors import InfrastructureError
+from taskflow.errors import InfrastructureError, UsageError
+from taskflow.settings import ENV_PREFIX
 
 T = TypeVar("T")
 
+_VARIABLE = f"{ENV_PREFIX}DATABASE_URL"
+_FORM = "postgresql://user[:password]@host[:port]/database or sqlite:////path"
 _TRIES = 8
 #: A function of SQL on SQLite: a text in small letters, those of every alphabet.
 UNICODE_LOWER = "taskflow_lower"
@@ -51,11 +55,11 @@ _ADVICE = {
 
 
 def make_engine(url: str) -> Engine:
-    """An engine for ``url``. PostgreSQL URLs without a driver get psycopg.
+    """An engine for ``url``. PostgreSQL URLs without a driver get psycopg. Raises ``UsageError`` for any other database.
 
     Its errors don't show what was written: those texts get into logs, and the values are users' (env, output, titles).
     """
-    parsed = make_url(url)
+    parsed = _parsed(url)
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() == "sqlite":
@@ -68,6 +72,20 @@ def make_engine(url: str) -> Engine:
     _begin_when_asked(engine)
     _ask_idle_connections(engine)
     return engine
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # not chained: it may hold a part of the URL
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in ("postgresql", "postgres", "sqlite"):
+        # Not the URL itself: it may hold a password.
+        raise UsageError(
+            f"{_VARIABLE} is not of the form {_FORM}", fields={_VARIABLE: f"must be {_FORM}"},
+            advice="in a user's name or password, / is written %2F, ? is %3F, # is %23, @ is %40, % is %25",
+        )  # fmt: skip
+    return parsed
 
 
 def _begin_when_asked(engine: Engine) -> None:

@@ -62,12 +62,17 @@ class NewToken:
         )  # fmt: skip
 
 
-def list_user_tokens(tx: Connection, owner_id: str | None = None) -> Sequence[Row[Any]]:
-    """The users' tokens of an owner, or of all, with the owner's name, the oldest first."""
+def list_user_tokens(
+    tx: Connection, owner_id: str | None = None, *, after: str | None = None, limit: int | None = None
+) -> Sequence[Row[Any]]:
+    """The users' tokens of an owner, or of all, with the owner's name, the oldest first. ``limit``: how many at most;
+    ``after``: only those with greater ids."""
     tokens = select(Token.__table__, Owner.name.label("owner")).join(Owner, Owner.id == Token.owner_id)
     if owner_id is not None:
         tokens = tokens.where(Token.owner_id == owner_id)
-    return tx.execute(tokens.where(Token.scope == "api").order_by(Token.id)).all()
+    if after is not None:
+        tokens = tokens.where(Token.id > after)
+    return tx.execute(tokens.where(Token.scope == "api").order_by(Token.id).limit(limit)).all()
 
 
 def revoke_user_token(tx: Connection, token_id: str, now: float, owner_id: str | None = None) -> str:

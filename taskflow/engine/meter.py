@@ -41,8 +41,11 @@ class Meter(Protocol):
     def call_headers(self) -> Mapping[str, str]:
         """What such a request carries, so that the other side can tell what it belongs to."""
 
-    def callback(self, kind: str, outcome: str) -> None:
-        """A node or workspace reported. ``outcome``: recorded, or the class of the refusal."""
+    def callback(self, kind: str, outcome: str, *, run_id: str, took_s: float) -> None:
+        """A node or workspace reported, which took so long. ``outcome``: recorded, or the class of the refusal.
+
+        ``run_id``: the run that it was for, where it ends a wait of one; else empty.
+        """
 
     def sweep_ended(self, name: str, result: str, took_s: float) -> None:
         """A scheduled job ran: ok, degraded, failed or paused."""
@@ -85,7 +88,7 @@ class Silent:
         """See ``Meter``."""
         return {}
 
-    def callback(self, kind: str, outcome: str) -> None:
+    def callback(self, kind: str, outcome: str, *, run_id: str, took_s: float) -> None:
         """See ``Meter``."""
 
     def sweep_ended(self, name: str, result: str, took_s: float) -> None:
@@ -139,10 +142,10 @@ class Meters:
         """See ``Meter``."""
         return {name: value for meter in self._meters for name, value in meter.call_headers().items()}
 
-    def callback(self, kind: str, outcome: str) -> None:
+    def callback(self, kind: str, outcome: str, *, run_id: str, took_s: float) -> None:
         """See ``Meter``."""
         for meter in self._meters:
-            meter.callback(kind, outcome)
+            meter.callback(kind, outcome, run_id=run_id, took_s=took_s)
 
     def sweep_ended(self, name: str, result: str, took_s: float) -> None:
         """See ``Meter``."""

@@ -389,9 +389,8 @@ class Runner:
         return seconds if to_deadline is None or to_deadline <= 0 else min(seconds, to_deadline)
 
     def _record(self, turn: _Turn, error: StepError, retry_s: float | None) -> None:
-        # A detail that JSON can't hold is written as text: the record of a failure must not be what fails.
-        said = json.loads(json.dumps(error.as_dict(), default=str))
-        self._store.record_failure(turn.row, Failure(turn.row.step, turn.attempt + 1, said, self._now(turn), retry_s))
+        failure = Failure(turn.row.step, turn.attempt + 1, error.as_dict(), self._now(turn), retry_s)
+        self._store.record_failure(turn.row, failure)
 
     def _give_up(self, turn: _Turn, error: StepError) -> Outcome:
         pipeline = self._pipelines[turn.row.pipeline]
@@ -437,7 +436,7 @@ class Runner:
 
     def _check_size(self, step: str, results: Mapping[str, Any]) -> None:
         try:
-            size = len(json.dumps(results, separators=(",", ":")).encode())
+            size = len(json.dumps(results, separators=(",", ":"), allow_nan=False).encode())
         except (TypeError, ValueError) as error:
             raise PermanentError(f"{step}: its results are not JSON: {error}", code="result_not_json") from error
         if size > self._settings.result_max_bytes:

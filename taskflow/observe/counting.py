@@ -117,7 +117,7 @@ class Counting(Silent):
         self._submitted.labels(run.pipeline).inc()
 
     @_unharmed
-    def callback(self, kind: str, outcome: str) -> None:
+    def callback(self, kind: str, outcome: str, *, run_id: str, took_s: float) -> None:
         """See ``Meter``."""
         self._callbacks.labels(kind, outcome).inc()
 

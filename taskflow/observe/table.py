@@ -63,12 +63,16 @@ METRICS: tuple[Metric, ...] = (
     ),
     _timed("http_request", "method route", "until the answer, or the first byte of a stream, was ready", _REQUESTS),
     # --- read at each scrape
-    _read("store_up", "store", "1 when the database or Redis answered this scrape, else 0 and its gauges are missing"),
+    _read(
+        "store_up",
+        "store",
+        "1 when the database, Redis or the broker answered this scrape, else 0, and its gauges are missing",
+    ),
     _read("processes", "role", "processes of this host that count: worker (each process of the pool) and web"),
     _read("tasks", "status", "tasks that have not ended"),
     _read("runs_open", "pipeline step", "runs that are not over, by the step they are at"),
     _read("alarms_overdue", "", "runs whose alarm should have begun a turn longer ago than TASKFLOW_ALARM_OVERDUE_S"),
-    _read("queue_depth", "queue", "messages that wait in the broker"),
+    _read("queue_depth", "queue", "messages that wait in the broker: alarm, sweep"),
     _read("nodes", "provider status", "nodes that are not destroyed"),
     _read("nodes_unreachable", "provider", "nodes that are not heard of"),
     _read("provider_resting", "provider", "1 while nothing is bought there because the account is full"),

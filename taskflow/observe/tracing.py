@@ -52,7 +52,7 @@ class _Ids(RandomIdGenerator):
 
 
 class Tracing(Silent):
-    """Spans of submissions, attempts of steps and requests to agents. ``ratio``: the part of all runs that is traced."""
+    """Spans of submissions, steps, requests to agents and reports. ``ratio``: the part of all runs that is traced."""
 
     def __init__(self, role: str, *, ratio: float = 1.0, processor: SpanProcessor | None = None) -> None:
         self._provider = TracerProvider(
@@ -81,13 +81,11 @@ class Tracing(Silent):
 
     def step_begins(self, run: RunRow, attempt: int) -> Ended:
         """See ``Meter``."""
-        trace_id, root = trace_of(run.id)
-        parent = trace.SpanContext(trace_id, root, is_remote=True, trace_flags=trace.TraceFlags(1))
         span = self._tracer.start_span(
-            f"{run.pipeline}.{run.step}", trace.set_span_in_context(trace.NonRecordingSpan(parent), contexts.Context()),
+            f"{run.pipeline}.{run.step}", _below_submission(run.id),
             attributes={**_said(run), "taskflow.step": run.step, "taskflow.attempt": attempt},
         )  # fmt: skip
-        bound = structlog.contextvars.bind_contextvars(trace_id=f"{trace_id:032x}")
+        bound = structlog.contextvars.bind_contextvars(trace_id=f"{trace_of(run.id)[0]:032x}")
         ended = _under_way(span)
 
         def step_ended(became: str) -> None:
@@ -95,6 +93,19 @@ class Tracing(Silent):
             structlog.contextvars.reset_contextvars(**bound)
 
         return step_ended
+
+    def callback(self, kind: str, outcome: str, *, run_id: str, took_s: float) -> None:
+        """See ``Meter``. Only what ends a wait: heartbeats and pieces of a log would be most of a trace."""
+        if not run_id:
+            return
+        now = time.time_ns()
+        span = self._tracer.start_span(
+            f"callback.{kind}", _below_submission(run_id), kind=trace.SpanKind.SERVER,
+            attributes={"run.id": run_id, "taskflow.outcome": outcome}, start_time=now - int(took_s * 1e9),
+        )  # fmt: skip
+        if outcome in _BAD:
+            span.set_status(trace.StatusCode.ERROR)
+        span.end(now)
 
     def call_begins(self, what: str) -> Ended:
         """See ``Meter``."""
@@ -109,6 +120,13 @@ class Tracing(Silent):
     def close(self) -> None:
         """Send what is still held."""
         self._provider.shutdown()
+
+
+def _below_submission(run_id: str) -> contexts.Context:
+    """Where every span of a run is, whichever process makes it."""
+    trace_id, root = trace_of(run_id)
+    parent = trace.SpanContext(trace_id, root, is_remote=True, trace_flags=trace.TraceFlags(1))
+    return trace.set_span_in_context(trace.NonRecordingSpan(parent), contexts.Context())
 
 
 def _said(run: RunRow) -> dict[str, str | int]:

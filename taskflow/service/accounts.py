@@ -6,11 +6,13 @@ of an owner's admin are in ``taskflow.service.tokens``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from taskflow.clock import Clock
 from taskflow.db.account_models import BrowserSession
@@ -124,7 +126,7 @@ class Accounts:
     def acting_for(self, owner: str, *, name: str) -> Caller:
         """Code of this installation's own process, which needs no token; it acts for ``owner``, who is made when new."""
         now = self._clock.now()
-        owner_id = self._database.write(lambda tx: self._owner(tx, owner, now))
+        owner_id = self._twice(lambda tx: self._owner(tx, owner, now))
         return Caller(owner_id, "api", None, "", name, role=ADMIN)
 
     def create_token(
@@ -142,8 +144,14 @@ class Accounts:
             self._audit(tx, "create_token", owner_id, made.id, {"name": name, "role": role})
             return owner_id
 
-        owner_id = self._database.write(work)
-        return new_token_view(made, owner, owner_id)
+        return new_token_view(made, owner, self._twice(work))
+
+    def _twice(self, work: Callable[[Connection], str]) -> str:
+        """Run ``work``; again, when a twin made the same owner first: this time they are there."""
+        try:
+            return self._database.write(work)
+        except IntegrityError:
+            return self._database.write(work)
 
     def _audit(self, tx: Connection, action: str, owner_id: str, token_id: str, data: dict[str, Any]) -> None:
         entry = AuditEntry(action, "done", OPERATING, owner_id, None, "token", token_id, data=data)

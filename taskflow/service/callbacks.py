@@ -35,7 +35,7 @@ from taskflow.engine.alarms import Ringer
 from taskflow.engine.meter import SILENT, Meter
 from taskflow.engine.store import RunRow
 from taskflow.errors import Conflict, Forbidden, Gone, NotFound, UsageError
-from taskflow.ids import RunId
+from taskflow.ids import RunId, run_id_of_workspace
 from taskflow.nodes.context import StepTools
 from taskflow.protocol import BOOT_STAGES, LOG_CHUNK_BYTES_MAX
 from taskflow.service.accounts import Caller
@@ -173,7 +173,7 @@ class Callbacks:
 
     # --- workspaces
 
-    @counted("workspace_outcome")
+    @counted("workspace_outcome", run_of=run_id_of_workspace)
     def workspace_outcome(self, caller: Caller, workspace_id: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Record that a workspace is ready or failed. ``Gone`` after the end, ``Conflict`` on a contradiction."""
         caller.must_be("workspace", workspace_id)
@@ -223,7 +223,7 @@ class Callbacks:
 
         return {"next": self._database.write(work)}
 
-    @counted("session_outcome")
+    @counted("session_outcome", run_of=run_id_of_workspace)
     def session_outcome(
         self, caller: Caller, workspace_id: str, session_id: str, payload: Mapping[str, Any]
     ) -> dict[str, Any]:

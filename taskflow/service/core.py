@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from taskflow.agent_file import AgentFile
+from taskflow.celery_settings import ALARM_QUEUE
 from taskflow.clock import Clock
 from taskflow.db.session import Database
 from taskflow.engine.alarms import Ringer
@@ -13,7 +14,7 @@ from taskflow.engine.meter import SILENT, Meter
 from taskflow.engine.pipeline import Pipeline
 from taskflow.nodes.context import StepTools
 from taskflow.service.accounts import Accounts
-from taskflow.service.admission import Admission
+from taskflow.service.admission import RUNS, TASKS, Admission
 from taskflow.service.audit import Audit
 from taskflow.service.browsers import Browsers
 from taskflow.service.callbacks import Callbacks
@@ -58,6 +59,7 @@ class Service:
         clock: Clock,
         tools: StepTools,
         meter: Meter = SILENT,
+        depths: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
         self.now = StoreClock(control, clock).now
         #: What HTTP requests are told to.
@@ -68,7 +70,8 @@ class Service:
         self.browsers = Browsers(database, clock, settings)
         self.audit = Audit(database, clock)
         self.signatures = Signatures(self.accounts, vault, settings, self.now)
-        self.tasks = Tasks(database, control, ringer, tools, pipelines, self.now, Admission(settings, clock), meter)
+        admission = Admission(TASKS, settings, clock)
+        self.tasks = Tasks(database, control, ringer, tools, pipelines, self.now, admission, meter)
         self.repeats = Repeats(database, vault, self.tasks, self.now)
         self.history = History(database)
         self.line = Line(database, settings, self.now)
@@ -78,9 +81,12 @@ class Service:
         self.callbacks = Callbacks(database, ringer, tools, self.now, meter)
         self.providers = Providers(database, tools, self.now)
         self.explain = Explain(database, control, pipelines, tools, self.now)
-        self.runs = Runs(database, ringer, vault, pipelines, settings, self.now)
+        admission = Admission(RUNS, settings, clock)
+        self.runs = Runs(database, control, ringer, vault, pipelines, settings, self.now, admission, meter)
         self.run_explain = RunExplain(database, control, pipelines, settings, self.now)
-        self.metrics = Metrics(database, control, settings, vault, self.now)
+        self.metrics = Metrics(
+            database, control, settings, vault, self.now, depths or (lambda: {ALARM_QUEUE: ringer.backlog()})
+        )
         self.workers = Workers(control, self.now)
         self.health = Health(
             database, control, settings, self.now, self.providers, self.workers, ringer.backlog, pipelines

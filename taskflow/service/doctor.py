@@ -21,18 +21,11 @@ from taskflow.nodes.catalogue import Catalogue
 from taskflow.service import diagnosis
 from taskflow.service.diagnosis import Finding
 from taskflow.service.health import Health
+from taskflow.service.outages import STORES, explained
 from taskflow.settings import Settings
 from taskflow.sweeps.lateness import WATCHER, standings
 
 _ADDRESS_TIMEOUT_S = 3.0
-#: What a store that does not work costs, by the check of readiness that says so.
-_STORES = {
-    "database": "nothing is accepted, and every task stands still; nothing that was accepted is lost",
-    "migrations": "processes of this release refuse to start; running ones of the release before go on",
-    "redis": "submissions are accepted and wait in SQL; every task stands still until Redis is back",
-    "database_writes": "submissions are refused, tasks stand still; nothing that was accepted is lost",
-    "redis_writes": "no alarm can be set: submissions wait in SQL, tasks stand still",
-}
 
 
 class Doctor:
@@ -61,7 +54,7 @@ class Doctor:
         """Every check, in an order for reading: ``{"check", "state", "says", "risk", "consequence", "at_most_s",
         "advice"}`` each. What can't be looked at is a warning of its own and keeps no other from its turn."""
         ready = self._health.doctor()
-        down = {one["check"] for one in ready if one["state"] == "error"} & set(_STORES)
+        down = {one["check"] for one in ready if one["state"] == "error"} & set(STORES)
         found: list[Finding] = []
         if not down & {"redis", "redis_writes"}:
             found += self._try("redis settings", self._redis)
@@ -75,7 +68,8 @@ class Doctor:
         found += self._try("callback address", self._address)
         found += self._try("host", self._host)
         mine = {one.check for one in found}
-        theirs = [_of_health(one) for one in ready if one["check"] not in mine]
+        paused = self._health.paused_sweeps() if not down else frozenset()
+        theirs = [explained(one, paused) for one in ready if one["check"] not in mine]
         return [one.view() for one in (*theirs, *found)]
 
     def _try(self, name: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
@@ -170,11 +164,3 @@ class Doctor:
         room = shutil.disk_usage(where)
         yield diagnosis.disk(room.free, room.total, str(where))
         yield diagnosis.secret_key(bool(self._settings.secret_key), is_postgresql(self._database.engine))
-
-
-def _of_health(one: dict[str, str]) -> Finding:
-    check, says = one["check"], mask_text(one["says"])
-    if one["state"] != "error" or check not in _STORES:
-        return Finding(check, one["state"], says)
-    advice = "run: taskflow db upgrade" if check == "migrations" else "see to that store; all goes on by itself then"
-    return Finding(check, "error", says, "delayed", _STORES[check], None, advice)

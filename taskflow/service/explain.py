@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
-from sqlalchemy import Row, select
+from sqlalchemy import Row
 
 from taskflow.clock import isoformat
 from taskflow.db import tasks as task_rows
-from taskflow.db.models import ErrorRow
+from taskflow.db.listing import last_error
 from taskflow.db.nodes import get_node
 from taskflow.db.runs import get_run
 from taskflow.db.session import Database
@@ -70,11 +70,7 @@ class Explain:
             run = get_run(tx, task.run_id) if task.run_id else None
             node = get_node(tx, task.node_id) if task.node_id else None
             unknown = unheard(tx, self._tools, task, node)
-            last = None
-            if run is not None:
-                last = tx.execute(
-                    select(ErrorRow.__table__).where(ErrorRow.run_id == run.id).order_by(ErrorRow.id.desc()).limit(1)
-                ).first()
+            last = None if run is None else last_error(tx, run.id)
         if run is None or run.finished_at is not None:
             return self._at_rest(task, run)
         found = control_state(self._control, run, overdue_s=self._settings.alarm_overdue_s)

@@ -159,6 +159,10 @@ class Health:
             for one in self._standings()
         ]  # fmt: skip
 
+    def sweeps_in_numbers(self) -> list[dict[str, Any]]:
+        """The same for anybody's caller: ``failing`` is how many items. Which, and why, may be another owner's."""
+        return [{**one, "failing": len(one["failing"])} for one in self.sweeps()]
+
     def doctor(self) -> list[dict[str, str]]:
         """What could be lost, doubled or delayed here, and what to do: ``{"check", "state", "says"}`` each.
 

@@ -55,7 +55,8 @@ class History:
     ) -> Page:
         """A page of the failed attempts of the caller's runs, newest first; of one task, step or code, if it is named.
 
-        Those of nodes' runs are among them. Raises ``NotFound`` for the task, ``UsageError`` for a foreign cursor.
+        Those of nodes and of pipelines of one's own are among them. Raises ``NotFound`` for the task, ``UsageError`` for a
+        foreign cursor.
         """
         before = decode_cursor(cursor, int)[0] if cursor else None
         with self._database.read() as tx:
@@ -101,9 +102,12 @@ def run_view(row: Row[Any], left: Iterable[Row[Any]]) -> dict[str, Any]:
 def error_view(row: Row[Any]) -> dict[str, Any]:
     """A failed attempt. What a step put into the error's detail, which may be our own traceback, is for the log."""
     return {
+        "id": str(row.id),
         "subject_kind": row.subject_kind,
         "subject_id": row.subject_id,
         "task_id": row.subject_id if row.subject_kind == "task" else None,
+        "title": row.title or row.node_name or row.subject,
+        "pipeline": row.pipeline,
         "run_id": row.run_id,
         "run_number": row.number,
         "step": row.step,

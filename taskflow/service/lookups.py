@@ -1,4 +1,4 @@
-"""What pages show beside the things themselves: a task's runs, a node's tasks, what failed, what is set."""
+"""What pages show beside the things themselves: a task's runs, a node's tasks, a pipeline's steps, what is set."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 from sqlalchemy import and_, select
 
 from taskflow.clock import isoformat
-from taskflow.db.models import AgentSession, ErrorRow, Node, Run, Task, Workspace
+from taskflow.db.models import AgentSession, Run, Task, Workspace
 from taskflow.db.nodes import get_node
-from taskflow.db.own_models import OwnRun
 from taskflow.db.session import Database
 from taskflow.db.tasks import get_task
 from taskflow.engine.pipeline import Pipeline
@@ -19,6 +18,10 @@ from taskflow.service.accounts import Caller
 from taskflow.settings import Settings, table
 
 RUNS_MAX = 50
+_OF_RUN = (
+    "id", "number", "step", "created_at", "finished_at", "deadline_at", "awaiting", "error", "cancel_reason",
+    "cancel_requested_by",
+)  # fmt: skip
 
 
 class Lookups:
@@ -40,7 +43,7 @@ class Lookups:
             get_task(tx, caller.owner_id, task_id)
             rows = tx.execute(
                 select(
-                    Run.__table__,
+                    *(getattr(Run, name) for name in _OF_RUN),
                     Workspace.node_id.label("node_id"),
                     AgentSession.started_at.label("session_started_at"),
                     AgentSession.ended_at.label("session_ended_at"),
@@ -86,37 +89,6 @@ class Lookups:
             {
                 "id": row.id, "title": row.title, "status": row.status, "workspace": row.workspace,
                 "reserved_at": isoformat(row.reserved_at), "released_at": isoformat(row.released_at),
-            }
-            for row in rows
-        ]  # fmt: skip
-
-    def failed_attempts(self, caller: Caller, limit: int = 50) -> list[dict[str, Any]]:
-        """The caller's newest failed attempts; ``title`` names the task, the node, or the pipeline and its subject."""
-        with self._database.read() as tx:
-            rows = tx.execute(
-                select(
-                    ErrorRow.__table__,
-                    Run.subject_kind,
-                    Run.subject_id,
-                    Run.pipeline,
-                    Task.title,
-                    Node.name,
-                    OwnRun.subject,
-                )
-                .outerjoin(Run, Run.id == ErrorRow.run_id)
-                .outerjoin(Task, and_(Task.id == Run.subject_id, Run.subject_kind == "task"))
-                .outerjoin(Node, and_(Node.id == Run.subject_id, Run.subject_kind == "node"))
-                .outerjoin(OwnRun, OwnRun.run_id == ErrorRow.run_id)
-                .where(ErrorRow.owner_id == caller.owner_id)
-                .order_by(ErrorRow.id.desc())
-                .limit(limit)
-            ).all()
-        return [
-            {
-                "id": row.id, "run_id": row.run_id, "subject_kind": row.subject_kind, "subject_id": row.subject_id,
-                "title": row.title or row.name or f"{row.pipeline or ''} {row.subject or ''}".strip(), "step": row.step,
-                "attempt": row.attempt, "code": row.code, "message": row.error.get("message"),
-                "advice": row.error.get("advice"), "retry_in_s": row.retry_in_s, "at": isoformat(row.at),
             }
             for row in rows
         ]  # fmt: skip

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hmac
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
 import structlog
 from sqlalchemy import Connection, func, select
 
-from taskflow.celery_settings import ALARM_QUEUE, SWEEP_QUEUE
 from taskflow.db.models import Node, OutboxRow, Run, SweepBackoff, Task
 from taskflow.db.providers import accounts
 from taskflow.db.session import Database
@@ -47,8 +46,15 @@ class Metrics:
     """The text that Prometheus scrapes, and the token it needs for that."""
 
     def __init__(
-        self, database: Database, control: Control, settings: Settings, vault: Vault, now: Callable[[], float]
+        self,
+        database: Database,
+        control: Control,
+        settings: Settings,
+        vault: Vault,
+        now: Callable[[], float],
+        depths: Callable[[], Mapping[str, int]],
     ) -> None:
+        self._depths = depths
         self._database = database
         self._control = control
         self._settings = settings
@@ -78,6 +84,7 @@ class Metrics:
             except (InfrastructureError, redis.RedisError) as error:
                 log.warning("metrics_incomplete", store=store, error=str(error))
                 found["taskflow_store_up"][(store,)] = 0.0
+        found |= self._of_broker(found["taskflow_store_up"])
         usage = shutil.disk_usage(self._settings.data_path.expanduser())
         found["taskflow_disk_free_bytes"] = {(): float(usage.free)}
         found["taskflow_disk_size_bytes"] = {(): float(usage.total)}
@@ -85,18 +92,25 @@ class Metrics:
         return exposition(self._directory, readings)
 
     def _of_redis(self) -> dict[str, _Gauge]:
-        control, prefix = self._control, f"{self._settings.key_prefix}:celery:"
+        control = self._control
         late = control.now() - self._settings.alarm_overdue_s
         pipe = control.client.pipeline(transaction=False)
-        for queue in (ALARM_QUEUE, SWEEP_QUEUE):
-            pipe.llen(prefix + queue)
         for shard in range(control.shards):
             pipe.zcount(control.alarms_key(shard), "-inf", late)
-        alarms, sweeps, *overdue = pipe.execute()
-        return {
-            "taskflow_queue_depth": {(ALARM_QUEUE,): float(alarms), (SWEEP_QUEUE,): float(sweeps)},
-            "taskflow_alarms_overdue": {(): float(sum(overdue))},
-        }
+        return {"taskflow_alarms_overdue": {(): float(sum(pipe.execute()))}}
+
+    def _of_broker(self, up: _Gauge) -> dict[str, _Gauge]:
+        """How much waits there; ``up``, the stores that answered, gets it beside them."""
+        up[("broker",)] = 0.0
+        if not up[("redis",)] and not self._settings.broker_url and not self._settings.celery_app:
+            return {}  # it is that Redis, which was waited for already
+        try:
+            depths: _Gauge = {(queue,): float(count) for queue, count in self._depths().items()}
+        except Exception as error:  # whatever the transport raises
+            log.warning("metrics_incomplete", store="broker", error=repr(error))
+            return {}
+        up[("broker",)] = 1.0
+        return {"taskflow_queue_depth": depths}
 
     def _of_database(self) -> dict[str, _Gauge]:
         with self._database.read() as tx:

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import Row
 
 from taskflow.clock import isoformat
-from taskflow.db.own_runs import get_own_run, last_error
+from taskflow.db.listing import last_error
+from taskflow.db.own_runs import get_own_run
 from taskflow.db.runs import to_row
 from taskflow.db.session import Database
 from taskflow.engine.control import Control

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import marshmallow as ma
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
 from taskflow.clock import isoformat
 from taskflow.db import own_runs
 from taskflow.db.events import append_event
-from taskflow.db.nodes import lock_owner
-from taskflow.db.own_runs import SUBJECT_KIND, subject_id_of
-from taskflow.db.runs import insert_run, payload_hash, record_signal, request_cancel
+from taskflow.db.own_runs import EVERY_RUN, STATUSES, SUBJECT_KIND, RunFilter, subject_id_of
+from taskflow.db.runs import insert_run, payload_hash, record_signal, request_cancel, to_row
 from taskflow.db.session import Database
 from taskflow.engine.alarms import Ringer
+from taskflow.engine.control import Control
+from taskflow.engine.meter import SILENT, Meter
 from taskflow.engine.pipeline import INPUT, Pipeline
 from taskflow.engine.store import RunRow
 from taskflow.errors import Conflict, Forbidden, Gone, InvalidInput, NotFound, TooMany, Unauthorized, UsageError
@@ -28,9 +28,12 @@ from taskflow.ids import RunId, new_run_id
 from taskflow.pipelines.registry import SHIPPED
 from taskflow.pipelines.tools import Tools
 from taskflow.service.accounts import Caller
-from taskflow.service.admission import RETRY_AFTER_S
+from taskflow.service.admission import RETRY_AFTER_S, Admission
+from taskflow.service.inputs import check_size, load_input
+from taskflow.service.keys import key_reused
 from taskflow.service.pages import decode_cursor, encode_cursor, page_size
-from taskflow.service.views import event_view, own_run_view
+from taskflow.service.starting import Starter
+from taskflow.service.views import event_view, own_run_summary, own_run_view
 from taskflow.settings import Settings
 from taskflow.vault import Vault, hash_token
 
@@ -48,11 +51,14 @@ class Runs:
     def __init__(
         self,
         database: Database,
+        control: Control,
         ringer: Ringer,
         vault: Vault,
         pipelines: Mapping[str, Pipeline],
         settings: Settings,
         now: Callable[[], float],
+        admission: Admission,
+        meter: Meter = SILENT,
     ) -> None:
         self._database = database
         self._ringer = ringer
@@ -60,6 +66,8 @@ class Runs:
         self._pipelines = pipelines
         self._settings = settings
         self._now = now
+        self._admission = admission
+        self._starter = Starter(control, ringer, meter)
         self.tools = Tools(settings, database, vault, now)
 
     # --- starting
@@ -77,51 +85,56 @@ class Runs:
 
         ``subject``: what it is about, in the caller's words; while a run of the same pipeline is open for it, another is
         a ``Conflict``. With an ``idempotency_key`` seen before: the run it made and False. Raises ``InvalidInput`` naming
-        each wrong field, ``UsageError`` for a pipeline that is not registered, ``TooMany`` past the owner's limit.
+        each wrong field, ``UsageError`` for a pipeline that is not registered, ``TooMany`` past the owner's limit and
+        ``Overloaded`` past everybody's.
         """
         table = self._table(pipeline)
-        loaded = self._loaded(table, given or {})
+        loaded = load_input(table, given or {}, bytes_max=self._settings.result_max_bytes // 2)
         said = {"pipeline": pipeline, "subject": subject, "input": dict(given or {})}
         key = None if idempotency_key is None else (idempotency_key, self._vault.fingerprint(said))
 
         def work(tx: Connection) -> tuple[Row[Any], bool]:
-            known = None if key is None else self._known(tx, caller, key)
+            known = self._known(tx, caller, key)
             if known is not None:
                 return known, False
-            self._admit(tx, caller.owner_id)
+            self._admission.admit(tx, caller.owner_id)
             return self._insert(tx, caller, table, loaded, subject, key), True
 
-        row, made = self._begin(work, again=key is not None)
-        return own_run_view(row), made
+        return self._begin(work)
 
-    def rerun(self, caller: Caller, run_id: str) -> dict[str, Any]:
-        """Start a failed or cancelled run again with the same input, as the next run of its subject."""
+    def rerun(self, caller: Caller, run_id: str, *, idempotency_key: str | None = None) -> tuple[dict[str, Any], bool]:
+        """Start a failed or cancelled run again with the same input, as the next run of its subject: (run, made).
+
+        With an ``idempotency_key`` seen before: the run it made and False.
+        """
+        key = None if idempotency_key is None else (idempotency_key, self._vault.fingerprint({"rerun": run_id}))
 
         def work(tx: Connection) -> tuple[Row[Any], bool]:
             run = self._get(tx, caller, run_id)
+            known = self._known(tx, caller, key)
+            if known is not None:
+                return known, False
             if run.finished_at is None or run.error is None:
                 state = "has not ended" if run.finished_at is None else "is completed"
                 raise Conflict(f"run {run_id} {state}; a failed or cancelled one is run again", code="not_failed")
-            self._admit(tx, caller.owner_id)
+            self._admission.admit(tx, caller.owner_id)
             table = self._table(run.pipeline)
             # What it was given fitted the schema of then; the steps of now may want another.
             loaded = run.results.get(INPUT, {})
-            return self._insert(tx, caller, table, loaded, run.subject, None, of_subject=run.subject_id), True
+            return self._insert(tx, caller, table, loaded, run.subject, key, of_subject=run.subject_id), True
 
-        return own_run_view(self._begin(work, again=False)[0])
+        return self._begin(work)
 
-    def _begin(self, work: Callable[[Connection], tuple[Row[Any], bool]], *, again: bool) -> tuple[Row[Any], bool]:
+    def _begin(self, work: Callable[[Connection], tuple[Row[Any], bool]]) -> tuple[dict[str, Any], bool]:
+        began = time.perf_counter()
         try:
             row, made = self._database.write(work)
-        except IntegrityError as error:
-            if not again:
-                raise Conflict("another run was started for it at the same moment", code="subject_busy") from error
+        except IntegrityError:
             # A twin with the same key, or for the same subject, committed first: this time it is seen.
             row, made = self._database.write(work)
         if made:
-            # With Redis away the row is enough: the rescue starts it.
-            self._ringer.ring([RunId(row.id)])
-        return row, made
+            self._starter.start(to_row(row), began)
+        return own_run_view(row), made
 
     def _insert(
         self,
@@ -160,13 +173,11 @@ class Runs:
         )  # fmt: skip
         return self._get(tx, caller, run_id)
 
-    def _known(self, tx: Connection, caller: Caller, key: tuple[str, str]) -> Row[Any] | None:
-        known = own_runs.run_of_key(tx, caller.owner_id, key[0])
-        if known is not None and known.request_hash != key[1]:
-            raise Conflict(
-                "this idempotency key was used for another request", code="idempotency_key_reused",
-                fields={"Idempotency-Key": "was used with other content"},
-            )  # fmt: skip
+    def _known(self, tx: Connection, caller: Caller, key: tuple[str, str] | None) -> Row[Any] | None:
+        """The run that this idempotency key made, if it was used."""
+        known = None if key is None else own_runs.run_of_key(tx, caller.owner_id, key[0])
+        if known is not None and key is not None and known.request_hash != key[1]:
+            raise key_reused()
         return known
 
     def _table(self, name: str) -> Pipeline:
@@ -179,38 +190,6 @@ class Runs:
             )  # fmt: skip
         return table
 
-    def _loaded(self, table: Pipeline, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The input as the schema loads it, in JSON's own words (a date becomes a text again)."""
-        if table.input_schema is None:
-            if given:
-                raise InvalidInput(f"{table.name} takes no input", fields={"input": "must be empty"})
-            return {}
-        schema = table.input_schema() if isinstance(table.input_schema, type) else table.input_schema
-        try:
-            loaded = schema.dump(schema.load(given))
-        except ma.ValidationError as error:
-            fields = {f"input.{name}": text for name, text in _flat(error.messages)}
-            # Not chained: the cause holds the values.
-            raise InvalidInput("the input does not fit: " + ", ".join(sorted(fields)), fields=fields) from None
-        size, most = len(json.dumps(loaded).encode()), self._settings.result_max_bytes // 2
-        if size > most:
-            raise InvalidInput(
-                f"the input is {size} bytes, more than {most}", fields={"input": f"must be at most {most} bytes"},
-                advice="put it somewhere and name the place",
-            )  # fmt: skip
-        return dict(loaded)
-
-    def _admit(self, tx: Connection, owner_id: str) -> None:
-        most = self._settings.owner_open_runs_max
-        if not most:
-            return
-        lock_owner(tx, owner_id)  # until the transaction ends: the limit is exact
-        if own_runs.count_open(tx, owner_id, most) >= most:
-            raise TooMany(
-                f"{most} runs of this owner are open; the limit is {most}", code="too_many_runs",
-                retry_after_s=RETRY_AFTER_S, advice="wait for some to end; the setting is TASKFLOW_OWNER_OPEN_RUNS_MAX",
-            )  # fmt: skip
-
     # --- looking
 
     def get(self, caller: Caller, run_id: str) -> dict[str, Any]:
@@ -219,24 +198,20 @@ class Runs:
             return own_run_view(self._get(tx, caller, run_id))
 
     def list(
-        self,
-        caller: Caller,
-        *,
-        limit: int = 50,
-        cursor: str | None = None,
-        pipeline: str | None = None,
-        subject: str | None = None,
-        finished: bool | None = None,
+        self, caller: Caller, wanted: RunFilter = EVERY_RUN, *, limit: int = 50, cursor: str | None = None
     ) -> tuple[Sequence[dict[str, Any]], str | None]:
-        """A page of runs, newest first, and the cursor of the next page (None after the last)."""
+        """A page of the caller's runs that are ``wanted``, newest first, and the cursor of the next page (None after the
+        last). Raises ``UsageError`` for a status that there is not, and for a foreign cursor."""
+        unknown = [status for status in wanted.statuses if status not in STATUSES]
+        if unknown:
+            raise UsageError(
+                f"no such status: {', '.join(unknown)}", fields={"status": f"one of {', '.join(STATUSES)}"}
+            )
         before = decode_cursor(cursor, str)[0] if cursor else None
         with self._database.read() as tx:
-            rows = own_runs.list_own_runs(
-                tx, caller.owner_id, limit=page_size(limit), before=before, pipeline=pipeline, subject=subject,
-                finished=finished,
-            )  # fmt: skip
+            rows = own_runs.list_own_runs(tx, caller.owner_id, wanted, limit=page_size(limit), before=before)
         page = rows[: page_size(limit) - 1]
-        return [own_run_view(row) for row in page], encode_cursor(page[-1].id) if len(rows) > len(page) else None
+        return [own_run_summary(row) for row in page], encode_cursor(page[-1].id) if len(rows) > len(page) else None
 
     def events(self, caller: Caller, run_id: str, *, after: int = 0, limit: int = 200) -> Sequence[dict[str, Any]]:
         """Events of a run with ``seq`` greater than ``after``, in order. Raises ``NotFound``."""
@@ -261,13 +236,7 @@ class Runs:
         A name has one answer, the first; with ``message_id`` each id has one. Raises ``Conflict`` when another answer was
         first, ``Gone`` after the end of the run, ``InvalidInput`` for a name that the pipeline does not wait for.
         """
-        size = len(json.dumps(payload).encode())
-        if size > self._settings.result_max_bytes:
-            raise InvalidInput(
-                f"the signal is {size} bytes, more than {self._settings.result_max_bytes}",
-                fields={"body": f"must be at most {self._settings.result_max_bytes} bytes"},
-            )
-
+        check_size("body", payload, self._settings.result_max_bytes)
         if len(message_id) > _MESSAGE_ID_MAX:
             message_id = hashlib.sha256(message_id.encode()).hexdigest()
 
@@ -368,15 +337,3 @@ class Runs:
         row = self._database.write(work)
         self._ringer.ring([RunId(run_id)])
         return own_run_view(row)
-
-
-def _flat(messages: Any, path: str = "") -> Sequence[tuple[str, str]]:
-    """Nested messages of marshmallow as dotted names."""
-    if not isinstance(messages, Mapping):
-        texts = messages if isinstance(messages, (list, tuple)) else [messages]
-        return [(path, " ".join(str(text) for text in texts))]
-    found: list[tuple[str, str]] = []
-    for key, nested in messages.items():
-        inner = path if key == "_schema" else f"{path}.{key}" if path else str(key)
-        found += _flat(nested, inner)
-    return found

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import redis
-import structlog
 from sqlalchemy import Connection, Row, select
 from sqlalchemy.exc import IntegrityError
 
@@ -36,10 +34,9 @@ from taskflow.service.admission import Admission
 from taskflow.service.keys import key_reused
 from taskflow.service.pages import decode_cursor, encode_cursor, page_size
 from taskflow.service.reruns import is_over, rerun_reason
+from taskflow.service.starting import Starter
 from taskflow.service.unheard import unheard
 from taskflow.service.views import task_summary, task_view
-
-log = structlog.get_logger(__name__)
 
 PIPELINE = "agent_task"
 
@@ -66,7 +63,6 @@ class Tasks:
         meter: Meter = SILENT,
     ) -> None:
         self._database = database
-        self._control = control
         self._ringer = ringer
         self._tools = tools
         self._vault = tools.vault
@@ -74,7 +70,7 @@ class Tasks:
         self._settings = tools.settings
         self._now = now
         self._admission = admission
-        self._meter = meter
+        self._starter = Starter(control, ringer, meter)
 
     # --- starting
 
@@ -103,7 +99,7 @@ class Tasks:
         if not made:
             return self._shown(task, run), False
         if run is not None:
-            self._start(run, began)
+            self._starter.start(run, began)
         return task_view(task, run), True
 
     def _submit(self, tx: Connection, caller: Caller, spec: Mapping[str, Any], key: _Key | None) -> _Submitted:
@@ -212,7 +208,7 @@ class Tasks:
             return self._queue(tx, caller.actor, task, now)
 
         task, run = self._database.write(work)
-        self._start(run, began)
+        self._starter.start(run, began)
         return self._shown(task, run)
 
     def rerun(self, caller: Caller, task_id: str, *, first: _First | None = None) -> dict[str, Any]:
@@ -235,7 +231,7 @@ class Tasks:
             return self._queue(tx, caller.actor, task, now, node_loss_reruns=0)
 
         task, run = self._database.write(work)
-        self._start(run, began)
+        self._starter.start(run, began)
         return self._shown(task, run)
 
     def rerun_lost(self, task_id: str, run_id: str) -> bool:
@@ -270,7 +266,7 @@ class Tasks:
         except (TooMany, Overloaded):
             return False  # as for anybody else, only that nobody is there to be refused
         if run is not None:
-            self._start(run, began)
+            self._starter.start(run, began)
         return done
 
     def _queue(self, tx: Connection, actor: str, task: Row[Any], now: float, **fields: Any) -> tuple[Row[Any], RunRow]:
@@ -288,14 +284,6 @@ class Tasks:
             id=new_run_id(), pipeline=pipeline.name, version=pipeline.version, subject_kind="task",
             subject_id=task_id, number=number, owner_id=owner_id, step=pipeline.first, rev=0, step_entered_at=now,
         )  # fmt: skip
-
-    def _start(self, run: RunRow, began: float) -> None:
-        """Give a committed run its control state and ring it. With Redis away the rescue does it later."""
-        self._meter.run_submitted(run, time.perf_counter() - began)
-        try:
-            self._ringer.publish(self._control.ensure([run]))
-        except redis.RedisError as error:
-            log.warning("run_not_started_yet", run_id=run.id, error=repr(error))
 
     # --- stopping
 
@@ -389,7 +377,10 @@ class Tasks:
                 )
             ).first()
             if session is None:
-                return {"chunks": [], "next": after, "ended": task.status in TERMINAL}
+                # A run that is over without one will have none, whatever became of its task since.
+                run = get_run(tx, run_id) if run_id else None
+                over = run_id is not None and (run is None or run.subject_id != task_id or run.finished_at is not None)
+                return {"chunks": [], "next": after, "ended": over or task.status in TERMINAL}
             rows = tx.execute(
                 select(LogChunk.number, LogChunk.data)
                 .where(LogChunk.session_id == session.id, LogChunk.number > after)

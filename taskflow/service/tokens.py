@@ -12,6 +12,7 @@ from taskflow.db.models import Owner, Token
 from taskflow.db.session import Database
 from taskflow.db.user_tokens import EXPIRES_MAX_S, NewToken, list_user_tokens, revoke_user_token
 from taskflow.service.accounts import Caller
+from taskflow.service.pages import decode_cursor, encode_cursor, page_size
 from taskflow.service.views import new_token_view, token_view
 
 __all__ = ["EXPIRES_MAX_S", "Tokens"]
@@ -39,10 +40,16 @@ class Tokens:
             "expires_at": isoformat(row.expires_at),
         }
 
-    def list(self, caller: Caller) -> Sequence[dict[str, Any]]:
-        """The tokens of the caller's owner, the oldest first, without the tokens."""
+    def list(
+        self, caller: Caller, *, limit: int = 50, cursor: str | None = None
+    ) -> tuple[Sequence[dict[str, Any]], str | None]:
+        """A page of the tokens of the caller's owner, the oldest first, without the tokens, and the cursor of the next page
+        (None after the last). Raises ``UsageError`` for a foreign cursor."""
+        after = decode_cursor(cursor, str)[0] if cursor else None
         with self._database.read() as tx:
-            return [token_view(row) for row in list_user_tokens(tx, caller.owner_id)]
+            rows = list_user_tokens(tx, caller.owner_id, after=after, limit=page_size(limit))
+        page = rows[: page_size(limit) - 1]
+        return [token_view(row) for row in page], encode_cursor(page[-1].id) if len(rows) > len(page) else None
 
     def create(self, caller: Caller, name: str, role: str, expires_s: float | None = None) -> dict[str, Any]:
         """A further token of the caller's owner; the token itself is shown only here. Raises ``UsageError``."""

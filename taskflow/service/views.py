@@ -8,10 +8,11 @@ from typing import Any
 from sqlalchemy import Row
 
 from taskflow.clock import isoformat
+from taskflow.db.own_runs import status_of
 from taskflow.db.status import TERMINAL
 from taskflow.db.usage import NOTHING, Use, node_use
 from taskflow.db.user_tokens import NewToken
-from taskflow.engine.pipeline import CANCELLED, INPUT
+from taskflow.engine.pipeline import INPUT
 from taskflow.engine.store import RunRow
 
 
@@ -91,28 +92,29 @@ def task_summary(row: Row[Any]) -> dict[str, Any]:
 
 
 def own_run_view(row: Row[Any]) -> dict[str, Any]:
-    """A run of a pipeline of one's own. ``status``: running, waiting (for a signal), completed, failed or cancelled."""
+    """A run of a pipeline of one's own, with what it was given and what it left."""
+    return {
+        **own_run_summary(row),
+        "input": row.results.get(INPUT, {}),
+        "results": {name: value for name, value in row.results.items() if not name.startswith("$")},
+        "result": row.result,
+    }
+
+
+def own_run_summary(row: Row[Any]) -> dict[str, Any]:
+    """The same as a line of a list. ``status``: running, waiting (for a signal), completed, failed or cancelled."""
     is_open = row.finished_at is None
-    if is_open:
-        status = "waiting" if row.awaiting is not None else "running"
-    elif row.error is None:
-        status = "completed"
-    else:
-        status = "cancelled" if row.error.get("code") == CANCELLED else "failed"
     return {
         "id": row.id,
         "pipeline": row.pipeline,
         "subject": row.subject,
         "number": row.number,
-        "status": status,
+        "status": status_of(row),
         "finished": not is_open,
         "step": row.step if is_open else None,
         "awaiting": row.awaiting if is_open else None,
         "deadline_at": isoformat(row.deadline_at) if is_open else None,
         "cancel_requested": is_open and row.cancel_requested_at is not None,
-        "input": row.results.get(INPUT, {}),
-        "results": {name: value for name, value in row.results.items() if not name.startswith("$")},
-        "result": row.result,
         "error": row.error,
         "created_at": isoformat(row.created_at),
         "finished_at": isoformat(row.finished_at),

@@ -14,6 +14,11 @@ from taskflow.errors import InfrastructureError
 from taskflow.files import read_json, sync_directory, write_json, write_private
 from taskflow.settings import Settings
 
+#: The name of the supervisor's lock in the data directory.
+SUPERVISOR_LOCK = "supervisor.lock"
+#: The name of the SQLite file there.
+SQLITE_FILE = "taskflow.db"
+
 
 @dataclass(frozen=True)
 class StackInfo:
@@ -58,7 +63,7 @@ class DataDir:
     @property
     def database(self) -> Path:
         """The SQLite file."""
-        return self.root / "taskflow.db"
+        return self.root / SQLITE_FILE
 
     @property
     def database_url(self) -> str:
@@ -83,7 +88,7 @@ class DataDir:
     @property
     def supervisor_lock(self) -> Path:
         """Locked by the supervisor for its life: the lifeline of everything it starts."""
-        return self.root / "supervisor.lock"
+        return self.root / SUPERVISOR_LOCK
 
     @property
     def stack_file(self) -> Path:

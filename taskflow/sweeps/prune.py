@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, exists, select, text, union, update
+from sqlalchemy import Connection, delete, exists, select, union, update
 
 from taskflow.db.audit import prune_audit
 from taskflow.db.browsers import prune_browsers
@@ -32,7 +32,7 @@ from taskflow.db.models import (
     Workspace,
 )
 from taskflow.db.own_models import OwnRun, RunCallback
-from taskflow.db.own_runs import SUBJECT_KIND
+from taskflow.db.own_runs import OWN, SUBJECT_KIND
 from taskflow.db.session import Database
 from taskflow.settings import Settings
 
@@ -150,9 +150,7 @@ def prune_accounts(database: Database, *, now: float, keep_s: float, limit: int)
 
 def _forget_own_runs(tx: Connection, before: float, limit: int) -> int:
     """Runs that ended before, each with its events; what its subject did since is kept."""
-    # The kind as a literal: with a parameter the index of these runs alone can't be used.
-    own = text(f"runs.subject_kind = '{SUBJECT_KIND}'")
-    old = select(Run.id, Run.subject_id).where(own, Run.finished_at.is_not(None), Run.finished_at < before)
+    old = select(Run.id, Run.subject_id).where(OWN, Run.finished_at.is_not(None), Run.finished_at < before)
     rows = tx.execute(old.order_by(Run.finished_at).limit(limit)).all()
     runs, subjects = [row.id for row in rows], {row.subject_id for row in rows}
     tx.execute(delete(ErrorRow).where(ErrorRow.run_id.in_(runs)))

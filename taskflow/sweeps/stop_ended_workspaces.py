@@ -21,7 +21,7 @@ from taskflow.db.nodes import get_node
 from taskflow.db.runs import get_run
 from taskflow.db.workspaces import end_session_effect, release_workspace_effect
 from taskflow.engine.alarms import Ringer
-from taskflow.ids import RunId, session_id_of
+from taskflow.ids import RunId, run_id_of_workspace, session_id_of
 from taskflow.nodes.admission import allocate_effect
 from taskflow.nodes.context import StepTools
 from taskflow.sweeps.items import Items
@@ -109,11 +109,11 @@ class EndedWorkspaces:
         with self.tools.database.read() as tx:
             rows = {row.id: row for row in tx.execute(_WORKSPACE.where(Workspace.id.in_(reported)))}
             # A workspace has the id of its run; a run that is known and open speaks for it even where its row is not found.
-            runs = [_run_id_of(one) for one in reported if one not in rows]
+            runs = [run_id_of_workspace(one) for one in reported if one not in rows]
             still_open = set(tx.execute(select(Run.id).where(Run.id.in_(runs), Run.finished_at.is_(None))).scalars())
         return [
             one for one in reported
-            if _run_id_of(one) not in still_open and (one not in rows or self._is_over(rows[one], node))
+            if run_id_of_workspace(one) not in still_open and (one not in rows or self._is_over(rows[one], node))
         ]  # fmt: skip
 
     def _is_over(self, workspace: Row[Any], node: Row[Any]) -> bool:
@@ -146,7 +146,3 @@ class EndedWorkspaces:
 
 def _is_workspace_id(reported: Any) -> bool:
     return isinstance(reported, str) and _WORKSPACE_ID.match(reported) is not None
-
-
-def _run_id_of(workspace_id: str) -> str:
-    return "run-" + workspace_id.removeprefix("ws-")

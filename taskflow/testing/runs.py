@@ -92,7 +92,7 @@ class KitRun:
 
     def rerun(self) -> KitRun:
         """Start it again with the same input; the new run."""
-        again = self._kit.service.runs.rerun(self._kit.caller, self.id)
+        again, _made = self._kit.service.runs.rerun(self._kit.caller, self.id)
         self._kit.settle()
         return KitRun(self._kit, again["id"])
 

@@ -87,6 +87,35 @@ def test_answers_that_are_not_of_taskflow_are_reported(server: FakeServer, api: 
     assert server.asked("GET", "/elsewhere") == []
 
 
+@pytest.mark.parametrize(
+    ("status", "exit_code", "advice"), [(404, 1, "TASKFLOW_URL"), (401, 1, "TASKFLOW_URL"), (502, 3, "web process")]
+)
+def test_what_is_no_taskflow_is_not_taken_for_one(
+    connected: FakeServer,
+    invoke: Invoke,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    exit_code: int,
+    advice: str,
+) -> None:
+    """Another server's 404 says nothing of a task, its 401 nothing of the token; a proxy's 502 is no server."""
+    monkeypatch.setattr(client, "PATIENCE_S", 0.0)
+    connected.refuse[("GET", "/task-1")] = (status, {})
+    done = invoke("show", "task-1")
+    assert done.exit_code == exit_code
+    assert "which is no answer of taskflow" in done.stderr
+    assert advice in done.stderr and "taskflow token" not in done.stderr
+
+
+def test_a_name_that_no_host_has_is_said(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not that nobody listens."""
+    monkeypatch.setattr(client, "PATIENCE_S", 0.0)
+    monkeypatch.setenv("TASKFLOW_URL", "http://nowhere.invalid")
+    monkeypatch.setenv("TASKFLOW_TOKEN", "t")
+    done = invoke("list")
+    assert (done.exit_code, "no host of that name" in done.stderr) == (3, True)
+
+
 def test_no_server_is_exit_code_3(invoke: Invoke) -> None:
     """Without a stack and without a URL: what to do, in two lines."""
     done = invoke("list")
@@ -115,6 +144,7 @@ def test_an_unknown_id_is_exit_code_4(connected: FakeServer, invoke: Invoke) -> 
         done = invoke(command, "task-unknown")
         assert (command, done.exit_code) == (command, 4)
         assert "no such task" in done.stderr
+        assert len(done.stderr.splitlines()) == 1  # its field has nothing to add
 
 
 def test_a_wrong_token_is_explained(connected: FakeServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +164,19 @@ def test_a_url_without_a_token_is_a_usage_error(
     done = invoke("list")
     assert done.exit_code == 2
     assert "TASKFLOW_TOKEN" in done.stderr
+
+
+@pytest.mark.parametrize("token", ["tf_one\r", "tf_one\ntwo", "tf_\u00e9ne", "tf one"])
+def test_a_token_that_no_header_carries_is_a_usage_error(
+    connected: FakeServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    """As it comes out of a file with another line end: the variable is named, no part of the token is repeated."""
+    monkeypatch.setenv("TASKFLOW_TOKEN", token)
+    done = invoke("list")
+    assert done.exit_code == 2
+    assert "TASKFLOW_TOKEN: holds a character" in done.stderr
+    assert not [part for part in ("tf_", "one", "two") if part in done.stderr.replace("TASKFLOW_TOKEN is no token", "")]
+    assert connected.requests == []
 
 
 def test_a_url_that_is_none_is_a_usage_error(
@@ -156,6 +199,15 @@ def test_looking_for_a_server_makes_no_directory(invoke: Invoke, tmp_path: Path)
     """A command that finds nothing leaves nothing."""
     invoke("list")
     assert not (tmp_path / "data").exists()
+
+
+def test_a_directory_that_no_stack_served_is_left_alone(invoke: Invoke, tmp_path: Path) -> None:
+    """Whoever names another directory by mistake finds it as it was: its rights, and nothing new in it."""
+    (tmp_path / "data").mkdir(mode=0o755)
+    (tmp_path / "data").chmod(0o755)
+    assert invoke("list").exit_code == 3
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_a_stack_that_moved_is_found_again(stack: DataDir, server: FakeServer, tmp_path: Path) -> None:

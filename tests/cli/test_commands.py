@@ -112,6 +112,23 @@ def test_lists_are_cut_and_filtered(api: World, invoke: Invoke) -> None:
     assert invoke("list", "--status", "nonsense").exit_code == 2
 
 
+def test_runs_are_listed_by_their_status(api: World, invoke: Invoke) -> None:
+    """A word that only tasks have, and what only narrows tasks, is refused by the name of the option."""
+    open_one, ended = api.start()["id"], api.start()
+    api.end_run(ended)
+    assert open_one in invoke("list", "--runs", "--status", "running", "--status", "waiting").stdout
+    assert json.loads(invoke("list", "--runs", "--status", "failed", "--all", "--json").stdout)["runs"] == []
+    listed = json.loads(invoke("list", "--runs", "--status", "completed", "--json").stdout)["runs"]
+    assert [run["id"] for run in listed] == [ended["id"]]
+    for argv, option in (
+        (("--runs", "--status", "queued"), "--status"),
+        (("--status", "waiting"), "--status"),
+        (("--runs", "--project", "web"), "--runs"),
+    ):
+        refused = invoke("list", *argv)
+        assert (refused.exit_code, option in refused.stderr) == (2, True)
+
+
 def test_nodes_are_listed_and_destroyed(connected: FakeServer, invoke: Invoke) -> None:
     """A table of nodes, also without a subcommand; ``destroy`` asks for one of them."""
     connected.nodes = [make_node("node-1")]

@@ -57,6 +57,18 @@ def test_what_is_too_wide_is_cut_to_one_line() -> None:
     assert len(screen.drawn("y" * 200)) == 1
 
 
+def test_a_terminal_without_utf_8_is_drawn_on_with_letters_that_it_has() -> None:
+    """Others would be written as escapes, which are wider than their place and are not removed again."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="iso-8859-1")
+    console = Console(file=out, force_terminal=True, width=70, height=20, highlight=False, markup=False)
+    region = Region(console)
+    region.show(Standing("running", 0.0, "x" * 200, 65.0, "y" * 200))
+    region.stop()
+    out.flush()
+    assert isinstance(out.buffer, io.BytesIO)
+    assert b"running" in out.buffer.getvalue() and out.buffer.getvalue().isascii()
+
+
 def test_lines_stay_and_are_printed_letter_for_letter() -> None:
     """Brackets and colons of an output are no markup; the drawing leaves nothing and shows the cursor again."""
     screen = Screen()

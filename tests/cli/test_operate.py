@@ -130,8 +130,21 @@ def test_a_browser_stays_signed_in_over_a_start_of_the_embedded_stack(database: 
         app.close()
 
 
-def test_an_old_schema_is_refused_with_the_remedy(invoke: Invoke) -> None:
+@pytest.mark.parametrize("argv", [("token", "list"), ("quota", "list"), ("metrics", "--token"), ("nodes", "audit")])
+def test_a_directory_without_a_database_does_not_become_an_installation(
+    invoke: Invoke, tmp_path: Path, argv: tuple[str, ...]
+) -> None:
+    """A mistyped TASKFLOW_DATA_DIR is said, and neither a key nor a database is made in it."""
+    done = invoke(*argv)
+    assert done.exit_code == 3
+    assert "TASKFLOW_DATA_DIR" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_old_schema_is_refused_with_the_remedy(invoke: Invoke, tmp_path: Path) -> None:
     """Without migrations, ``token`` says what to run; after ``db upgrade``, which may be repeated, it works."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "taskflow.db").touch()
     refused = invoke("token", "list")
     assert refused.exit_code == 1
     assert "taskflow db upgrade" in refused.stderr

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from taskflow.cli.client import Api, Target
-from taskflow.cli.overview import Overview, frame
+from taskflow.cli.overview import Look, Overview, frame
 from taskflow.cli.problems import CommandError, NoServer
 from taskflow.cli.top import Screen
 from tests.cli.conftest import Invoke
@@ -157,6 +157,38 @@ def test_more_tasks_than_fit_are_counted_and_the_mark_stays_in_sight(overview: S
     assert "task-05" not in out
     assert "alarms late 1 of 3" in out
     assert "\x1b" not in out
+
+
+def test_a_narrow_terminal_shows_what_is_waited_for_and_what_is_wrong(overview: Scripted) -> None:
+    """In eighty columns: fewer of them, each line whole; in a wide one, all of them."""
+    found = overview.look()
+    name = "task-01m8bhze597tn4c7bpdxtmr7pe"
+    found["tasks"][0] |= {"id": name, "why": {"summary": "a node is being chosen", "waited_s": 3.0}}
+    found["nodes"] = [
+        {"id": name.replace("task", "node"), "provider": "hetzner", "status": "error", "live_workspaces": 0, "slots": 4,
+         "heartbeat_age_s": None, "load1": None, "error": {"message": "the account is full"}, "unreachable_since": None}
+    ]  # fmt: skip
+    lines = {}
+    for width in (80, 140):
+        console = Console(file=io.StringIO(), width=width, color_system=None)
+        console.print(frame(found, look=Look.on(console)))
+        assert isinstance(console.file, io.StringIO)
+        lines[width] = console.file.getvalue()
+        assert max(map(len, lines[width].splitlines())) <= width
+        assert "a node is being" in lines[width] and "error" in lines[width] and "the account is f" in lines[width]
+    assert "TITLE" in lines[140] and "TITLE" not in lines[80]
+
+
+def test_a_terminal_without_utf_8_is_drawn_on_with_letters_that_it_has(overview: Scripted) -> None:
+    """A letter that it can't show would be written as an escape, six columns wide."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    console = Console(file=out, width=80, color_system=None)
+    found = overview.look()
+    found["tasks"][0] |= {"why": {"summary": "w" * 99, "waited_s": 3.0}}
+    console.print(frame(found, note="why", look=Look.on(console)))
+    out.flush()
+    assert isinstance(out.buffer, io.BytesIO)
+    assert out.buffer.getvalue().isascii()
 
 
 def test_waits_are_asked_a_few_at_a_time_and_in_turn(api: World, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

@@ -5,12 +5,13 @@ from __future__ import annotations
 import configparser
 import fnmatch
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 from sqlalchemy import insert, update
 
-from taskflow.db.models import ErrorRow, Node, Run, Sweep, Task
+from taskflow.db.models import ErrorRow, Node, Run, Sweep, SweepBackoff, Task
 from taskflow.errors import InfrastructureError
 from tests.dashboard.conftest import See
 from tests.web.world import World
@@ -104,6 +105,12 @@ def test_every_page_forbids_what_is_not_a_file_of_ours(see: See, busy: dict[str,
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Referrer-Policy"] == "same-origin"
         assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("query", ["/tasks?text=%00", "/tasks?label=a:%00", "/runs?pipeline=%00", "/runs?subject=a%00"])
+def test_a_search_that_a_database_would_fail_at_is_refused(see: See, query: str) -> None:
+    """As what it is, not as a store that is away."""
+    see(query, status=400)
 
 
 def test_nothing_of_another_owner_is_shown(world: World, see: See, busy: dict[str, str]) -> None:
@@ -215,6 +222,29 @@ def test_a_calm_installation_says_so(world: World, see: See, monkeypatch: pytest
     assert "No worker no worker process was seen for 20 s" in see("/").text
     checks["worker"] = "ok"
     assert "Nothing. Everything works" in see("/").text
+
+
+def test_what_a_sweep_fails_at_is_counted_and_named_to_no_owner(world: World, see: See) -> None:
+    """It may be another owner's thing: who runs the installation sees it on the command line."""
+    rests: dict[str, Any] = {"sweep": "prune", "failures": 3, "next_at": world.service.now() + 60}
+    rests["error"] = {"code": "x", "message": "of ada's node at 10.1.2.3"}
+    rows = [{**rests, "item": item} for item in ("task-of-ada-1", "task-of-ada-2")]
+    world.database.write(lambda tx: tx.execute(insert(SweepBackoff), rows))
+    for token in (world.token, world.other_token):
+        page = see("/sweeps", token=token)
+        assert "It fails at 2 things: taskflow sweeps names them" in page.text and page.problems() == []
+        assert "task-of-ada" not in page.html and "10.1.2.3" not in page.html
+
+
+def test_a_store_that_fails_is_named_without_the_words_of_its_driver(
+    world: World, see: See, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hosts and users of the stores are nothing for everybody who may look at an owner's tasks."""
+    checks = {"database": "connection to db.internal as root refused", "redis": "ok"}
+    monkeypatch.setattr(world.service.health, "ready", lambda: {"ready": False, "checks": dict(checks)})
+    page = see("/")
+    assert "database fails; taskflow doctor says why" in page.text and "Nothing. Everything works" not in page.text
+    assert "db.internal" not in page.html
 
 
 def test_the_filter_of_the_list_is_in_its_address(world: World, see: See) -> None:

@@ -60,6 +60,21 @@ def test_a_step_that_failed_is_red_and_says_why(world: World) -> None:  # noqa: 
     assert drawn.states["cleanup"] == "done"
 
 
+def test_the_bars_of_a_second_run_are_its_own(world: World) -> None:  # noqa: F811
+    """It begins where it began: what the first run did stands in the drawing of that one alone."""
+    world.plan.workspace_error = {"code": "clone_failed", "message": "no such repository"}
+    task = world.submit()
+    world.finish(task)
+    world.plan.workspace_error = None
+    world.service.tasks.rerun(world.caller, task["id"])
+    drawn = _drawn(world, task)
+    assert [(bar.step, bar.state) for bar in drawn.bars] == [("node_selection", "now")]
+    world.finish(task)
+    drawn = _drawn(world, task)
+    assert {bar.state for bar in drawn.bars} == {"done"}
+    assert [bar.step for bar in drawn.bars].count("node_selection") == 1
+
+
 def test_a_step_that_a_cancel_came_upon_is_not_done(world: World) -> None:  # noqa: F811
     """Nor did it fail; the cleanup after it is done."""
     world.plan.session_s = None

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from taskflow.clock import ManualClock
 from taskflow.db.account_models import AuditRow, BrowserSession, SignInCode
 from taskflow.db.migrate import config, upgrade
-from taskflow.db.models import Token
+from taskflow.db.models import Owner, Token
 from taskflow.db.session import Database, make_engine
 from taskflow.errors import InfrastructureError, Unauthorized
 from taskflow.service.accounts import Accounts
@@ -134,6 +134,25 @@ def test_of_many_who_use_a_link_at_once_one_is_signed_in(engine: Engine) -> None
             outcomes = [one.result() for one in [pool.submit(use) for _ in range(4)]]
         assert len([one for one in outcomes if isinstance(one, SignedIn)]) == 1
     assert _count(database, BrowserSession) == 4
+
+
+@pytest.mark.integration
+def test_of_many_who_are_an_owners_first_each_acts_for_the_same(engine: Engine) -> None:
+    """Processes of an application start together, and each says for whom it acts; so do two who make a token."""
+    database = Database(engine)
+    accounts = Accounts(database, ManualClock(NOW))
+    for owner in ("ada", "bob", "cy"):
+        start = threading.Barrier(4)
+
+        def act(number: int, owner: str = owner, start: threading.Barrier = start) -> str:
+            start.wait()
+            if number % 2:
+                return str(accounts.create_token(owner=owner, name="t")["owner_id"])
+            return accounts.acting_for(owner, name="app").owner_id
+
+        with ThreadPoolExecutor(4) as pool:
+            assert len(set(pool.map(act, range(4)))) == 1
+    assert (_count(database, Owner), _count(database, Token)) == (3, 6)
 
 
 def _count(database: Database, table: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from taskflow.db import session
 from taskflow.db.migrate import check_current, head, upgrade
 from taskflow.db.models import Base, Owner
 from taskflow.db.session import Database, make_engine
-from taskflow.errors import InfrastructureError
+from taskflow.errors import InfrastructureError, UsageError
 from tests.support.postgres import PostgresServer
 
 
@@ -47,6 +48,17 @@ def sqlite(tmp_path: Path) -> Any:
     Base.metadata.create_all(engine)
     yield Database(engine, ManualClock())
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "url", ["s3cret", "postgresql://u:s3cret@h:54x2/db", "postgresql://u:pw@h:s3cret/db", "mysql://u:s3cret@h/db"]
+)
+def test_what_is_no_url_of_a_database_is_refused_with_the_variable_and_without_the_url(url: str) -> None:
+    """It may hold a password."""
+    with pytest.raises(UsageError) as caught:
+        make_engine(url)
+    assert set(caught.value.fields) == {"TASKFLOW_DATABASE_URL"}
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_sqlite_is_durable_and_strict(sqlite: Database) -> None:

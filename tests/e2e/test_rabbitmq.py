@@ -60,6 +60,10 @@ def test_a_task_completes_and_its_hints_go_through_rabbitmq(
     assert list(stack.redis().scan_iter("*celery*")) == []
     broker = doctor(stack)["broker"]
     assert (broker["state"], "hints wait" in broker["says"]) == ("ok", True), broker
+    environ = {**stack.environ, "TASKFLOW_LOG_LEVEL": "ERROR"}
+    ask = [sys.executable, "-m", "taskflow", "metrics"]
+    text = subprocess.run(ask, env=environ, capture_output=True, text=True, check=True).stdout
+    assert 'taskflow_store_up{store="broker"} 1.0' in text and 'taskflow_queue_depth{queue="sweep"}' in text
 
 
 def test_a_broker_that_is_killed_costs_time_and_nothing_else(

@@ -87,6 +87,8 @@ def _bad_effect(tx: Any) -> None:
     [
         (Advance("cleanup", {"at": NOW}), "result_not_json"),
         (Done({"at": NOW}), "result_not_json"),
+        (Advance("cleanup", {"ratio": float("nan")}), "result_not_json"),
+        (Done({"most": float("inf")}), "result_not_json"),
         (Advance("cleanup", {"big": "x" * 70_000}), "result_too_large"),
         (Done({"big": "x" * 70_000}), "result_too_large"),
         (Advance("cleanup", effects=(_bad_effect,)), "unexpected"),
@@ -105,11 +107,15 @@ def test_a_decision_that_cannot_be_written_fails_the_step(make_rig: MakeRig, out
 
 
 def test_an_error_with_a_detail_that_is_not_json_is_recorded_all_the_same(make_rig: MakeRig) -> None:
-    """The record of a failure is not what fails."""
-    rig = make_rig(toy(Step("one", _raise(PermanentError("no", code="no", detail={"at": NOW})))))
+    """The record of a failure is not what fails, and its run ends with the cause."""
+    detail: dict[Any, Any] = {"at": NOW, "ratio": float("nan"), (1, 2): "a pair"}
+    rig = make_rig(toy(Step("one", _raise(PermanentError("no", code="no", detail=detail)))))
     run_id = rig.start()
     rig.run_alarms(turns=10)
-    assert rig.errors(run_id)[0].error["detail"] == {"at": str(NOW)} and rig.row(run_id).finished_at is not None
+    (row,), run = rig.errors(run_id), rig.row(run_id)
+    assert run.finished_at is not None and run.error is not None
+    for error in (row.error, run.error):
+        assert (error["code"], error["detail"]) == ("no", {"at": str(NOW), "ratio": "NaN"})
 
 
 def _die(name: str) -> None:

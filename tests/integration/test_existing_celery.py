@@ -9,9 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 
 from taskflow.broker import CeleryPublisher
 from taskflow.db import migrate
@@ -144,6 +145,7 @@ def test_their_configuration_stays_theirs() -> None:
         "task_default_queue": "shop", "task_default_rate_limit": "1/h", "task_ignore_result": False,
         "broker_transport_options": {"visibility_timeout": 30}, "task_routes": {"shop.*": {"queue": "slow"}},
         "beat_schedule": {"rescue": {"task": "shop.rescue", "schedule": 5.0}},
+        "task_annotations": {"*": {"rate_limit": "1/m", "acks_late": True, "time_limit": 5}},
     }  # fmt: skip
     app = _app(**theirs)
     before = {name: app.conf[name] for name in theirs if name != "beat_schedule"}
@@ -156,6 +158,28 @@ def test_their_configuration_stays_theirs() -> None:
     assert alarm.time_limit > 3600
     with pytest.raises(UsageError, match="already"):
         install(app, SETTINGS)
+
+
+@pytest.mark.parametrize("kind", ["direct", "topic", "fanout"])
+def test_a_message_of_theirs_and_one_of_ours_are_in_one_queue_each(kind: str) -> None:
+    """Whatever their default exchange is: nothing of theirs is copied into our queues, and run twice."""
+    app = _app(
+        broker_url="memory://", task_default_queue="shop", task_default_exchange=f"shop.{kind}",
+        task_default_exchange_type=kind, task_default_routing_key="shop.task",
+    )  # fmt: skip
+    install(app, SETTINGS)
+    worker = SimpleNamespace(app=app, pool_cls=type("TaskPool", (), {"__module__": "celery.concurrency.prefork"}))
+    signals.celeryd_after_setup.send(sender="worker", instance=worker)
+    with app.connection() as connection:
+        channel = connection.default_channel
+        for queue in app.amqp.queues.consume_from.values():
+            queue(channel).declare()
+        app.send_task("shop.sell")
+        CeleryPublisher(SETTINGS, app).publish(Alarm(RunId("run-1"), "", 0.0, "order.pay"))
+        waiting = {name: channel._size(name) for name in app.amqp.queues.consume_from}
+        for name in waiting:
+            channel._purge(name)
+    assert waiting == {"shop": 1, "taskflow.alarm": 1, "taskflow.sweep": 0}
 
 
 def test_the_web_process_publishes_on_the_application_that_the_setting_names(

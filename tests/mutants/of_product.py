@@ -139,13 +139,13 @@ _TASK = (
         (
             Edit(
                 "taskflow/service/tasks.py",
-                "        if run is not None:\n            self._start(run, began)\n        return task_view",
+                "        if run is not None:\n            self._starter.start(run, began)\n        return task_view",
                 "        return task_view",
             ),
             Edit(
                 "taskflow/service/tasks.py",
                 "            insert_run(tx, run, created_at=now)\n        task =",
-                "            insert_run(tx, run, created_at=now)\n            self._start(run, 0.0)\n        task =",
+                "            insert_run(tx, run, created_at=now)\n            self._starter.start(run, 0)\n        task =",
             ),
         ),
         ("tests/service/test_rings.py",),

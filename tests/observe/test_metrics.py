@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ from taskflow.engine.meter import SILENT, outcome_name
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Snooze
 from taskflow.engine.store import RunRow
 from taskflow.errors import Gone, PermanentError, TransientError
+from taskflow.observe import files
 from taskflow.observe.counting import Counting, counting
 from taskflow.observe.files import Identity
 from taskflow.observe.table import BY_NAME, METRICS
@@ -111,7 +113,7 @@ MOVES: dict[str, Callable[[World], object]] = {
     ),
     **dict.fromkeys(("taskflow_http_requests_total", "taskflow_http_request_seconds"), _ask),
     "taskflow_alarms_overdue": _oversleep,
-    "taskflow_queue_depth": lambda world: world.redis.lpush("tf-test:celery:alarm", "x"),
+    "taskflow_queue_depth": lambda world: setattr(world.broker, "backlog", lambda: 3),
     "taskflow_nodes_unreachable": _lose_sight,
     "taskflow_provider_resting": _rest,
     "taskflow_provider_blocked": _block,
@@ -119,7 +121,7 @@ MOVES: dict[str, Callable[[World], object]] = {
     **dict.fromkeys(("taskflow_outbox_open", "taskflow_outbox_failing"), _promise),
 }  # fmt: skip
 STANDING = {
-    "taskflow_store_up": 2, "taskflow_processes": 1, "taskflow_sweep_interval_seconds": 1,
+    "taskflow_store_up": 3, "taskflow_processes": 1, "taskflow_sweep_interval_seconds": 1,
     "taskflow_disk_free_bytes": 1, "taskflow_disk_size_bytes": 1,
 }  # fmt: skip
 
@@ -197,6 +199,23 @@ def test_the_counts_of_dead_processes_stay_and_their_files_go(counted: Counted) 
     assert len(list(directory.glob("*.alive"))) == 1
 
 
+def test_a_process_that_begins_while_another_reads_goes_on_counting(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are younger than the reader's list of the living: they are not those of a dead process."""
+    directory = counted.world.settings.data_path / "metrics"
+    asked, began = files._living, Identity(directory, "worker")
+
+    def asked_just_before(where: Path) -> dict[str, str]:
+        living = asked(where)
+        began()
+        return living
+
+    monkeypatch.setattr(files, "_living", asked_just_before)
+    counted.value("taskflow_processes", role="worker")
+    assert len(list(directory.glob(f"*_{began()}.db"))) == 2
+
+
 def test_a_store_that_is_away_is_said_and_the_rest_is_there(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is woken by the fault needs the numbers most of all."""
 
@@ -205,9 +224,25 @@ def test_a_store_that_is_away_is_said_and_the_rest_is_there(counted: Counted, mo
 
     monkeypatch.setattr(counted.world.app.control, "now", away)
     monkeypatch.setattr(counted.world.service.metrics._control, "now", away)
-    assert counted.values("taskflow_store_up") == {"database": 1.0, "redis": 0.0}
-    assert counted.values("taskflow_queue_depth") == {}
+    assert counted.values("taskflow_store_up") == {"database": 1.0, "redis": 0.0, "broker": 0.0}
+    assert counted.values("taskflow_alarms_overdue") == counted.values("taskflow_queue_depth") == {}
     assert counted.values("taskflow_sweep_interval_seconds")
+
+
+def test_a_broker_of_its_own_is_asked_itself(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits there is not looked for in the Redis of the control state; one that is away hides nothing else."""
+    world = counted.world
+    metrics = world.service.metrics
+    monkeypatch.setattr(metrics, "_settings", dataclasses.replace(world.settings, broker_url="amqp://rabbit.example"))
+    monkeypatch.setattr(metrics, "_depths", lambda: {"alarm": 7, "sweep": 2})
+    assert counted.values("taskflow_queue_depth") == {"alarm": 7.0, "sweep": 2.0}
+
+    def away() -> dict[str, int]:
+        raise OSError("nobody listens there")
+
+    monkeypatch.setattr(metrics, "_depths", away)
+    assert counted.values("taskflow_store_up") == {"database": 1.0, "redis": 1.0, "broker": 0.0}
+    assert counted.values("taskflow_queue_depth") == {} and counted.values("taskflow_alarms_overdue")
 
 
 def test_a_process_that_can_make_no_files_works_on_uncounted(tmp_path: Path) -> None:

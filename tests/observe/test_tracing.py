@@ -15,7 +15,8 @@ from opentelemetry.trace import StatusCode
 
 from taskflow.bootstrap import make_meter
 from taskflow.engine.meter import Meters, Silent
-from taskflow.errors import InfrastructureError
+from taskflow.errors import Forbidden, Gone, InfrastructureError
+from taskflow.ids import workspace_id_of
 from taskflow.observe.tracing import Tracing, trace_of
 from tests.support.world import World
 
@@ -83,6 +84,29 @@ def test_what_is_asked_of_an_agent_is_below_its_step_and_says_so(traced: Traced)
     }
     assert named == set(calls)
     assert all(re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[13]", header) for header in sent)
+
+
+def test_the_callbacks_that_end_a_wait_are_of_the_trace(traced: Traced) -> None:
+    """Beside the steps, as often as they came; not those of a caller who has nothing to do with the run."""
+    world = traced.world
+    task, other = world.submit(), world.submit()
+    world.finish(task, other)
+
+    def callbacks() -> list[tuple[str, object]]:
+        spans = [span for span in traced.spans(task["run_id"]) if span.name.startswith("callback.")]
+        assert {span.parent.span_id for span in spans if span.parent} == {trace_of(task["run_id"])[1]}
+        return [(span.name, (span.attributes or {})["taskflow.outcome"]) for span in spans]
+
+    came = [("callback.workspace_outcome", "recorded"), ("callback.session_outcome", "recorded")]
+    assert callbacks() == came
+    ours, theirs = (str(workspace_id_of(one["run_id"])) for one in (task, other))
+    token = world.app.tools.vault.derive_token
+    verbs, known = world.service.callbacks, world.service.accounts
+    with pytest.raises(Gone):
+        verbs.workspace_outcome(known.authenticate(token("workspace", ours), "workspace"), ours, {"outcome": "ready"})
+    with pytest.raises(Forbidden):
+        verbs.workspace_outcome(known.authenticate(token("workspace", theirs), "workspace"), ours, {"outcome": "ready"})
+    assert callbacks() == [*came, ("callback.workspace_outcome", "gone")]
 
 
 def test_a_step_that_fails_is_marked(traced: Traced) -> None:

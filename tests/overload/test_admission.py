@@ -22,7 +22,7 @@ from taskflow.db.session import Database
 from taskflow.db.tasks import transition
 from taskflow.engine.control import Control
 from taskflow.errors import Overloaded, TooMany
-from taskflow.service import Service, admission
+from taskflow.service import Service, admission, core
 from taskflow.settings import Settings
 from tests.support.world_fixtures import MakeWorld
 from tests.web.world import SPEC, build_service
@@ -189,14 +189,14 @@ def test_a_count_of_a_moment_ago_is_believed_far_from_a_limit_and_never_near_it(
 ) -> None:
     """What a submission costs does not grow with the open tasks, and the limit is as exact as if each had counted."""
     counted: list[int] = []
-    count = admission.open_counts
+    count = admission.TASKS.count
 
     def counting(*args: Any, **kwargs: Any) -> tuple[int, int]:
         found = count(*args, **kwargs)
         counted.append(found[0])
         return found
 
-    monkeypatch.setattr(admission, "open_counts", counting)
+    monkeypatch.setattr(core, "TASKS", dataclasses.replace(admission.TASKS, count=counting))
     monkeypatch.setattr(admission, "_ROOM", 2)
     world = make_world(owner_open_tasks_max=8, open_tasks_max=0)
     world.submit()

@@ -76,6 +76,7 @@ def test_a_form_carries_it_as_a_field(signed_in: Browser) -> None:
         ({"Sec-Fetch-Site": "cross-site"}, False), ({"Sec-Fetch-Site": "same-site"}, False),
         ({"Sec-Fetch-Site": "odd"}, False), ({"Sec-Fetch-Site": "same-origin"}, True), ({"Sec-Fetch-Site": "none"}, True),
         ({"Origin": "https://evil.example"}, False), ({"Origin": "null"}, False), ({"Origin": "http://localhost"}, True),
+        ({"Origin": "http://[localhost"}, False),
         ({"Origin": "http://localhost:81"}, False), ({"Origin": "http://localhost.evil.example"}, False),
         ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}, False), ({}, True),
     ],
@@ -90,7 +91,10 @@ def test_a_page_of_another_site_writes_nothing_even_with_the_token(
     assert _csrf(answer) is not allowed
 
 
-@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}])
+@pytest.mark.parametrize(
+    "headers",
+    [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, {"Origin": "http://[evil.example"}],
+)
 def test_another_site_signs_nobody_in(world: World, headers: dict[str, str]) -> None:
     """Else it could let somebody work in an account of its own without their knowing."""
     browser = Browser(world)

@@ -13,6 +13,7 @@ from taskflow.errors import InfrastructureError
 from taskflow.service import diagnosis
 from taskflow.service.diagnosis import Finding
 from taskflow.service.doctor import Doctor
+from taskflow.service.outages import STORES, explained
 from taskflow.settings import Settings
 from tests.support.world import World
 
@@ -117,6 +118,37 @@ def test_time_that_passes_without_workers_is_seen(world: World) -> None:
     assert found["workers"]["state"] == "error"
     assert found["beat"]["state"] == "warning"
     assert found["alarms"]["says"].startswith("1 are overdue")
+
+
+@pytest.mark.parametrize(
+    "check",
+    ["broker", "worker", "beat", "provider hetzner", "pipeline orders", *STORES,
+     *(f"sweep {name}" for name in S.sweep_intervals())],
+)  # fmt: skip
+def test_whatever_does_not_work_is_said_with_what_it_costs_and_what_to_do(check: str) -> None:
+    """Each check of the stores, processes, scheduled jobs, providers and pipelines; one that is well costs nothing."""
+    bad = explained({"check": check, "state": "warning", "says": "it does not work"}, ())
+    assert bad.risk == "delayed" and bad.consequence and bad.advice
+    good = explained({"check": check, "state": "ok", "says": "ok"}, ())
+    assert (good.risk, good.consequence, good.advice) == ("none", "", "")
+
+
+@pytest.mark.usefixtures("answering")
+def test_no_weakness_is_said_without_what_it_costs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing runs, the broker is away and a job is paused: every line that is not ok is explained."""
+
+    def away() -> int:
+        raise ConnectionRefusedError("away")
+
+    info = {"memory": {"maxmemory_policy": "noeviction"}, "persistence": {}}
+    monkeypatch.setattr(world.redis, "info", lambda section: info[section])
+    monkeypatch.setattr(world.service.health, "_backlog", away)
+    world.service.health.pause_sweep("prune", paused=True)
+    found = said(make_doctor(world))
+    bad = {name: one for name, one in found.items() if one["state"] != "ok"}
+    assert {"broker", "worker", "sweep prune", "sweep rescue", "redis persistence"} <= set(bad)
+    assert [name for name, one in bad.items() if not (one["consequence"] and one["advice"])] == []
+    assert bad["sweep prune"]["advice"].endswith("taskflow sweeps resume prune")
 
 
 @pytest.mark.usefixtures("answering")

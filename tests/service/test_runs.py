@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from marshmallow import Schema, fields
@@ -10,8 +11,9 @@ from sqlalchemy import func, select
 
 from taskflow.db.models import Event, Run, SignalRow
 from taskflow.db.own_models import OwnRun, RunCallback
-from taskflow.errors import Conflict, Gone, InvalidInput, NotFound, TooMany, Unauthorized, UsageError
-from taskflow.pipelines import Advance, AwaitSignal, Done, Outcome, PermanentError, Pipeline, Step, StepContext
+from taskflow.errors import Conflict, Gone, InvalidInput, NotFound, Overloaded, TooMany, Unauthorized, UsageError
+from taskflow.pipelines import Advance, AwaitSignal, Done, Outcome, PermanentError, Pipeline, Snooze, Step, StepContext
+from taskflow.service import RunFilter
 from taskflow.service.accounts import Caller
 from taskflow.sweeps.prune import prune, prune_history
 from taskflow.testing import Kit
@@ -41,13 +43,14 @@ WAIT = Pipeline(
     input_schema=Given,
     signals=frozenset({"go", "more"}),
 )
+REST = Pipeline("rest", 1, (Step("rest", lambda ctx: Snooze(3600.0)),))
 GIVEN = {"words": ["a", "b"]}
 
 
 @pytest.fixture
 def kit() -> Iterator[Kit]:
     """An installation that knows ``wait``."""
-    with Kit(WAIT, inbox_max=3, owner_open_runs_max=5) as made:
+    with Kit(WAIT, REST, inbox_max=3, owner_open_runs_max=5, open_runs_max=6) as made:
         yield made
 
 
@@ -86,6 +89,15 @@ def test_a_wrong_input_names_each_field_and_makes_nothing(kit: Kit, given: dict[
         kit.start("wait", given)
     assert (set(refused.value.fields), refused.value.http_status) == (wrong, 422)
     assert (_count(kit, Run), _count(kit, OwnRun), _count(kit, Event)) == (0, 0, 0)
+
+
+def test_an_input_full_of_wrong_names_is_not_sent_back_whole(kit: Kit) -> None:
+    """A megabyte of them would be answered with several."""
+    with pytest.raises(InvalidInput) as refused:
+        kit.start("wait", {"words": [], **{f"{number}{'x' * 1000}": 1 for number in range(500)}})
+    assert len(refused.value.fields) == 50
+    assert len(refused.value.message) < 20_000
+    assert all(name.startswith("input.") for name in refused.value.fields)
 
 
 @pytest.mark.parametrize("name", ["nothing", "agent_task", "node"])
@@ -180,6 +192,50 @@ def test_an_owner_has_so_many_open_runs_at_most(kit: Kit, bob: Caller) -> None:
     assert kit.start("wait", GIVEN).status == "waiting"
 
 
+def test_an_installation_has_so_many_open_runs_at_most(kit: Kit, bob: Caller) -> None:
+    """Whoever asks for one more, anew or again, is told that it is full, and nothing is made."""
+    runs = [kit.start("wait", GIVEN) for _ in range(5)]
+    runs[0].cancel()
+    theirs = [kit.service.runs.start(bob, "wait", GIVEN)[0] for _ in range(2)]
+    with pytest.raises(Overloaded) as refused:
+        kit.service.runs.start(bob, "wait", GIVEN)
+    assert "TASKFLOW_OPEN_RUNS_MAX" in str(refused.value.advice)
+    with pytest.raises(Overloaded):
+        runs[0].rerun()
+    kit.service.runs.cancel(bob, theirs[0]["id"])
+    kit.settle()
+    assert runs[0].rerun().status == "waiting"
+
+
+def test_a_new_run_has_its_alarm_when_its_start_is_answered(kit: Kit) -> None:
+    """A hint that is lost costs it the grace of the index, not an interval of the rescue."""
+    kit.advance(5)  # its Redis is known, so nothing is rebuilt for being new
+    run, _ = kit.service.runs.start(kit.caller, "rest", {})
+    kit._broker.waiting.clear()
+    kit.advance(2)
+    assert [event["kind"] for event in kit.service.runs.events(kit.caller, run["id"])] == ["run_started"]
+    assert kit.places[:2] == ["fired", "perform:rest"]
+
+
+def test_running_again_with_a_key_makes_one_run(kit: Kit) -> None:
+    """Also when the answer was lost and the new run has failed since; the key is for nothing else."""
+    run = kit.start("wait", GIVEN)
+    run.signal("go", {"fail": True})
+    again, made = kit.service.runs.rerun(kit.caller, run.id, idempotency_key="k")
+    kit.settle()
+    kit.service.runs.signal(kit.caller, again["id"], "go", {"fail": True})
+    kit.settle()
+    repeated, made_again = kit.service.runs.rerun(kit.caller, run.id, idempotency_key="k")
+    assert (made, made_again, repeated["id"], repeated["status"]) == (True, False, again["id"], "failed")
+    for other in (
+        lambda: kit.start("wait", GIVEN, idempotency_key="k"),
+        lambda: kit.service.runs.rerun(kit.caller, again["id"], idempotency_key="k"),
+    ):
+        with pytest.raises(Conflict):
+            other()
+    assert _count(kit, Run) == 2
+
+
 def test_a_failed_or_cancelled_run_is_run_again_with_its_input(kit: Kit) -> None:
     """As the next number of its subject; a completed or open one is not."""
     run = kit.start("wait", GIVEN, subject="it")
@@ -209,6 +265,33 @@ def test_a_cancel_ends_a_run_once(kit: Kit) -> None:
     assert run.why == "nothing: it is cancelled (enough)"
 
 
+def _listed(kit: Kit, **wanted: Any) -> list[str]:
+    return [run["id"] for run in kit.service.runs.list(kit.caller, RunFilter(**wanted))[0]]
+
+
+def test_runs_are_listed_by_the_status_that_they_show(kit: Kit, bob: Caller) -> None:
+    """Alone, together, and with what else is asked; nobody else's are."""
+    waiting, completed, failed, cancelled = (kit.start("wait", GIVEN, subject=name) for name in "wcfx")
+    completed.signal("go")
+    failed.signal("go", {"fail": True})
+    cancelled.cancel()
+    kit.app.pipelines.pop("wait")  # nobody takes it up
+    running, _ = kit.service.runs.start(kit.caller, "rest", {})
+    made = {"running": running["id"], "waiting": waiting.id, "completed": completed.id, "failed": failed.id}
+    made["cancelled"] = cancelled.id
+    for status, run_id in made.items():
+        assert kit.service.runs.get(kit.caller, run_id)["status"] == status
+        assert _listed(kit, statuses=(status,)) == [run_id]
+        assert kit.service.runs.list(bob, RunFilter((status,)))[0] == []
+    assert _listed(kit, statuses=("waiting", "running")) == _listed(kit, finished=False) == [running["id"], waiting.id]
+    assert _listed(kit, statuses=("failed", "waiting")) == [failed.id, waiting.id]
+    assert _listed(kit, statuses=("failed", "waiting"), subject="w") == [waiting.id]
+    assert _listed(kit, statuses=("waiting",), finished=True) == []
+    with pytest.raises(UsageError) as refused:
+        _listed(kit, statuses=("queued",))
+    assert list(refused.value.fields) == ["status"]
+
+
 def test_pages_neither_skip_nor_repeat(kit: Kit) -> None:
     """Newest first, by cursor."""
     made = [kit.start("wait", GIVEN, subject=f"s{number % 2}-{number}") for number in range(5)]
@@ -220,8 +303,8 @@ def test_pages_neither_skip_nor_repeat(kit: Kit) -> None:
         if cursor is None:
             break
     assert seen == [run.id for run in reversed(made)]
-    assert [run["id"] for run in kit.service.runs.list(kit.caller, finished=True)[0]] == [made[1].id]
-    assert [run["id"] for run in kit.service.runs.list(kit.caller, subject="s0-2")[0]] == [made[2].id]
+    assert _listed(kit, finished=True) == [made[1].id]
+    assert _listed(kit, subject="s0-2") == [made[2].id]
     with pytest.raises(UsageError):
         kit.service.runs.list(kit.caller, cursor="\0")
 
@@ -232,6 +315,8 @@ def test_a_callback_is_stored_as_its_hash_and_lengthened_by_asking_again(kit: Ki
     first = kit.service.runs.callback(kit.caller, run.id, "go", valid_s=10)
     again = kit.service.runs.callback(kit.caller, run.id, "go", valid_s=30)
     assert first["token"] == again["token"]
+    # What was given out can't be taken back: who asks for less is told until when it is good.
+    assert kit.service.runs.callback(kit.caller, run.id, "go", valid_s=1) == again
     with kit.app.database.read() as tx:
         rows = tx.execute(select(RunCallback.__table__)).all()
     assert len(rows) == 1

@@ -14,7 +14,7 @@ _HEAD = """# Metrics
 ([how to monitor](../how-to/monitor.md)). They are about everybody's tasks together: no label is an id, an owner or a text.
 
 Counters and histograms are counted by the processes of one host and added up there; they never fall while the data
-directory stays. A histogram has `_bucket`, `_sum` and `_count`. Gauges are read from the database and Redis at each scrape.
+directory stays. A histogram has `_bucket`, `_sum` and `_count`. Gauges are read from the stores at each scrape.
 
 This page is made by `python -m tests.support.metrics_docs` from `taskflow/observe/table.py`; a test compares the two.
 """

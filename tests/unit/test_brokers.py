@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import Celery
 from redis.sentinel import SentinelConnectionPool
 from structlog.testing import capture_logs
 
-from taskflow.broker import CeleryPublisher, make_celery
+from taskflow.broker import CeleryPublisher, make_celery, set_queues
 from taskflow.celery_settings import broker_settings
 from taskflow.engine.alarms import Pump, Ringer
 from taskflow.engine.control import Alarm, Pumped
 from taskflow.errors import UsageError
+from taskflow.ids import RunId
 from taskflow.redis_url import SentinelUrl, connect, parse_sentinel
 from taskflow.settings import Settings
 
@@ -87,6 +90,42 @@ def test_a_url_of_sentinels_that_is_none_is_refused_with_the_variable(url: str) 
     with pytest.raises(UsageError, match="sentinel://") as caught:
         parse_sentinel(url.replace("sentinel://", "sentinel://u:secret@"), VARIABLE)
     assert set(caught.value.fields) == {VARIABLE} and "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("queues", [("alarm", "sweep"), ("ours.alarm", "ours.sweep")])
+def test_what_waits_is_counted_where_it_waits(queues: tuple[str, str]) -> None:
+    """In the broker, whichever it is, and in the queues of an application that taskflow was installed on."""
+    app = Celery(broker="memory://", set_as_current=False)
+    if queues[0] != "alarm":
+        set_queues(app, *queues)
+    publisher = CeleryPublisher(REDIS, app)
+    assert publisher.depths() == {"alarm": 0, "sweep": 0}
+    publisher.publish(Alarm(RunId("run-1"), "g", 0.0, "agent_task.running"))
+    for _ in range(2):
+        app.send_task("taskflow.sweep.rescue", queue=queues[1])
+    assert publisher.depths() == {"alarm": 1, "sweep": 2}
+    assert publisher.backlog() == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["u:s3cret@host:6379", "redis://:s3cret/word@host:6379/0", "redis://:s3cret#word@host/0",
+            "redis://:s3cret?word@host/0", "redis://:pw@host:s3cret/0", "http://u:s3cret@host/0"],
+)  # fmt: skip
+def test_what_is_no_url_is_refused_with_the_variable_and_no_part_of_a_password(url: str) -> None:
+    """Where letters that end a host stand in a password, its beginning looks like a port, and would be said back."""
+    for refused in (
+        lambda: connect(url, VARIABLE), lambda: broker_settings(dataclasses.replace(REDIS, redis_url=url)),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=VARIABLE) as caught:
+            refused()
+        assert set(caught.value.fields) == {VARIABLE}
+        assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_several_brokers_are_named_with_a_semicolon_between_them() -> None:
+    """As Celery takes them."""
+    url = "amqp://u:p@one:5672;amqp://u:p@two"
+    assert with_broker(url)["broker_url"] == url
 
 
 class AwayBroker:

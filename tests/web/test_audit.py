@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import structlog
 from sqlalchemy import event, select
+from sqlalchemy.exc import IntegrityError
 
 from taskflow.db.account_models import AuditRow
 from taskflow.errors import InfrastructureError
@@ -39,6 +40,19 @@ def test_a_write_is_a_line_that_says_who_did_what_to_which(world: World) -> None
         "data": {"status": answer.status_code},
     }  # fmt: skip
     assert (submit["action"], submit["subject_kind"], submit["subject_id"]) == ("submit_task", "task", task["id"])
+
+
+def test_a_line_about_several_tasks_names_those_to_which_it_was_done(world: World) -> None:
+    """Who cancelled a task is found by its id. What else was named is counted: it may be anybody's, or no task at all."""
+    one, ended, two = world.submit(), world.submit(), world.submit()
+    world.end(ended, "completed")
+    named = [one["id"], ended["id"], "task-s3cret", two["id"]]
+    world.call("POST", "/api/tasks/cancel", {"ids": named})
+    world.call("POST", "/api/tasks/rerun", {"ids": [one["id"]]})
+    rerun, cancel, *_ = _lines(world)
+    assert (cancel["action"], cancel["outcome"]) == ("cancel_tasks", "done")
+    assert cancel["data"] == {"status": 200, "done": [one["id"], two["id"]], "not_done": 2}
+    assert (rerun["outcome"], rerun["data"]) == ("failed", {"status": 200, "done": [], "not_done": 1})
 
 
 def test_reads_are_no_lines(world: World) -> None:
@@ -189,17 +203,26 @@ def test_no_secret_and_nothing_of_a_body_is_ever_on_the_trail_or_in_the_log(worl
         assert text and text not in on_trail and text not in in_log, text
 
 
-def test_a_trail_that_can_not_be_written_changes_no_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work is done by then: the caller is told of it, and the log of what is missing."""
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InfrastructureError("the disk is full", code="database_full"), "database_full"),
+        (IntegrityError("INSERT", {}, ValueError("x")), "IntegrityError"),
+    ],
+)
+def test_a_trail_that_can_not_be_written_changes_no_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
+    """The work is done by then, whatever went wrong: the caller is told of it, and the log of what is missing."""
 
     def full(*_args: object) -> None:
-        raise InfrastructureError("the disk is full", code="database_full")
+        raise error
 
     monkeypatch.setattr(world.service.audit, "record", full)
     with structlog.testing.capture_logs() as logged:
         assert world.call("POST", "/api/tasks", SPEC).status_code == 202
     said = next(line for line in logged if line["event"] == "audit_not_written")
-    assert (said["log_level"], said["action"], said["outcome"]) == ("error", "submit_task", "done")
+    assert (said["log_level"], said["action"], said["outcome"], said["code"]) == ("error", "submit_task", "done", code)
 
 
 def test_lines_are_added_and_deleted_and_never_changed(world: World) -> None:

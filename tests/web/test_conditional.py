@@ -47,6 +47,18 @@ def test_a_tag_changes_with_what_is_answered(world: World) -> None:
     assert world.call("GET", paths[1], headers={"If-None-Match": tags[paths[1]]}).status_code == 200
 
 
+def test_a_tag_is_of_everything_that_an_answer_says(world: World) -> None:
+    """Of output as bytes also of whether more will come: an empty rest is the same text before the end and after it."""
+    task = world.submit()
+    world.place(task)
+    path, text = f"/api/tasks/{task['id']}/logs", {"Accept": "text/plain"}
+    first = world.call("GET", path, headers=text)
+    assert (first.data, first.headers["X-Log-Ended"]) == (b"", "false")
+    world.end(task, "failed")
+    again = world.call("GET", path, headers={**text, "If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.headers["X-Log-Ended"]) == (200, "true")
+
+
 def test_neither_writes_nor_refusals_nor_streams_have_a_tag(world: World) -> None:
     """A tag is for what can be read again; who may not read learns nothing from one."""
     task = world.submit()

@@ -40,6 +40,7 @@ def _error(answer: Any) -> dict[str, Any]:
         ("POST", "/api/tasks", {"data": b"[" * 500_000, "content_type": "application/json"}, 400, "not_json"),
         ("POST", "/api/tasks", {"data": b"9" * 50_000, "content_type": "application/json"}, 400, "not_json"),
         ("POST", "/api/tasks", {"data": b'{"priority": NaN}', "content_type": "application/json"}, 400, "not_json"),
+        ("POST", "/api/tasks", {"data": b'{"priority": 1e999}', "content_type": "application/json"}, 400, "not_json"),
         ("POST", "/api/tasks", {"json": []}, 422, "invalid"),
         ("POST", "/api/tasks", {}, 422, "invalid"),
         ("GET", "/api/tasks?limit=many", {}, 422, "invalid"),

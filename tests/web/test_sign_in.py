@@ -106,6 +106,29 @@ def test_one_address_may_try_so_often_a_minute(world: World, settings: Settings)
     assert answer.status_code == 303
 
 
+def test_behind_proxies_that_are_trusted_the_address_is_the_one_that_they_name(
+    world: World, settings: Settings
+) -> None:
+    """What a browser puts before it is not believed: it would sign in from wherever it likes, and hold up everybody else.
+    Where no proxy is named, nothing of the header is."""
+
+    def statuses(proxies: int, *forwarded: str) -> list[int]:
+        app = create_app(world.service, dataclasses.replace(settings, sign_in_rate=1.0, trusted_proxies=proxies))
+        client, form = app.test_client(), {"token": world.token}
+        return [client.post("/login", data=form, headers={"X-Forwarded-For": said}).status_code for said in forwarded]
+
+    assert statuses(1, "192.0.2.1", "192.0.2.2", "192.0.2.9, 192.0.2.1") == [303, 303, 429]
+    assert statuses(2, "192.0.2.1, 10.0.0.1", "192.0.2.2, 10.0.0.1", "192.0.2.9, 192.0.2.1, 10.0.0.1") == [
+        303,
+        303,
+        429,
+    ]
+    assert statuses(0, "192.0.2.1", "192.0.2.2") == [303, 429]
+    lines, _ = world.service.audit.page_of_all()
+    addresses = [one["data"]["address"] for one in lines if one["action"] == "sign_in"]
+    assert addresses == ["127.0.0.1", "192.0.2.2", "192.0.2.1", "192.0.2.2", "192.0.2.1"]
+
+
 # --- with a link
 
 

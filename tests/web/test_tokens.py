@@ -34,6 +34,27 @@ def test_a_token_is_shown_once_and_acts_for_the_same_owner(world: World) -> None
     assert {row["name"] for row in listed.get_json()["tokens"]} == {"cli", "ci"}
 
 
+def test_tokens_come_in_pages(world: World) -> None:
+    """Those that ended stay in the list, so it grows: neither skipped nor repeated while others are made."""
+    ids = [row["id"] for row in world.call("GET", "/api/tokens").get_json()["tokens"]]
+    ids += [_make(world)["id"] for _ in range(4)]
+    seen: list[str] = []
+    cursor: dict[str, str] = {}
+    while len(seen) < 20:
+        page = world.call("GET", "/api/tokens", query_string={"limit": 2, **cursor}).get_json()
+        assert len(page["tokens"]) <= 2
+        seen += [row["id"] for row in page["tokens"]]
+        if len(seen) == 2:
+            ids.append(_make(world)["id"])
+        if page["next_cursor"] is None:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+    assert seen == sorted(ids)
+    for wrong in ("a b", "a~b", "x" * 81):
+        answer = world.call("GET", "/api/tokens", query_string={"cursor": wrong})
+        assert (answer.status_code, list(answer.get_json()["error"]["fields"])) == (400, ["cursor"]), wrong
+
+
 def test_a_token_ends_when_it_expires_or_is_revoked(world: World) -> None:
     """Revoking counts from the next request on, and can't be done twice."""
     brief, lost = _make(world, expires_s=60), _make(world)

@@ -127,9 +127,9 @@ class TaskPageSchema(Schema):
 class EventSchema(Schema):
     """Something that happened. ``seq`` numbers the events of one subject without a gap."""
 
-    subject_kind = _text("task or node")
-    subject_id = _text("the id of that task or node")
-    seq = _count("its number in the history of that task or node")
+    subject_kind = _text("task, node, or own: what runs of a pipeline of your own are about")
+    subject_id = _text("the id of that; of own runs it is made from owner, pipeline and subject")
+    seq = _count("its number in the history of that")
     kind = _text("what happened")
     step = _text("the step it is about", none=True)
     actor = _text("who did it")
@@ -318,8 +318,8 @@ class UsageSchema(NodeUsageSchema):
     projects = _list(ProjectUsageSchema, "what tasks used, by project")
 
 
-class RunSchema(Schema):
-    """A run of a pipeline of your own."""
+class RunSummarySchema(Schema):
+    """A run of a pipeline of your own, as a line of a list."""
 
     id = _text("its id")
     pipeline = _text("the name of its pipeline")
@@ -331,19 +331,24 @@ class RunSchema(Schema):
     awaiting = _text("the signal it waits for", none=True)
     deadline_at = _time("when its step must be over")
     cancel_requested = _flag("somebody asked for cancellation")
-    input = fields.Dict(metadata={"description": "what it was started with, as its pipeline's schema loaded it"})
-    results = fields.Dict(metadata={"description": "what its steps left so far"})
-    result = _free("what it ended with")
     error = _free("why it failed or was cancelled")
     created_at = _time("when it was started")
     finished_at = _time("when nothing of it went on any more")
 
 
-class RunPageSchema(Schema):
-    """A page of runs."""
+class RunSchema(RunSummarySchema):
+    """A run of a pipeline of your own."""
 
-    runs = _list(RunSchema, "the runs")
-    next_cursor = _text("where the next page begins; null: there is none", none=True)
+    input = fields.Dict(metadata={"description": "what it was started with, as its pipeline's schema loaded it"})
+    results = fields.Dict(metadata={"description": "what its steps left so far"})
+    result = _free("what it ended with")
+
+
+class RunPageSchema(Schema):
+    """A page of runs, newest first."""
+
+    runs = _list(RunSummarySchema, "the runs")
+    next_cursor = _text("cursor of the next page; null after the last", none=True)
 
 
 class SignalRecordedSchema(Schema):

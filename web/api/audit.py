@@ -6,8 +6,8 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
+from web.api.queries import PageQuerySchema
 from web.api.routes import Routes
-from web.api.schemas import PageQuerySchema
 from web.auth import API_ADMIN, caller
 from web.door import service
 
@@ -21,14 +21,18 @@ class AuditLineSchema(Schema):
     actor = fields.String(metadata={"description": "who: the name of the token, as events have it"})
     token_id = fields.String(allow_none=True, metadata={"description": "the token that was shown, or signed in with"})
     action = fields.String(metadata={"description": "the `operationId` of this document, `sign_in` or `sign_out`"})
-    subject_kind = fields.String(allow_none=True, metadata={"description": "task, node or token"})
+    subject_kind = fields.String(allow_none=True, metadata={"description": "task, node, run or token"})
     subject_id = fields.String(allow_none=True, metadata={"description": "its id"})
     outcome = fields.String(
         validate=validate.OneOf(("done", "refused", "failed")),
         metadata={"description": "done; refused: they may not; failed: it could not be done"},
     )
     request_id = fields.String(allow_none=True, metadata={"description": "names the request in the log"})
-    data = fields.Dict(metadata={"description": "facts such as the status that was answered; never a body"})
+    data = fields.Dict(
+        metadata={
+            "description": "facts: the status that was answered, of several tasks those it was done to; never a body"
+        }
+    )
 
 
 class AuditPageSchema(Schema):

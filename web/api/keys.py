@@ -45,7 +45,5 @@ ONCE = _parameter(
     "a text of yours; a request that repeats it is answered with the task as it is, nothing more is done, and the header"
     " is `Idempotent-Replayed: true`"
 )
-#: A further run: of one subject only one is open at a time.
-SECOND_REFUSED = _parameter("a text of yours; a repeat is refused while the run is open that the first request started")
 #: And where asking twice is the same as asking once anyway.
 WELCOME = _parameter("a text of yours; a repeat changes nothing, with it or without it")

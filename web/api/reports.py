@@ -50,11 +50,14 @@ class TaskRunPageSchema(Schema):
 class AttemptErrorSchema(Schema):
     """An attempt of a step that failed."""
 
-    subject_kind = _text("what was run: task or node; null: it was deleted", none=True)
+    id = _text("its id")
+    subject_kind = _text("what was run: task, node, or own (a pipeline of your own); null: it was deleted", none=True)
     subject_id = _text("its id", none=True)
     task_id = _text("the same, if it is a task", none=True)
+    title = _text("the task's title, the node's name, or what the run of your own pipeline is about", none=True)
+    pipeline = _text("the pipeline of the run; null: it was deleted", none=True)
     run_id = _text("of which run")
-    run_number = _count("which run of the task or node that was", none=True)
+    run_number = _count("which run of its subject that was", none=True)
     step = _text("which step failed")
     attempt = _count("which attempt of that step")
     code = _text("what went wrong, in a word that does not change")

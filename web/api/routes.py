@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import flask
@@ -15,6 +15,7 @@ from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import UnsupportedMediaType
 
 from taskflow.errors import UsageError
+from taskflow.service.inputs import NAME_SHOWN_MAX, wrong_fields
 from web.auth import Guard, guarded
 from web.context import read_body
 from web.errors import InvalidRequest
@@ -22,9 +23,6 @@ from web.streams import MIMETYPE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Names in an answer come from the caller; a body full of wrong ones is not sent back whole.
-_FIELDS_SHOWN_MAX = 50
-_NAME_SHOWN_MAX = 200
 #: What the parts of a path name.
 _IDS = {
     "task_id": "the id of a task",
@@ -60,15 +58,16 @@ class RequestParser(FlaskParser):
         if not is_json_request(req):
             raise UnsupportedMediaType()
         try:
-            return json.loads(body, parse_constant=_no_constant)
+            return json.loads(body, parse_constant=_no_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:  # also numbers and nesting beyond what the parser takes
             raise UsageError("the body is not JSON", code="not_json") from error
 
     def handle_error(self, error: ma.ValidationError, req: Any, schema: Any, **_kwargs: Any) -> NoReturn:
         """Raise ``InvalidRequest``; the cause is not chained, because it holds the values."""
         messages = error.messages if isinstance(error.messages, dict) else {}
-        found = (pair for located in messages.values() for pair in _flat(located, ()))
-        fields = {name[:_NAME_SHOWN_MAX] or "body": text for name, text in itertools.islice(found, _FIELDS_SHOWN_MAX)}
+        fields: dict[str, str] = {}
+        for located in messages.values():
+            fields |= wrong_fields(located)
         raise InvalidRequest("the request does not fit: " + ", ".join(sorted(fields)), fields=fields) from None
 
 
@@ -76,16 +75,10 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _flat(messages: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Nested messages as dotted names. ``key`` and ``value`` are marshmallow's words for the two sides of a mapping."""
-    if not isinstance(messages, Mapping):
-        texts = messages if isinstance(messages, (list, tuple)) else [messages]
-        yield ".".join(path), " ".join(str(text) for text in texts)
-        return
-    for key, nested in messages.items():
-        side = key in ("key", "value") and len(path) > 1
-        schema_level = key == "_schema"
-        yield from _flat(nested, path if side or schema_level else (*path, str(key)))
+def _finite(text: str) -> float:
+    """A number that JSON can hold again: beyond the largest one Python reads infinity."""
+    number = float(text)
+    return number if math.isfinite(number) else _no_constant(text[:NAME_SHOWN_MAX])
 
 
 PARSER = RequestParser()

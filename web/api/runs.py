@@ -7,9 +7,10 @@ from typing import Any
 
 from flask import Response
 
+from taskflow.service import RunFilter
 from web import streams
-from web.api import answers, following, schemas
-from web.api.keys import SECOND_REFUSED, WELCOME, idempotency_key, idempotency_parameter
+from web.api import answers, following, queries, schemas
+from web.api.keys import REPLAYED, WELCOME, idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, API_WRITE, RUN, caller
 from web.door import service
@@ -19,6 +20,7 @@ callback_routes = Routes("callbacks of runs", "Signals that outside systems send
 
 _RUN = "/api/runs/<run_id>"
 _NO_RUN = "no such run, or not yours"
+_FULL = "a store is not usable, or the installation takes no more runs; nothing was done, see `Retry-After`"
 _EVENT = answers.EventSchema()
 _Answer = tuple[dict[str, Any], int, dict[str, str]]
 _SIGNAL_REFUSALS = {
@@ -38,7 +40,7 @@ _SIGNAL_REFUSALS = {
     refusals={
         400: "no such pipeline is registered",
         409: "a run is open for this subject, or the Idempotency-Key was used with other content",
-        503: "a store is not usable; nothing was done, see `Retry-After`",
+        503: _FULL,
     },
     parameters=[idempotency_parameter("run")],
 )
@@ -51,21 +53,24 @@ def start_run(spec: dict[str, Any]) -> _Answer:
     run, made = service().runs.start(
         caller(), spec["pipeline"], spec["input"], subject=spec["subject"], idempotency_key=idempotency_key()
     )
-    headers = {"Location": f"/api/runs/{run['id']}"}
-    return run, 202, headers if made else {**headers, "Idempotent-Replayed": "true"}
+    return _started(run, made)
 
 
 @routes.add(
     "GET",
     "/api/runs",
     guard=API,
-    query=schemas.RunListQuerySchema,
+    query=queries.RunListQuerySchema,
     answers={200: answers.RunPageSchema},
-    refusals={400: "not a cursor of ours"},
+    refusals={400: "no such status, or not a cursor of ours"},
 )
 def list_runs(query: dict[str, Any]) -> dict[str, Any]:
-    """List runs of pipelines of your own, newest first."""
-    page, cursor = service().runs.list(caller(), **query)
+    """List runs of pipelines of your own, newest first, of those that fit all that the query says.
+
+    What a run was given and what it left is shown with the run itself.
+    """
+    wanted = RunFilter(queries.words(query["status"]), query["pipeline"], query["subject"], query["finished"])
+    page, cursor = service().runs.list(caller(), wanted, limit=query["limit"], cursor=query["cursor"])
     return {"runs": page, "next_cursor": cursor}
 
 
@@ -86,6 +91,7 @@ def get_run(run_id: str) -> dict[str, Any]:
 )
 def cancel_run(body: dict[str, Any], run_id: str) -> dict[str, Any]:
     """Ask for cancellation; the runner makes it true, and cleans up."""
+    idempotency_key()
     return service().runs.cancel(caller(), run_id, body["reason"])
 
 
@@ -98,21 +104,30 @@ def cancel_run(body: dict[str, Any], run_id: str) -> dict[str, Any]:
     refusals={
         400: "its pipeline is not registered any more",
         404: _NO_RUN,
-        409: "it has not failed or been cancelled, or another run is open for its subject",
+        409: "it has not failed or been cancelled, another run is open for its subject, or the Idempotency-Key was used"
+        " with other content",
+        503: _FULL,
     },
-    parameters=[SECOND_REFUSED],
+    parameters=[idempotency_parameter("run")],
 )
 def rerun_run(_body: dict[str, Any], run_id: str) -> _Answer:
-    """Start a failed or cancelled run again with the same input. The answer is the new run."""
-    run = service().runs.rerun(caller(), run_id)
-    return run, 202, {"Location": f"/api/runs/{run['id']}"}
+    """Start a failed or cancelled run again with the same input. The answer is the new run.
+
+    Asking again with the same `Idempotency-Key` makes nothing new.
+    """
+    return _started(*service().runs.rerun(caller(), run_id, idempotency_key=idempotency_key()))
+
+
+def _started(run: dict[str, Any], made: bool) -> _Answer:
+    headers = {"Location": f"/api/runs/{run['id']}"}
+    return run, 202, headers if made else {**headers, **REPLAYED}
 
 
 @routes.add(
     "GET",
     f"{_RUN}/events",
     guard=API,
-    query=schemas.EventQuerySchema,
+    query=queries.EventQuerySchema,
     answers={200: answers.EventListSchema},
     refusals={404: _NO_RUN, 503: "no room for a further stream; see `Retry-After`"},
     streamed="each event: `id` is its `seq`, `event` its kind, `data` the event as JSON",

@@ -9,8 +9,8 @@ from typing import Any
 from flask import Response, request
 
 from taskflow.service import TaskFilter, Verb
-from web import streams
-from web.api import answers, following, reports, schemas
+from web import audit, streams
+from web.api import answers, following, queries, reports, schemas
 from web.api.keys import ONCE, REPLAYED, idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, API_WRITE, caller
@@ -51,7 +51,7 @@ def submit_task(spec: dict[str, Any]) -> _Answer:
     "GET",
     "/api/tasks",
     guard=API,
-    query=schemas.TaskListQuerySchema,
+    query=queries.TaskListQuerySchema,
     answers={200: answers.TaskPageSchema},
     refusals={400: "no such status or step, or not a cursor of ours"},
 )
@@ -69,7 +69,7 @@ def task_filter(query: Mapping[str, Any]) -> TaskFilter:
     after, before = query["created_after"], query["created_before"]
     labels = (text.partition(":") for text in query["label"])
     return TaskFilter(
-        statuses=tuple(word.strip() for text in query["status"] for word in text.split(",") if word.strip()),
+        statuses=queries.words(query["status"]),
         project=query["project"],
         step=query["step"],
         node_id=query["node"],
@@ -111,6 +111,9 @@ def rerun_tasks(body: dict[str, Any]) -> dict[str, Any]:
 
 def _all(verb: Verb, body: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
     outcomes = service().repeats.do_all(caller(), verb, body["ids"], reason=reason, key=idempotency_key())
+    # By their ids, which are the caller's own tasks; of the others it is known only that they were named.
+    done = [one["id"] for one in outcomes if one["task"] is not None]
+    audit.note(outcome="done" if done else "failed", data={"done": done, "not_done": len(outcomes) - len(done)})
     return {"outcomes": outcomes}
 
 
@@ -177,7 +180,7 @@ def _once(verb: Verb, task_id: str, reason: str | None = None) -> _Answer:
     "GET",
     f"{_TASK}/logs",
     guard=API,
-    query=schemas.LogQuerySchema,
+    query=queries.LogQuerySchema,
     answers={200: answers.LogPageSchema},
     refusals={404: _NO_TASK, 503: "no room for a further stream; see `Retry-After`"},
     streamed="`log` for each piece: `id` is its number, `data` `{number, text}`; `end` once the command is over and all"

@@ -9,10 +9,9 @@ from marshmallow import Schema, fields, validate
 from taskflow.service.accounts import ROLES
 from taskflow.service.tokens import EXPIRES_MAX_S
 from web import audit
-from web.api import texts
-from web.api.keys import WELCOME
+from web.api import queries, schemas, texts
+from web.api.keys import WELCOME, idempotency_key
 from web.api.routes import Routes
-from web.api.schemas import NothingSchema, Seconds
 from web.auth import API, API_ADMIN, caller
 from web.door import service
 
@@ -30,7 +29,7 @@ class TokenSpecSchema(Schema):
         required=True, validate=[validate.Length(1, 200), texts.plain], metadata={"description": "what it is for"}
     )
     role = fields.String(required=True, validate=validate.OneOf(ROLES), metadata={"description": _ROLE})
-    expires_s = Seconds(
+    expires_s = schemas.Seconds(
         most=EXPIRES_MAX_S,
         load_default=None,
         allow_none=True,
@@ -54,10 +53,13 @@ class TokenSchema(Schema):
     last_used_at = _time("to the minute; null: never")
 
 
-class TokenListSchema(Schema):
-    """Tokens."""
+class TokenPageSchema(Schema):
+    """A page of tokens, the oldest first."""
 
     tokens = fields.List(fields.Nested(TokenSchema), metadata={"description": "the tokens"})
+    next_cursor = fields.String(
+        allow_none=True, metadata={"description": "cursor of the next page; null after the last"}
+    )
 
 
 class NewTokenSchema(Schema):
@@ -105,10 +107,18 @@ def read_caller() -> dict[str, Any]:
     return service().tokens.who_is(caller())
 
 
-@routes.add("GET", "/api/tokens", guard=API_ADMIN, answers={200: TokenListSchema})
-def list_tokens() -> dict[str, Any]:
-    """List the tokens of your owner, the oldest first."""
-    return {"tokens": service().tokens.list(caller())}
+@routes.add(
+    "GET",
+    "/api/tokens",
+    guard=API_ADMIN,
+    query=queries.TokenListQuerySchema,
+    answers={200: TokenPageSchema},
+    refusals={400: "not a cursor of ours"},
+)
+def list_tokens(query: dict[str, Any]) -> dict[str, Any]:
+    """List the tokens of your owner, the oldest first, those that ended as well."""
+    page, cursor = service().tokens.list(caller(), limit=query["limit"], cursor=query["cursor"])
+    return {"tokens": page, "next_cursor": cursor}
 
 
 @routes.add(
@@ -136,11 +146,12 @@ def create_token(spec: dict[str, Any]) -> tuple[dict[str, Any], int, dict[str, s
 )
 def revoke_token(token_id: str) -> dict[str, Any]:
     """Revoke a token, from now on and for good. Browsers that were signed in with it are signed out."""
+    idempotency_key()
     service().tokens.revoke(caller(), token_id)
     return {"id": token_id, "revoked": True}
 
 
-@routes.add("POST", "/api/sign-in-links", guard=API, body=NothingSchema, answers={201: SignInLinkSchema})
+@routes.add("POST", "/api/sign-in-links", guard=API, body=schemas.NothingSchema, answers={201: SignInLinkSchema})
 def create_sign_in_link(_body: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Make a link that signs one browser in with this token's rights, once and soon.
 

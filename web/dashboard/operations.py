@@ -24,15 +24,15 @@ def see_errors() -> Response:
     failed, cursor = served.tasks.list(who, wanted=TaskFilter(statuses=("failed",)), limit=_ROWS)
     return show(
         "errors.html", after=after, failed=failed, more=cursor is not None,
-        attempts=served.lookups.failed_attempts(who, limit=_ROWS),
+        attempts=served.history.errors(who, limit=_ROWS)[0],
     )  # fmt: skip
 
 
 @pages.add("/sweeps")
 def see_sweeps() -> Response:
-    """The scheduled jobs."""
+    """The scheduled jobs, as ``GET /api/sweeps`` says them."""
     operators_only()
-    return show("sweeps.html", sweeps=service().health.sweeps())
+    return show("sweeps.html", sweeps=service().health.sweeps_in_numbers())
 
 
 @pages.add("/settings")

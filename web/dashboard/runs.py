@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
+from taskflow.service import RunFilter
 from web.auth import caller
 from web.dashboard.drawings import diagrams
 from web.dashboard.frame import Pages, show
@@ -25,8 +26,8 @@ def see_runs() -> Response:
     chosen = {name: value for name in ("pipeline", "subject") if (value := request.args.get(name, "").strip())}
     after = served.events.place("now")
     rows, cursor = served.runs.list(
-        who, limit=PAGE_ROWS, cursor=request.args.get("cursor") or None, pipeline=chosen.get("pipeline"),
-        subject=chosen.get("subject"),
+        who, RunFilter(pipeline=chosen.get("pipeline"), subject=chosen.get("subject")), limit=PAGE_ROWS,
+        cursor=request.args.get("cursor") or None,
     )  # fmt: skip
     return show(
         "runs.html", after=after, rows=rows, chosen=chosen,

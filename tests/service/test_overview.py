@@ -1,0 +1,58 @@
+"""The numbers that a person looks at first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from taskflow.db.models import Task
+from taskflow.service.overview import HOURS
+from tests.support.world import SPEC, World
+
+_HOUR_S = 3600.0
+
+
+def _ended(world: World, owner: str, status: str, *, ago_s: float, took_s: float) -> None:
+    """A task of ``owner`` that ended so long ago and had taken so long."""
+    task, _ = world.service.tasks.submit(world.caller_of(owner), {**SPEC, "title": status})
+    at = world.service.overview._now() - ago_s
+    ended = {"status": status, "created_at": at - took_s, "completed_at": at}
+    world.app.database.write(lambda tx: tx.execute(update(Task).where(Task.id == task["id"]).values(**ended)))
+
+
+def _numbers(world: World, owner: str) -> dict[str, Any]:
+    found: dict[str, Any] = world.service.overview.numbers(world.caller_of(owner))
+    return found
+
+
+def test_the_numbers_are_those_of_one_owner(world: World) -> None:
+    """What another one's tasks do is in none of them."""
+    world.service.tasks.submit(world.caller_of("somebody"), SPEC)
+    _ended(world, "somebody", "failed", ago_s=0, took_s=1)
+    nobody = _numbers(world, "somebody-else")
+    assert set(nobody["open"].values()) == {0} and nobody["failed"] == [] and nobody["failed_count"] == 0
+    assert sum(hour[status] for hour in nobody["hours"] for status in ("completed", "failed", "cancelled")) == 0
+
+
+def test_durations_are_those_of_what_completed(world: World) -> None:
+    """A task that failed at once, or hung for a day, says nothing of how long the work takes."""
+    for took_s in (10.0, 30.0):
+        _ended(world, "somebody", "completed", ago_s=0, took_s=took_s)
+    _ended(world, "somebody", "failed", ago_s=0, took_s=5000)
+    _ended(world, "somebody", "cancelled", ago_s=0, took_s=7000)
+    last = _numbers(world, "somebody")["hours"][-1]
+    assert (last["completed"], last["failed"], last["cancelled"]) == (2, 1, 1)
+    assert last["mean_s"] == pytest.approx(20.0) and last["longest_s"] == pytest.approx(30.0)
+
+
+def test_each_end_is_in_its_hour_and_a_day_is_all(world: World) -> None:
+    """The present hour is the last; what ended before the first is in none."""
+    into_the_hour_s = world.service.overview._now() % _HOUR_S
+    _ended(world, "somebody", "completed", ago_s=into_the_hour_s + 1, took_s=1)
+    _ended(world, "somebody", "completed", ago_s=into_the_hour_s + (HOURS - 1) * _HOUR_S - 1, took_s=1)
+    _ended(world, "somebody", "completed", ago_s=into_the_hour_s + (HOURS - 1) * _HOUR_S + 1, took_s=1)
+    numbers = _numbers(world, "somebody")
+    assert [number for number, hour in enumerate(numbers["hours"]) if hour["completed"]] == [0, HOURS - 2]
+    assert len(numbers["hours"]) == HOURS
