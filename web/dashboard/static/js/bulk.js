@@ -15,7 +15,7 @@ export function startBulk() {
   document.addEventListener("change", (event) => {
     if (event.target.matches("[data-pick-all]")) for (const box of boxes()) box.checked = event.target.checked;
     if (event.target.matches("[data-pick], [data-pick-all]")) count();
-    // By keyboard each arrow is a change: there it is sent with Enter or the button.
+    // By keyboard each arrow is a change: there it is sent with the button.
     const isByPointer = !event.target.matches(":focus-visible");
     if (event.target.matches("[data-submit-on-change]") && isByPointer) event.target.form.requestSubmit();
   });
