@@ -61,12 +61,16 @@ async function act(button) {
   const many = ids.length === 1 ? "1 task" : `${ids.length} tasks`;
   const title = verb === "cancel" ? `Cancel ${many}?` : `Run ${many} again?`;
   busy = true;
-  const body = await ask(title, "", button);
-  const refused = body ? await askFor(ids, verb, body) : null;
-  busy = false;
-  if (refused) tell(verb, many, ids.length - refused.size, refused);
-  count();
-  if (refused) refresh();
+  try {
+    const body = await ask(title, "", button);
+    if (!body) return;
+    const refused = await askFor(ids, verb, body);
+    tell(verb, many, ids.length - refused.size, refused);
+    refresh();
+  } finally {
+    busy = false;
+    count();
+  }
 }
 
 // Of those that were refused: id -> why.
