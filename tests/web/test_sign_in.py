@@ -59,7 +59,18 @@ def test_the_cookie_is_for_https_alone_where_the_public_address_is(world: World,
     """Behind a proxy that speaks TLS the server itself sees http."""
     safe = create_app(world.service, dataclasses.replace(settings, public_url="https://tasks.example"))
     browser = Browser(dataclasses.replace(world, client=safe.test_client()))
-    assert "; Secure" in browser.sign_in(world.token).headers["Set-Cookie"]
+    said = browser.sign_in(world.token).headers["Set-Cookie"]
+    assert "; Secure" in said
+    # What a browser takes for a cookie of such a name from this host alone: nobody beside it plants a session.
+    assert said.startswith("__Host-taskflow_session=tf_browser_") and "; Path=/;" in f"{said};" and "Domain" not in said
+    assert browser.is_signed_in
+    planted = browser.client.get_cookie("__Host-taskflow_session")
+    assert planted is not None
+    other = safe.test_client()
+    other.set_cookie("taskflow_session", planted.value)
+    assert other.get("/account").status_code == 303
+    out = browser.post("/logout", {"csrf_token": browser.csrf_token()})
+    assert out.headers["Set-Cookie"].startswith("__Host-taskflow_session=;") and "; Secure" in out.headers["Set-Cookie"]
 
 
 def test_a_browser_that_names_only_its_origin_signs_in_behind_a_proxy(world: World, settings: Settings) -> None:
