@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy import Engine, delete, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from taskflow.clock import ManualClock
@@ -153,6 +153,19 @@ def test_of_many_who_are_an_owners_first_each_acts_for_the_same(engine: Engine) 
         with ThreadPoolExecutor(4) as pool:
             assert len(set(pool.map(act, range(4)))) == 1
     assert (_count(database, Owner), _count(database, Token)) == (3, 6)
+
+
+def test_who_acts_for_an_owner_that_is_there_writes_nothing(sqlite_engine: Engine) -> None:
+    """An application may ask for each request, and only look: a database that takes no writes does not hinder that."""
+    upgrade(sqlite_engine)
+    database = Database(sqlite_engine, ManualClock(NOW))
+    accounts = Accounts(database, ManualClock(NOW))
+    made = accounts.acting_for("ada", name="app")
+    event.listen(sqlite_engine, "connect", lambda raw, _: raw.execute("PRAGMA query_only = ON"))
+    database.dispose()  # what is opened from now on only reads
+    assert accounts.acting_for("ada", name="app") == made
+    with pytest.raises(InfrastructureError):
+        accounts.acting_for("bob", name="app")
 
 
 def _count(database: Database, table: Any) -> int:
