@@ -41,8 +41,7 @@ _OWN_PIPELINES = (
     ),
     Mutant(
         "own-run-again-twice", "a client that asks again to run again gets a further run once the new one has failed",
-        (Edit(_RUNS, "            known = self._known(tx, caller, key)\n            if known is not None:\n"
-              "                return known, False\n            if run.finished_at", "            if run.finished_at"),),
+        (Edit(_RUNS, "            return self._once(tx, caller, key, make)\n", "            return make(tx), True\n"),),
         _OF_RUNS,
     ),
     Mutant(
