@@ -223,7 +223,8 @@ class Settings:
     token_request_rate: float = _setting(
         200.0,
         "1/s",
-        "requests of one API token to one web process, as a mean of ten seconds; more get 429; 0 = no limit",
+        "requests of one token of a user, a browser or a callback of a run to one web process, as a mean of ten seconds;"
+        " more get 429; 0 = no limit",
     )
     cors_origins: str = _setting(
         "",
