@@ -117,6 +117,12 @@ def test_one_address_may_try_so_often_a_minute(world: World, settings: Settings)
     assert answer.status_code == 303
 
 
+def test_who_tries_too_often_is_told_no_time_that_is_too_short(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes again after it is let in: seconds are counted up."""
+    monkeypatch.setattr(world.client.application.extensions["taskflow.sign_in_limit"]._limit, "wait_s", lambda _: 7.2)
+    assert Browser(world).sign_in(world.token).headers["Retry-After"] == "8"
+
+
 def test_behind_proxies_that_are_trusted_the_address_is_the_one_that_they_name(
     world: World, settings: Settings
 ) -> None:
