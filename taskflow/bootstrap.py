@@ -151,13 +151,13 @@ def bootstrap(
     providers: Mapping[str, Provider] | None = None,
     database: Database | None = None,
     catalogue: Catalogue | None = None,
-    pipelines: Sequence[Declared] = (),
+    pipelines: Sequence[Declared] | None = None,
     rng: random.Random | None = None,
     meter: Meter = SILENT,
 ) -> App:
     """Wire an ``App``. What is not given is made from ``settings`` (default: the environment's).
 
-    ``pipelines``: further ones, beside those that are registered. Raises ``UsageError`` for one that can't be used.
+    ``pipelines`` of one's own: default, those that are registered. Raises ``UsageError`` for one that can't be used.
     Nothing is counted or traced unless a ``meter`` is given, see ``make_meter``.
     """
     settings = settings or Settings.from_env()
@@ -187,9 +187,8 @@ def bootstrap(
         database, providers, vault, settings, catalogue, installation, AgentAuthority(vault, settings), meter=meter
     )  # fmt: skip
     now = StoreClock(control, clock).now
-    own = own_pipelines(
-        [*declared(settings), *((repr(one), one) for one in pipelines)], Tools(settings, database, vault, now)
-    )
+    named = declared(settings) if pipelines is None else [(repr(one), one) for one in pipelines]
+    own = own_pipelines(named, Tools(settings, database, vault, now))
     table = {one.name: one for one in (agent_task_pipeline(tools), NodeMachine(tools).pipeline(), *own)}
     store = RunStore(database, {name: pipeline.closing for name, pipeline in table.items()})
     rescue = Rescue(store, control, ringer, page=settings.rescue_page, meter=meter)

@@ -12,14 +12,19 @@ from typing import Any
 from sqlalchemy import Boolean, ColumnElement, Connection, Row, and_, func, or_, select, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
-from taskflow.db.models import ErrorRow, Event, Run, Task
+from taskflow.db.models import ErrorRow, Event, Node, Run, Task
+from taskflow.db.own_models import OwnRun
 from taskflow.db.session import UNICODE_LOWER
 
-TASKS = Task.__table__
 #: What a page of runs shows: not the results of their steps, which may be long.
 _OF_RUN: tuple[Any, ...] = (
     Run.id, Run.number, Run.step, Run.step_entered_at, Run.result, Run.error, Run.cancel_requested_at,
     Run.cancel_requested_by, Run.cancel_reason, Run.created_at, Run.finished_at,
+)  # fmt: skip
+#: What a line of a list shows of a task and its run: not what it was given and what it left, which may be long.
+OF_TASK: tuple[Any, ...] = (
+    Task.id, Task.title, Task.status, Task.project, Task.run_number, Task.node_id, Task.error, Task.created_at,
+    Task.completed_at, Run.step, Run.finished_at.label("run_finished_at"),
 )  # fmt: skip
 _SEARCHED = (Task.title, Task.id, Task.repository)
 
@@ -56,7 +61,7 @@ def list_tasks(
 ) -> Sequence[Row[Any]]:
     """Tasks newest first, with the step of their run; ``before`` is the (created_at, id) of the last row seen."""
     statement = (
-        select(TASKS, Run.step.label("step"), Run.finished_at.label("run_finished_at"))
+        select(*OF_TASK)
         .outerjoin(Run, Run.id == Task.run_id)
         .where(Task.owner_id == owner_id, *_conditions(tx, owner_id, wanted))
         .order_by(Task.created_at.desc(), Task.id.desc())
@@ -147,11 +152,22 @@ def list_errors(
     code: str | None = None,
     before: int | None = None,
 ) -> Sequence[Row[Any]]:
-    """Failed attempts, newest first, each with its run and task; ``before``: the id of the last row seen."""
+    """Failed attempts, newest first, each with its run and what that was of; ``before``: the id of the last row seen."""
     statement = (
-        select(ErrorRow.__table__, Run.subject_kind, Run.subject_id, Run.number, Run.pipeline, Task.title)
+        select(
+            ErrorRow.__table__,
+            Run.subject_kind,
+            Run.subject_id,
+            Run.number,
+            Run.pipeline,
+            Task.title,
+            Node.name.label("node_name"),
+            OwnRun.subject,
+        )
         .outerjoin(Run, Run.id == ErrorRow.run_id)
         .outerjoin(Task, and_(Run.subject_kind == "task", Task.id == Run.subject_id))
+        .outerjoin(Node, and_(Run.subject_kind == "node", Node.id == Run.subject_id))
+        .outerjoin(OwnRun, OwnRun.run_id == ErrorRow.run_id)
         .where(ErrorRow.owner_id == owner_id)
         .order_by(ErrorRow.id.desc())
         .limit(limit)

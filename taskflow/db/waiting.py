@@ -16,6 +16,12 @@ from taskflow.db.nodes import CAPACITY
 from taskflow.db.runs import record_signal
 from taskflow.ids import RunId
 
+#: What a page of who waits shows, beside the rank.
+_IN_LINE: tuple[Any, ...] = (
+    Task.id, Task.run_id, Task.title, Task.priority, Task.project, Task.placement, Task.resources, Task.requested_node_id,
+    Run.step_entered_at, Run.deadline_at,
+)  # fmt: skip
+
 
 def first_waiting(
     tx: Connection, owner_id: str, limit: int, *, ageing_s: float, only: str | None = None, but: Sequence[str] = ()
@@ -57,7 +63,8 @@ def waiting_page(
     rank = _rank(ageing_s)
     waiting = (*_waits(owner_id), Task.node_id.is_(None), Run.cancel_requested_at.is_(None))
     statement = (
-        select(Task.__table__, rank.label("rank"), Run.step_entered_at, Run.deadline_at)
+        select(*_IN_LINE)
+        .add_columns(rank.label("rank"))
         .join(Run, and_(Task.run_id == Run.id))
         .where(*waiting)
         .order_by(rank, Run.id)

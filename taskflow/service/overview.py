@@ -9,11 +9,11 @@ import redis
 from sqlalchemy import Connection, Float, cast, func, select
 
 from taskflow.clock import isoformat
+from taskflow.db.listing import OF_TASK
 from taskflow.db.models import Run, Task
 from taskflow.db.providers import accounts
 from taskflow.db.session import Database
 from taskflow.db.status import STATUSES, TERMINAL
-from taskflow.db.tasks import TASKS
 from taskflow.engine.control import Control
 from taskflow.service.accounts import Caller
 from taskflow.service.health import Health
@@ -139,7 +139,7 @@ def _hours(tx: Connection, owner_id: str, since: float) -> list[dict[str, Any]]:
 
 def _failed(tx: Connection, owner_id: str, since: float) -> list[dict[str, Any]]:
     rows = tx.execute(
-        select(TASKS, Run.step.label("step"), Run.finished_at.label("run_finished_at"))
+        select(*OF_TASK)
         .outerjoin(Run, Run.id == Task.run_id)
         .where(Task.owner_id == owner_id, Task.status == "failed", Task.completed_at >= since)
         .order_by(Task.completed_at.desc(), Task.id.desc())

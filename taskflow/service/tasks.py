@@ -383,7 +383,10 @@ class Tasks:
                 )
             ).first()
             if session is None:
-                return {"chunks": [], "next": after, "ended": task.status in TERMINAL}
+                # A run that is over without one will have none, whatever became of its task since.
+                run = get_run(tx, run_id) if run_id else None
+                over = run_id is not None and (run is None or run.subject_id != task_id or run.finished_at is not None)
+                return {"chunks": [], "next": after, "ended": over or task.status in TERMINAL}
             rows = tx.execute(
                 select(LogChunk.number, LogChunk.data)
                 .where(LogChunk.session_id == session.id, LogChunk.number > after)

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from taskflow.bootstrap import App, bootstrap
-from taskflow.db import events, feed, listing, nodes, providers, tasks, tokens, waiting, workspaces
+from taskflow.db import events, feed, listing, nodes, own_runs, providers, tasks, tokens, waiting, workspaces
 from taskflow.db.runs import get_run, record_signal
 from taskflow.engine.store import Change
 from taskflow.settings import Settings
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 #: Tasks in the database, half of them parked, half over. A table of so many rows is never read whole by a good plan.
 TASKS = 20_000
 _BIG = ("tasks", "runs", "events", "signals", "errors", "workspaces", "agent_sessions", "log_chunks", "tokens", "outbox",
-        "idempotency_keys", "nodes")  # fmt: skip
+        "idempotency_keys", "nodes", "own_runs")  # fmt: skip
 _SCAN = re.compile(r"Seq Scan on (\w+)")
 #: A part of a statement that may read a whole table -> why.
 _ALLOWED = {"AS mine": "admission counts what is open, up to its limits; here that is half of all tasks"}
@@ -44,6 +44,14 @@ INSERT INTO runs (id, owner_id, pipeline, version, subject_kind, subject_id, num
                   created_at)
   SELECT 'node-run-' || n, 'o', 'node', 1, 'node', 'node-' || n, 1, 'active', 3, n, '{{}}', n
   FROM generate_series(1, 20) n;
+INSERT INTO runs (id, owner_id, pipeline, version, subject_kind, subject_id, number, step, rev, step_entered_at, results,
+                  created_at, finished_at)
+  SELECT 'own-run-' || n, CASE WHEN mod(n, 10) = 0 THEN 'p' ELSE 'o' END, 'order', 1, 'own', 'own-' || n, 1, 'paid', 3, n,
+         '{{}}', n, CASE WHEN mod(n, 100) > 1 THEN n END
+  FROM generate_series(1, {TASKS}) n;
+INSERT INTO own_runs (run_id, owner_id, subject)
+  SELECT 'own-run-' || n, CASE WHEN mod(n, 10) = 0 THEN 'p' ELSE 'o' END, 'order ' || n
+  FROM generate_series(1, {TASKS}) n;
 INSERT INTO tasks (id, owner_id, title, status, priority, labels, repository, command, env, push, time_limit_s,
                    allow_node_fallback, run_id, run_number, created_at, updated_at, completed_at)
   SELECT 'task-' || n, CASE WHEN mod(n, 10) = 0 THEN 'p' ELSE 'o' END, 't', CASE WHEN mod(n, 2) = 0 THEN 'in_progress'
@@ -208,6 +216,19 @@ HOT: dict[str, Callable[[Big], Any]] = {
     "steps of its runs": _in_tx(lambda tx: listing.steps_of_runs(tx, "o", "task-7", ["run-7"])),
     "errors of an owner": _in_tx(lambda tx: listing.list_errors(tx, "o", limit=50, before=TASKS // 2)),
     "errors of a task": _in_tx(lambda tx: listing.list_errors(tx, "o", limit=50, task_id="task-7")),
+    "a page of own runs": _in_tx(lambda tx: own_runs.list_own_runs(tx, "o", limit=50, before="own-run-5")),
+    "own runs that wait": _in_tx(
+        lambda tx: own_runs.list_own_runs(tx, "o", own_runs.RunFilter(("waiting",)), limit=50)),
+    "own runs about a subject": _in_tx(
+        lambda tx: own_runs.list_own_runs(tx, "o", own_runs.RunFilter(subject="order 7"), limit=50)),
+    "how many own runs are open": _in_tx(
+        lambda tx: own_runs.open_counts(tx, "o", mine_max=5000, all_max=20_000)),
+    "the last run of a subject": _in_tx(lambda tx: own_runs.last_of_subject(tx, "own-7")),
+    "an own run by its key": _in_tx(lambda tx: own_runs.run_of_key(tx, "o", "mine")),
+    "events of an own run": _in_tx(
+        lambda tx: own_runs.events_of_run(tx, own_runs.get_own_run(tx, "o", "own-run-7"), 0, 100)),
+    "signals of a run that wait": _in_tx(lambda tx: own_runs.count_waiting_signals(tx, "own-run-7")),
+    "who shows a callback's token": _in_tx(lambda tx: own_runs.find_callback(tx, "own-run-7", "hash")),
     "a page of who waits": _in_tx(
         lambda tx: waiting.waiting_page(tx, "o", limit=50, ageing_s=60.0, after=(5.0, "run-5"))),
     "a page of nodes": _in_tx(lambda tx: nodes.list_nodes(tx, "o", with_destroyed=True, limit=50, before="node-3")),

@@ -6,10 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 
 import pytest
 
+from taskflow.errors import UsageError
 from taskflow.pipelines import Advance, AwaitSignal, Done, Outcome, Pipeline, Snooze, Step, StepContext
+from taskflow.pipelines.registry import GROUP
 from taskflow.testing import Crash, Kit, crash_everywhere
 
 CALLS: list[str] = []
@@ -123,6 +126,16 @@ def test_a_scenario_that_proves_nothing_is_refused() -> None:
 def test_a_death_in_ones_own_code_is_the_workers(kit: Kit) -> None:
     """``Crash`` is caught by nothing but the kit."""
     assert not issubclass(Crash, Exception)
+
+
+def test_a_kit_knows_what_it_was_given_and_nothing_that_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a pipeline is installed by its entry point, a test has it with a fake in the place of its shop."""
+    registered = EntryPoint("slow", f"{__name__}:SLOW", GROUP)
+    monkeypatch.setattr("taskflow.pipelines.registry.entry_points", lambda group: [registered])
+    with Kit(lambda tools: Pipeline("slow", 2, SLOW.steps)) as kit:
+        assert kit.app.pipelines["slow"].version == 2
+    with Kit() as kit, pytest.raises(UsageError, match="no pipeline slow"):
+        kit.start("slow")
 
 
 def test_the_kit_ships_without_the_tests() -> None:

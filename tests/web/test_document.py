@@ -12,7 +12,7 @@ from flask import Flask
 
 from tests.support import openapi_docs
 from tests.web.world import World
-from web.api.schemas import TaskListQuerySchema
+from web.api.queries import TaskListQuerySchema
 from web.auth import guard_of
 
 METHODS = {"get", "post", "put", "patch", "delete"}

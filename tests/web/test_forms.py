@@ -20,7 +20,7 @@ from taskflow.db.status import STATUSES
 from taskflow.errors import UsageError
 from taskflow.service.pages import decode_cursor, encode_cursor
 from tests.support.world_fixtures import MakeWorld, make_world, migrated_file  # noqa: F401  fixtures
-from web.api import forms, schemas, texts
+from web.api import forms, queries, texts
 
 _TEXTS = {
     texts.identifier: ("task-1", "", "a b", "x" * 81, "é", "a\n"),
@@ -52,11 +52,11 @@ def test_a_pattern_of_the_document_says_what_the_check_says(check: Any, text: st
 
 def test_the_words_of_the_document_are_those_of_the_product(make_world: MakeWorld) -> None:  # noqa: F811
     """Statuses and steps that can be asked for."""
-    assert schemas.STATUSES == STATUSES
-    assert schemas.RUN_STATUSES == own_runs.STATUSES
-    assert (commands._STATUSES, commands._RUN_STATUSES) == (schemas.STATUSES, schemas.RUN_STATUSES)
+    assert queries.STATUSES == STATUSES
+    assert queries.RUN_STATUSES == own_runs.STATUSES
+    assert (commands._STATUSES, commands._RUN_STATUSES) == (queries.STATUSES, queries.RUN_STATUSES)
     steps = make_world().app.pipelines["agent_task"].steps
-    assert tuple(step.name for step in steps if not step.skip) == schemas.STEPS
+    assert tuple(step.name for step in steps if not step.skip) == queries.STEPS
 
 
 @given(st.floats(1e-3, 1e11) | st.floats(-1e11, -1e-3), st.from_regex(forms.ID.replace("$", r"\Z"), fullmatch=True))

@@ -235,6 +235,16 @@ def test_the_output_of_a_task_that_never_ran_ends(world: World) -> None:
         assert [event["event"] for event in stream.next()] == ["end"]
 
 
+def test_the_output_of_an_earlier_run_that_had_none_ends(world: World) -> None:
+    """Although its task is under way again: whoever followed it would wait for the end of another run."""
+    task = world.submit()
+    world.end(task, "failed")
+    world.call("POST", f"/api/tasks/{task['id']}/rerun")
+    for run_id in (task["run_id"], world.submit()["run_id"], "run-unknown"):
+        with closing(Parts(world, f"/api/tasks/{task['id']}/logs?run_id={run_id}")) as stream:
+            assert [event["event"] for event in stream.next()] == ["end"]
+
+
 # --- ends and limits
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
+from web.api.queries import PageQuerySchema
 from web.api.routes import Routes
-from web.api.schemas import PageQuerySchema
 from web.auth import API_ADMIN, caller
 from web.door import service
 

@@ -9,7 +9,7 @@ from flask import Response
 
 from taskflow.errors import UsageError
 from web import streams
-from web.api import answers, following, schemas
+from web.api import answers, following, queries
 from web.api.routes import Routes
 from web.auth import API, caller
 from web.door import service
@@ -27,7 +27,7 @@ _FEED_EVENT = answers.FeedEventSchema()
     "GET",
     "/api/events",
     guard=API,
-    query=schemas.FeedQuerySchema,
+    query=queries.FeedQuerySchema,
     answers={200: answers.FeedPageSchema},
     refusals={400: "not a cursor of ours", 503: _FULL},
     streamed="each event of yours: `id` is its cursor, `event` its kind, `data` the event as JSON",
@@ -63,7 +63,7 @@ def list_feed(query: dict[str, Any]) -> dict[str, Any] | Response:
     "GET",
     "/api/tasks/<task_id>/events",
     guard=API,
-    query=schemas.EventQuerySchema,
+    query=queries.EventQuerySchema,
     answers={200: answers.EventListSchema},
     refusals={404: "no such task, or not yours", 503: _FULL},
     streamed=_STREAMED,
@@ -78,7 +78,7 @@ def list_events(query: dict[str, Any], task_id: str) -> dict[str, Any] | Respons
     "GET",
     "/api/nodes/<node_id>/events",
     guard=API,
-    query=schemas.EventQuerySchema,
+    query=queries.EventQuerySchema,
     answers={200: answers.EventListSchema},
     refusals={404: "no such node, or not yours", 503: _FULL},
     streamed=_STREAMED,

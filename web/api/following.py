@@ -11,7 +11,7 @@ from typing import Any
 
 from flask import request
 
-from web.api.schemas import NUMBER_MAX
+from web.api.queries import NUMBER_MAX
 from web.errors import InvalidRequest
 
 LAST_EVENT_ID = "Last-Event-ID"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from web.api import reports, schemas
+from web.api import queries, reports
 from web.api.routes import Routes
 from web.auth import API, caller
 from web.door import service
@@ -18,7 +18,7 @@ _TASK = {400: "not a cursor of ours", 404: "no such task, or not yours"}
     "GET",
     "/api/tasks/<task_id>/runs",
     guard=API,
-    query=schemas.TaskRunListQuerySchema,
+    query=queries.TaskRunListQuerySchema,
     answers={200: reports.TaskRunPageSchema},
     refusals=_TASK,
 )
@@ -32,7 +32,7 @@ def list_task_runs(query: dict[str, Any], task_id: str) -> dict[str, Any]:
     "GET",
     "/api/tasks/<task_id>/errors",
     guard=API,
-    query=schemas.ErrorListQuerySchema,
+    query=queries.ErrorListQuerySchema,
     answers={200: reports.ErrorPageSchema},
     refusals=_TASK,
 )
@@ -45,7 +45,7 @@ def list_task_errors(query: dict[str, Any], task_id: str) -> dict[str, Any]:
     "GET",
     "/api/errors",
     guard=API,
-    query=schemas.ErrorListQuerySchema,
+    query=queries.ErrorListQuerySchema,
     answers={200: reports.ErrorPageSchema},
     refusals={400: "not a cursor of ours"},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from web.api import reports, schemas
+from web.api import queries, reports
 from web.api.routes import Routes
 from web.auth import API, caller
 from web.door import service
@@ -16,7 +16,7 @@ routes = Routes("queue", "Who waits for a place on a node")
     "GET",
     "/api/queue",
     guard=API,
-    query=schemas.QueueQuerySchema,
+    query=queries.QueueQuerySchema,
     answers={200: reports.QueuePageSchema},
     refusals={400: "not a cursor of ours"},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from web.api import answers, schemas
+from web.api import answers, queries, schemas
 from web.api.keys import REPLAYED, WELCOME, idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, API_ADMIN, API_WRITE, caller
@@ -20,7 +20,7 @@ _Answer = tuple[dict[str, Any], int, dict[str, str]]
     "GET",
     "/api/nodes",
     guard=API,
-    query=schemas.NodeListQuerySchema,
+    query=queries.NodeListQuerySchema,
     answers={200: answers.NodePageSchema},
     refusals={400: "not a cursor of ours"},
 )

@@ -9,7 +9,7 @@ from flask import Response
 
 from taskflow.service import RunFilter
 from web import streams
-from web.api import answers, following, schemas
+from web.api import answers, following, queries, schemas
 from web.api.keys import REPLAYED, WELCOME, idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, API_WRITE, RUN, caller
@@ -60,7 +60,7 @@ def start_run(spec: dict[str, Any]) -> _Answer:
     "GET",
     "/api/runs",
     guard=API,
-    query=schemas.RunListQuerySchema,
+    query=queries.RunListQuerySchema,
     answers={200: answers.RunPageSchema},
     refusals={400: "no such status, or not a cursor of ours"},
 )
@@ -69,7 +69,7 @@ def list_runs(query: dict[str, Any]) -> dict[str, Any]:
 
     What a run was given and what it left is shown with the run itself.
     """
-    wanted = RunFilter(schemas.words(query["status"]), query["pipeline"], query["subject"], query["finished"])
+    wanted = RunFilter(queries.words(query["status"]), query["pipeline"], query["subject"], query["finished"])
     page, cursor = service().runs.list(caller(), wanted, limit=query["limit"], cursor=query["cursor"])
     return {"runs": page, "next_cursor": cursor}
 
@@ -127,7 +127,7 @@ def _started(run: dict[str, Any], made: bool) -> _Answer:
     "GET",
     f"{_RUN}/events",
     guard=API,
-    query=schemas.EventQuerySchema,
+    query=queries.EventQuerySchema,
     answers={200: answers.EventListSchema},
     refusals={404: _NO_RUN, 503: "no room for a further stream; see `Retry-After`"},
     streamed="each event: `id` is its `seq`, `event` its kind, `data` the event as JSON",

@@ -10,7 +10,7 @@ from flask import Response, request
 
 from taskflow.service import TaskFilter, Verb
 from web import audit, streams
-from web.api import answers, following, reports, schemas
+from web.api import answers, following, queries, reports, schemas
 from web.api.keys import ONCE, REPLAYED, idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, API_WRITE, caller
@@ -51,7 +51,7 @@ def submit_task(spec: dict[str, Any]) -> _Answer:
     "GET",
     "/api/tasks",
     guard=API,
-    query=schemas.TaskListQuerySchema,
+    query=queries.TaskListQuerySchema,
     answers={200: answers.TaskPageSchema},
     refusals={400: "no such status or step, or not a cursor of ours"},
 )
@@ -69,7 +69,7 @@ def task_filter(query: Mapping[str, Any]) -> TaskFilter:
     after, before = query["created_after"], query["created_before"]
     labels = (text.partition(":") for text in query["label"])
     return TaskFilter(
-        statuses=schemas.words(query["status"]),
+        statuses=queries.words(query["status"]),
         project=query["project"],
         step=query["step"],
         node_id=query["node"],
@@ -180,7 +180,7 @@ def _once(verb: Verb, task_id: str, reason: str | None = None) -> _Answer:
     "GET",
     f"{_TASK}/logs",
     guard=API,
-    query=schemas.LogQuerySchema,
+    query=queries.LogQuerySchema,
     answers={200: answers.LogPageSchema},
     refusals={404: _NO_TASK, 503: "no room for a further stream; see `Retry-After`"},
     streamed="`log` for each piece: `id` is its number, `data` `{number, text}`; `end` once the command is over and all"

@@ -9,7 +9,7 @@ from marshmallow import Schema, fields, validate
 from taskflow.service.accounts import ROLES
 from taskflow.service.tokens import EXPIRES_MAX_S
 from web import audit
-from web.api import schemas, texts
+from web.api import queries, schemas, texts
 from web.api.keys import WELCOME, idempotency_key
 from web.api.routes import Routes
 from web.auth import API, API_ADMIN, caller
@@ -111,7 +111,7 @@ def read_caller() -> dict[str, Any]:
     "GET",
     "/api/tokens",
     guard=API_ADMIN,
-    query=schemas.TokenListQuerySchema,
+    query=queries.TokenListQuerySchema,
     answers={200: TokenPageSchema},
     refusals={400: "not a cursor of ours"},
 )

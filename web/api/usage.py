@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from web.api import answers, schemas
+from web.api import answers, queries
 from web.api.routes import Routes
 from web.auth import API, caller
 from web.door import service
@@ -12,7 +12,7 @@ from web.door import service
 routes = Routes("usage", "What nodes cost and tasks used")
 
 
-@routes.add("GET", "/api/usage", guard=API, query=schemas.UsageQuerySchema, answers={200: answers.UsageSchema})
+@routes.add("GET", "/api/usage", guard=API, query=queries.UsageQuerySchema, answers={200: answers.UsageSchema})
 def read_usage(query: dict[str, Any]) -> dict[str, Any]:
     """Read what you used in a month so far, by provider and by project, with the limits in force now.
 

@@ -12,7 +12,7 @@ import structlog
 from flask import Blueprint, Flask, Response, g, render_template, request, send_from_directory
 from jinja2 import StrictUndefined
 
-from taskflow.errors import Forbidden
+from taskflow.errors import Forbidden, UsageError
 from taskflow.service.accounts import ADMIN, OPERATOR
 from web.auth import PAGE, PUBLIC_PAGE, caller, guarded
 from web.dashboard.words import FILTERS
@@ -44,6 +44,7 @@ class Pages:
 
     def __init__(self, name: str) -> None:
         self.blueprint = Blueprint(f"pages_{name}", __name__, template_folder="templates")
+        self.blueprint.before_request(_refuse_nul)
 
     def add(self, rule: str) -> Callable[[F], F]:
         """Register the view for GET on ``rule``; it is given the ids of the path, and only for who may see pages."""
@@ -53,6 +54,13 @@ class Pages:
             return view
 
         return decorator
+
+
+def _refuse_nul() -> None:
+    """No text of ours has it in it, and PostgreSQL fails at being asked for one that has."""
+    wrong = {name: "must not contain NUL" for name, value in request.args.items(multi=True) if "\0" in value}
+    if wrong:
+        raise UsageError("there is nothing like that to look for", fields=wrong)
 
 
 def register(app: Flask, *parts: Pages) -> None:
