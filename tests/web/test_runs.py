@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 
 import pytest
+from werkzeug.test import TestResponse
 
 from taskflow.db.models import Run
 from tests.web.world import World
+from web.limits import RequestLimit
 
 
 def test_a_run_is_started_shown_and_listed(world: World) -> None:
@@ -84,6 +86,24 @@ def test_a_token_of_a_callback_opens_nothing_else(world: World) -> None:
     assert world.call("POST", f"/callbacks/runs/{run['id']}/signals/note", {}, token=token).status_code == 403
     assert world.call("POST", f"/callbacks/runs/{run['id']}/signals/paid", {}).status_code == 401
     assert world.call("POST", "/callbacks/runs/run-%00/signals/paid", {}, token=token).status_code == 401
+
+
+def test_who_signals_too_often_is_refused_before_anything_is_looked_up(world: World) -> None:
+    """Whoever was given a token, or made one up, is told when to come again; another token is not held up."""
+    run = world.start()
+    tokens = {
+        name: world.call("POST", f"/api/runs/{run['id']}/callbacks", {"signal": name}).get_json()["token"]
+        for name in ("paid", "note")
+    }
+    world.client.application.extensions["taskflow.limit"] = RequestLimit(0.1)  # one in ten seconds
+
+    def send(name: str, token: str) -> TestResponse:
+        return world.call("POST", f"/callbacks/runs/{run['id']}/signals/{name}", {}, token=token)
+
+    assert [send("paid", tokens["paid"]).status_code for _ in range(2)] == [200, 429]
+    assert [send("paid", "tf_made-up").status_code for _ in range(2)] == [401, 429]
+    assert send("note", tokens["note"]).status_code == 200
+    assert int(send("note", tokens["note"]).headers["Retry-After"]) >= 1
 
 
 def test_an_ended_run_takes_no_signal_and_gives_no_callback(world: World) -> None:
