@@ -62,6 +62,11 @@ class Guard:
         return self.scope in ("node", "workspace")
 
     @property
+    def challenge(self) -> str:
+        """How to show who one is, as ``WWW-Authenticate``. Many senders show a password only when asked for it."""
+        return 'Bearer, Basic realm="taskflow"' if self.scope == "run" else "Bearer"
+
+    @property
     def callback(self) -> bool:
         """Whether machines of ours call it, which know the statuses of ``taskflow.protocol`` only."""
         return self.subject is not None and self is not RUN

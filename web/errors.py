@@ -104,7 +104,10 @@ def _taskflow_error(error: TaskflowError) -> Response:
             headers=_retry_after(error.retry_after_s),
         )  # fmt: skip
     if isinstance(error, UsageError):
-        headers = {"WWW-Authenticate": "Bearer"} if error.http_status == 401 else None
+        guard = g.get("guard")
+        headers = None
+        if error.http_status == 401:
+            headers = {"WWW-Authenticate": "Bearer" if guard is None else guard.challenge}
         if isinstance(error, TooMany):
             headers = _retry_after(error.retry_after_s)
         return error_response(

@@ -192,24 +192,26 @@ def count_waiting_signals(tx: Connection, run_id: str) -> int:
     return tx.execute(select(func.count()).select_from(SignalRow).where(*waiting)).scalar_one()
 
 
-def grant_callback(tx: Connection, run_id: str, signal: str, *, token_hash: str, now: float, expires_at: float) -> None:
-    """Let the holder of this token send ``signal`` to the run until ``expires_at``; what was granted is only lengthened."""
+def grant_callback(
+    tx: Connection, run_id: str, signal: str, *, token_hash: str, now: float, expires_at: float
+) -> float:
+    """Let the holder of this token send ``signal`` to the run until ``expires_at``, or until when it was let before if that
+    is later: until when it is."""
+    later = func.max if tx.dialect.name == "sqlite" else func.greatest
     known = tx.execute(
         update(RunCallback)
         .where(RunCallback.run_id == run_id, RunCallback.signal == signal)
-        .values(
-            token_hash=token_hash,
-            expires_at=func.max(RunCallback.expires_at, expires_at)
-            if tx.dialect.name == "sqlite"
-            else func.greatest(RunCallback.expires_at, expires_at),
+        .values(token_hash=token_hash, expires_at=later(RunCallback.expires_at, expires_at))
+        .returning(RunCallback.expires_at)
+    ).scalar_one_or_none()
+    if known is not None:
+        return float(known)
+    tx.execute(
+        insert(RunCallback).values(
+            run_id=run_id, signal=signal, token_hash=token_hash, created_at=now, expires_at=expires_at
         )
     )
-    if known.rowcount == 0:
-        tx.execute(
-            insert(RunCallback).values(
-                run_id=run_id, signal=signal, token_hash=token_hash, created_at=now, expires_at=expires_at
-            )
-        )
+    return expires_at
 
 
 def find_callback(tx: Connection, run_id: str, hashed: str) -> Row[Any] | None:

@@ -33,18 +33,17 @@ class Tools:
         self._now = now
 
     def callback(self, run_id: str, signal: str, *, valid_s: float) -> Callback:
-        """The address at which ``signal`` is taken for this run, for ``valid_s`` seconds from now.
+        """The address at which ``signal`` is taken for this run, for ``valid_s`` seconds from now at least.
 
-        Asked again it is the same address and token, good for longer. The token opens nothing else; only its hash is
-        stored. Raises ``InfrastructureError``.
+        Asked again it is the same address and token, good for longer and never for less. The token opens nothing else;
+        only its hash is stored. Raises ``InfrastructureError``.
         """
-        token = self._vault.derive_token("run", f"{run_id}:{signal}")
-        expires_at = self._now() + valid_s
+        token, now = self._vault.derive_token("run", f"{run_id}:{signal}"), self._now()
 
-        def work(tx: Connection) -> None:
+        def work(tx: Connection) -> float:
             get_run(tx, run_id, lock=True)  # one at a time: look and insert are one step
-            grant_callback(tx, run_id, signal, token_hash=hash_token(token), now=self._now(), expires_at=expires_at)
+            return grant_callback(tx, run_id, signal, token_hash=hash_token(token), now=now, expires_at=now + valid_s)
 
-        self._database.write(work)
+        expires_at = self._database.write(work)
         base = self.settings.public_url or f"http://127.0.0.1:{self.settings.port}"
         return Callback(f"{base.rstrip('/')}/callbacks/runs/{run_id}/signals/{signal}", token, expires_at)

@@ -315,6 +315,8 @@ def test_a_callback_is_stored_as_its_hash_and_lengthened_by_asking_again(kit: Ki
     first = kit.service.runs.callback(kit.caller, run.id, "go", valid_s=10)
     again = kit.service.runs.callback(kit.caller, run.id, "go", valid_s=30)
     assert first["token"] == again["token"]
+    # What was given out can't be taken back: who asks for less is told until when it is good.
+    assert kit.service.runs.callback(kit.caller, run.id, "go", valid_s=1) == again
     with kit.app.database.read() as tx:
         rows = tx.execute(select(RunCallback.__table__)).all()
     assert len(rows) == 1

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import structlog
 from sqlalchemy import event, select
+from sqlalchemy.exc import IntegrityError
 
 from taskflow.db.account_models import AuditRow
 from taskflow.errors import InfrastructureError
@@ -202,17 +203,26 @@ def test_no_secret_and_nothing_of_a_body_is_ever_on_the_trail_or_in_the_log(worl
         assert text and text not in on_trail and text not in in_log, text
 
 
-def test_a_trail_that_can_not_be_written_changes_no_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work is done by then: the caller is told of it, and the log of what is missing."""
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InfrastructureError("the disk is full", code="database_full"), "database_full"),
+        (IntegrityError("INSERT", {}, ValueError("x")), "IntegrityError"),
+    ],
+)
+def test_a_trail_that_can_not_be_written_changes_no_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
+    """The work is done by then, whatever went wrong: the caller is told of it, and the log of what is missing."""
 
     def full(*_args: object) -> None:
-        raise InfrastructureError("the disk is full", code="database_full")
+        raise error
 
     monkeypatch.setattr(world.service.audit, "record", full)
     with structlog.testing.capture_logs() as logged:
         assert world.call("POST", "/api/tasks", SPEC).status_code == 202
     said = next(line for line in logged if line["event"] == "audit_not_written")
-    assert (said["log_level"], said["action"], said["outcome"]) == ("error", "submit_task", "done")
+    assert (said["log_level"], said["action"], said["outcome"], said["code"]) == ("error", "submit_task", "done", code)
 
 
 def test_lines_are_added_and_deleted_and_never_changed(world: World) -> None:
