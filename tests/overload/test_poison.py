@@ -181,7 +181,7 @@ def test_redis_at_its_memory_limit_is_said_and_survived(rough: Rough) -> None:
         assert health.ready()["checks"]["redis_writes"].startswith("command not allowed when used memory")
         rows = insert_kinds(rough.app, rough.owner_id, ["fine"] * 20)
         for row in rows:
-            rough.app.service.tasks._start(row, time.perf_counter())  # as a submission does: it must not fail
+            rough.app.service.tasks._starter.start(row, time.perf_counter())  # as a submission does: it must not fail
         wait_until(lambda: "pump_failed" in (rough.data_dir / "worker.log").read_text(), "the worker says so")
         assert rough.finished() == 1
         assert process.is_running()

@@ -228,7 +228,7 @@ def test_a_crash_while_the_promise_is_kept_makes_one_further_run(
     world = remote_world
     task = lose(world, node_loss_reruns=3)
     tasks, crashed = world.service.tasks, list[str]()
-    start = tasks._start
+    start = tasks._starter.start
 
     def die(*_: Any) -> None:
         if not crashed:
@@ -238,9 +238,11 @@ def test_a_crash_while_the_promise_is_kept_makes_one_further_run(
             raise Crash(place)
         start(*_)
 
-    target = "_queue" if place == "before" else "_start"
-    real = getattr(tasks, target)
-    monkeypatch.setattr(tasks, target, die if target == "_start" else lambda *a, **k: _die_once(crashed, real, *a, **k))
+    if place == "before":
+        queue = tasks._queue
+        monkeypatch.setattr(tasks, "_queue", lambda *a, **k: _die_once(crashed, queue, *a, **k))
+    else:
+        monkeypatch.setattr(tasks._starter, "start", die)
     outbox = world.app.sweeps["outbox"]
 
     def sweep(memory: Any) -> Any:
