@@ -10,7 +10,7 @@ import os
 import secrets
 import struct
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 from prometheus_client import mmap_dict, multiprocess
 
+from taskflow.errors import InfrastructureError
 from taskflow.file_lock import FileLock, is_held
 
 #: The library says no types of it.
@@ -71,24 +72,32 @@ class Identity:
 
 
 def read_all(directory: Path) -> tuple[list[Any], dict[str, int]]:
-    """What all processes of the host counted, as metrics of prometheus_client, and how many live by their role."""
+    """What all processes of the host counted, as metrics of prometheus_client, and how many live by their role.
+
+    Raises ``InfrastructureError`` when another reader does not come to its end.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(directory):
-        # Before the living are asked: a process that begins meanwhile is in neither list, and never taken for dead.
-        written = list(directory.glob("*_*.db"))
+        for kind in _ROOM:
+            _settle(directory, kind)
+        # Files before names: whoever begins meanwhile is in neither list, and never taken for one of the dead.
+        counted = _counts_in(directory)
         roles = _living(directory)
-        _fold(directory, [path for path in written if _owner(path) not in {*roles, _FOLDED}])
-        files = [str(path) for path in directory.glob("*.db") if path.stat().st_size]
+        for kind in _ROOM:
+            dead = [path for path in counted if path.name.startswith(f"{kind}_") and _owner(path) not in roles]
+            if dead:
+                _fold(directory, kind, dead)
         counts: dict[str, int] = defaultdict(int)
         for role in roles.values():
             counts[role] += 1
-        return list(_Collector.merge(files)), counts
+        return list(_Collector.merge([str(path) for path in directory.glob("*.db") if path.stat().st_size])), counts
 
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     lock = FileLock(directory / "readers.lock")
-    lock.acquire(wait_s=_WAIT_S)
+    if not lock.acquire(wait_s=_WAIT_S):  # two who fold at once would count the dead twice
+        raise InfrastructureError(f"another reader of {directory} takes longer than {_WAIT_S:g} s", code="metrics_busy")
     try:
         yield
     finally:
@@ -106,28 +115,48 @@ def _living(directory: Path) -> dict[str, str]:
     return found
 
 
-def _fold(directory: Path, dead: Sequence[Path]) -> None:
-    """Add the counts in the files of the dead to those of the dead before them.
+def _counts_in(directory: Path) -> list[Path]:
+    """The files of processes, living or dead, without that of the dead together."""
+    return [path for path in directory.glob("*_*.db") if _owner(path) != _FOLDED]
 
-    A reader that is killed between the two writes below leaves what it folded to be counted twice: a count may jump,
-    it never falls.
+
+def _fold(directory: Path, kind: str, dead: list[Path]) -> None:
+    """Add the counts of the dead to those of the dead before them.
+
+    Each name of a file says how far it came, so that whoever comes after a reader that was killed can end it: no count
+    falls, and none is counted twice.
     """
-    for kind in {path.name.partition("_")[0] for path in dead}:
-        of_kind = [path for path in dead if path.name.startswith(f"{kind}_")]
-        folded = directory / f"{kind}_{_FOLDED}.db"
-        sums: dict[str, float] = defaultdict(float)
-        for path in [folded, *of_kind]:
-            for key, value in _values(path):
-                sums[key] += value
-        aside = directory / f".{folded.name}"
-        aside.unlink(missing_ok=True)
-        written = _MmapedDict(str(aside))
-        for key, value in sums.items():
-            written.write_value(key, value, 0.0)
-        written.close()
-        aside.replace(folded)
-        for path in of_kind:
-            path.unlink(missing_ok=True)
+    folded, aside, merged = _places(directory, kind)
+    sums: dict[str, float] = defaultdict(float)
+    for path in [folded, *dead]:
+        for key, value in _values(path):
+            sums[key] += value
+    written = _MmapedDict(str(aside))
+    for key, value in sums.items():
+        written.write_value(key, value, 0.0)
+    written.close()
+    begun = merged.with_suffix(".begun")
+    begun.write_text("\n".join(path.name for path in dead), encoding="ascii")
+    begun.replace(merged)
+    aside.replace(folded)
+    _settle(directory, kind)
+
+
+def _settle(directory: Path, kind: str) -> None:
+    """End a fold, also one that broke off: once its sum is in its place the files of the dead go, before that the sum."""
+    _, aside, merged = _places(directory, kind)
+    if merged.exists():
+        if not aside.exists():
+            for name in merged.read_text(encoding="ascii").splitlines():
+                (directory / name).unlink(missing_ok=True)
+        merged.unlink()
+    aside.unlink(missing_ok=True)
+
+
+def _places(directory: Path, kind: str) -> tuple[Path, Path, Path]:
+    """Where the counts of the dead are, where their next sum is made, and the list of those that are in it."""
+    folded = directory / f"{kind}_{_FOLDED}.db"
+    return folded, directory / f"{folded.name}.sum", directory / f"{folded.name}.merged"
 
 
 def _owner(path: Path) -> str:

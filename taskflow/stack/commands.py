@@ -40,30 +40,21 @@ def nodehost_argv() -> list[str]:
     return [sys.executable, "-m", "taskflow", "nodehost"]
 
 
-def worker_argv(settings: Settings, unique: str = "1") -> list[str]:
-    """A Celery worker. ``unique`` tells apart the workers of one host."""
+def worker_argv(unique: str = "1") -> list[str]:
+    """A Celery worker; how many processes it has and what it logs is said by the settings. ``unique`` tells apart the
+    workers of one host."""
     return [
         sys.executable, *_CELERY, "worker", "-Q", "alarm,sweep",
-        "--concurrency", str(settings.worker_concurrency), "--loglevel", settings.log_level,
         "-E",  # task events: what Flower shows
         "--without-gossip", "--without-mingle",  # nothing here needs workers to know each other
         "-n", f"worker-{unique}@%h",
     ]  # fmt: skip
 
 
-def beat_argv(settings: Settings, schedule: Path) -> list[str]:
+def beat_argv(schedule: Path) -> list[str]:
     """Celery beat; ``schedule`` is the file where it notes what ran when."""
     # No pid file: a stale one after a crash would keep beat from starting.
-    return [
-        sys.executable,
-        *_CELERY,
-        "beat",
-        "--schedule",
-        str(schedule),
-        "--pidfile=",
-        "--loglevel",
-        settings.log_level,
-    ]
+    return [sys.executable, *_CELERY, "beat", "--schedule", str(schedule), "--pidfile="]
 
 
 def web_argv() -> list[str]:
@@ -81,8 +72,8 @@ def stack_specs(settings: Settings, data_dir: DataDir, flower: FlowerLogin | Non
     specs = [
         ProcessSpec(name="migrations", argv=migrate_argv(), oneshot=True, ready_timeout_s=600.0),
         _nodehost(data_dir),
-        _worker(settings, data_dir),
-        _beat(settings, data_dir),
+        _worker(data_dir),
+        _beat(data_dir),
         ProcessSpec(
             name="web",
             argv=web_argv(),
@@ -108,11 +99,11 @@ def _nodehost(data_dir: DataDir) -> ProcessSpec:
     )
 
 
-def _worker(settings: Settings, data_dir: DataDir) -> ProcessSpec:
+def _worker(data_dir: DataDir) -> ProcessSpec:
     before_start, ready, path = _ready_file(data_dir, "worker")
     return ProcessSpec(
         name="worker",
-        argv=worker_argv(settings, secrets.token_hex(4)),
+        argv=worker_argv(secrets.token_hex(4)),
         env={READY_FILE: str(path)},
         before_start=before_start,
         ready=ready,
@@ -122,11 +113,11 @@ def _worker(settings: Settings, data_dir: DataDir) -> ProcessSpec:
     )
 
 
-def _beat(settings: Settings, data_dir: DataDir) -> ProcessSpec:
+def _beat(data_dir: DataDir) -> ProcessSpec:
     before_start, ready, path = _ready_file(data_dir, "beat")
     return ProcessSpec(
         name="beat",
-        argv=beat_argv(settings, data_dir.run / "celerybeat-schedule"),
+        argv=beat_argv(data_dir.run / "celerybeat-schedule"),
         env={READY_FILE: str(path)},
         before_start=before_start,
         ready=ready,

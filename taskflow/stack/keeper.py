@@ -9,7 +9,13 @@ from typing import Literal
 
 from taskflow.clock import Clock, SystemClock
 from taskflow.errors import InfrastructureError
+from taskflow.logs import get_logger
 from taskflow.stack.process import SupervisedProcess, describe_exit
+
+log = get_logger(__name__)
+
+#: How often the length of a log is looked at, in seconds.
+LOG_LOOK_S = 5.0
 
 #: ``pausing``: it died and waits for its next start. ``done``: a oneshot that ended well.
 State = Literal["new", "starting", "running", "pausing", "stopped", "done"]
@@ -77,6 +83,7 @@ class Keeper:
         self._backoff = Backoff()
         self._started_at = 0.0
         self._start_again_at = 0.0
+        self._trim_at = 0.0
 
     def status(self) -> ProcessStatus:
         """Name, pid, restarts, state."""
@@ -119,6 +126,8 @@ class Keeper:
                 self._pause("died", describe_exit(code))
             elif self.state == "starting":
                 self._look_again()
+            else:
+                self._trim_log()
 
     def pause(self, detail: str) -> None:
         """Take a failed start as a death: it is tried again."""
@@ -149,6 +158,15 @@ class Keeper:
             detail = f"not ready after {self.process.spec.ready_timeout_s:g} s"
             self.process.kill()
             self._pause("not_ready", detail)
+
+    def _trim_log(self) -> None:
+        if self._clock.monotonic() < self._trim_at:
+            return
+        self._trim_at = self._clock.monotonic() + LOG_LOOK_S
+        try:
+            self.process.trim_log()
+        except OSError as error:  # a full disk, or somebody took the file away: no reason to end the supervision
+            log.warning("log_not_trimmed", process=self.name, error=str(error))
 
     def _pause(self, kind: EventKind, detail: str) -> None:
         now = self._clock.monotonic()

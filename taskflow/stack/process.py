@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -15,7 +16,7 @@ from taskflow.agent.processes import set_parent_death_signal
 from taskflow.errors import InfrastructureError
 from taskflow.logs import mask_text
 
-#: A restart appends to the log of the start before; above this size it rotates instead.
+#: A log above this size is put aside (``.1``, in the place of the one before) and begun anew.
 LOG_BYTES_MAX = 10 * 1024 * 1024
 TAIL_LINES = 20
 _TAIL_BYTES = 16 * 1024
@@ -168,6 +169,26 @@ class SupervisedProcess:
             detail={"process": self.spec.name, "exit_code": self.exit_code, "log": str(self.log_path)},
         )
 
+    def trim_log(self) -> None:
+        """Put the log of a process that runs aside when it is too long. A line that is written meanwhile may be lost.
+
+        Raises ``OSError`` where there is no room for a copy; then it is begun anew all the same.
+        """
+        if self.log_path.stat().st_size <= LOG_BYTES_MAX:
+            return
+        try:
+            # Copied: the process goes on writing to the file that it has, at whatever is its end then.
+            aside = os.open(self._log_aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with self.log_path.open("rb") as log, os.fdopen(aside, "wb") as copy:
+                shutil.copyfileobj(log, copy)
+        finally:
+            os.truncate(self.log_path, 0)
+            self._log_start = 0
+
+    @property
+    def _log_aside(self) -> Path:
+        return self.log_path.with_name(self.log_path.name + ".1")
+
     def log_tail(self, lines: int = TAIL_LINES) -> str:
         """The last lines written since the last start, secrets in URLs masked."""
         try:
@@ -185,7 +206,7 @@ class SupervisedProcess:
         except FileNotFoundError:
             size = 0
         if size and (self._starts == 0 or size > LOG_BYTES_MAX):
-            self.log_path.replace(self.log_path.with_name(self.log_path.name + ".1"))
+            self.log_path.replace(self._log_aside)
             size = 0
         self._starts += 1
         self._log_start = size

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from taskflow.broker import make_celery
 from taskflow.settings import Settings
 from taskflow.stack import commands
 from taskflow.stack.environment import anchored_database_url, child_environment
@@ -26,8 +27,8 @@ def test_procfile_and_supervisor_run_the_same_commands() -> None:
     settings = Settings()
     expected = {
         "web": commands.web_argv(),
-        "worker": commands.worker_argv(settings),
-        "beat": commands.beat_argv(settings, Path("celerybeat-schedule")),
+        "worker": commands.worker_argv(),
+        "beat": commands.beat_argv(Path("celerybeat-schedule")),
         "flower": commands.flower_argv(settings.flower_port),
         "nodehost": commands.nodehost_argv(),
     }
@@ -41,6 +42,14 @@ def test_the_web_is_as_many_processes_as_the_setting_says(monkeypatch: pytest.Mo
     assert runpy.run_module("taskflow.stack.gunicorn_conf")["workers"] == 3
     monkeypatch.delenv("TASKFLOW_WEB_PROCESSES")
     assert runpy.run_module("taskflow.stack.gunicorn_conf")["workers"] == Settings().web_processes
+
+
+@pytest.mark.filterwarnings("ignore:You're running the worker with superuser")
+def test_a_worker_is_as_many_processes_as_the_setting_says() -> None:
+    """Whoever starts it: the command line, which would count more, says no number."""
+    settings = Settings(redis_url="redis://127.0.0.1:1/0", worker_concurrency=3)
+    assert not {"-c", "--concurrency", "-l", "--loglevel"} & set(commands.worker_argv())
+    assert make_celery(settings).Worker().concurrency == 3
 
 
 @pytest.mark.parametrize("login", [None, ""])

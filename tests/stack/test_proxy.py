@@ -86,6 +86,7 @@ def proxied(tmp_path: Path) -> Iterator[Proxied]:
     site = (ROOT / "deploy" / "nginx.conf").read_text().replace("/etc/ssl/taskflow", str(tmp_path))
     site = re.sub(r" *(listen \[::\]|http2 on).*\n", "", site)
     site = site.replace("listen 443", f"listen 127.0.0.1:{tls}").replace("listen 80", f"listen 127.0.0.1:{plain}")
+    site = site.replace("/var/log/nginx", str(tmp_path))
     site = site.replace("127.0.0.1:8750", f"127.0.0.1:{server.server_address[1]}")
     site = site.replace("server_name taskflow.example", "server_name localhost")
     temporary = "".join(
@@ -143,3 +144,16 @@ def test_nothing_is_answered_without_tls(proxied: Proxied) -> None:
     answer = requests.get(f"{proxied.plain_url}/api/tasks", allow_redirects=False, timeout=30)
     assert (answer.status_code, answer.headers["Location"]) == (301, "https://localhost/api/tasks")
     assert proxied.seen == []
+
+
+def test_the_code_of_a_sign_in_link_is_in_no_log(proxied: Proxied, tmp_path: Path) -> None:
+    """Not as the query of what is answered, redirected or refused, and not as the page that a style sheet is asked from."""
+    proxied.go_on.set()
+    path = "/login?code=tf_code_c0de"
+    requests.get(proxied.plain_url + path, allow_redirects=False, timeout=30)
+    assert proxied.get("/static/style.css", headers={"Referer": proxied.url + path}).ok
+    answers = [proxied.get(path).status_code for _ in range(20)]
+    assert answers[:10] == [200] * 10 and 429 in answers  # whoever tries tokens is slowed down
+    logs = {log.name: log.read_text() for log in tmp_path.glob("*.log")}
+    assert '"GET /login HTTP/1.1" 200' in logs["taskflow.log"] and '"GET /login HTTP/1.1" 429' in logs["taskflow.log"]
+    assert [name for name, text in logs.items() if "c0de" in text] == []

@@ -17,6 +17,7 @@ from taskflow.agent.processes import children_of, is_alive, processes_with_env
 from taskflow.errors import InfrastructureError
 from taskflow.files import read_json
 from taskflow.settings import Settings
+from taskflow.stack import keeper, process
 from taskflow.stack.data_dir import DataDir
 from taskflow.stack.keeper import Backoff, StackEvent
 from taskflow.stack.process import ProcessSpec
@@ -55,6 +56,27 @@ def test_starts_in_order_and_stops_in_reverse(settings: Settings, tmp_path: Path
         ("ready", "last"), ("stopping", "slow"), ("stopping", "last"), ("stopped", "last"), ("stopped", "slow"),
     ]  # fmt: skip
     assert processes_with_env("TASKFLOW_DATA_DIR", settings.data_dir) == []
+
+
+def test_the_log_of_a_process_that_lives_for_long_has_an_end(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing restarts for months: what it writes is put aside once it is too long, and it goes on writing."""
+    monkeypatch.setattr(process, "LOG_BYTES_MAX", 2000)
+    monkeypatch.setattr(keeper, "LOG_LOOK_S", 0.0)
+    write = "os.write(1, b'line %d\\n' % n); time.sleep(0.001)"  # else it would take a core
+    code = f"import itertools, os, time\nfor n in itertools.count(): {write}"
+    with stack(settings, child("talks", code)) as running:
+        log = running.data_dir.logs / "talks.log"
+        aside = log.with_name("talks.log.1")
+        wait_until(lambda: aside.exists() and aside.stat().st_size > 2000, "the log is put aside")
+        first = aside.read_bytes()[:20]
+        wait_until(lambda: aside.read_bytes()[:20] not in (b"", first), "and again")
+        wait_until(lambda: log.stat().st_size > 0, "the process goes on writing")
+        assert running.status()[0].restarts == 0
+        assert b"\0" not in log.read_bytes(), "what was cut off leaves no hole"
+        assert stat.S_IMODE(aside.stat().st_mode) == 0o600
+        assert {path.name for path in log.parent.iterdir()} == {"talks.log", "talks.log.1"}
 
 
 def test_a_dead_process_is_restarted_without_its_old_children(settings: Settings) -> None:

@@ -37,8 +37,8 @@ def commands_of(worker: str, schedule: str, flower_host: str) -> dict[str, list[
     flower = [part.replace(f"--address={commands.FLOWER_HOST}", f"--address={flower_host}")
               for part in commands.flower_argv(settings.flower_port)]  # fmt: skip
     found = {
-        "web": commands.web_argv(), "worker": commands.worker_argv(settings, worker), "flower": flower,
-        "beat": commands.beat_argv(settings, Path(schedule)), "nodehost": commands.nodehost_argv(),
+        "web": commands.web_argv(), "worker": commands.worker_argv(worker), "flower": flower,
+        "beat": commands.beat_argv(Path(schedule)), "nodehost": commands.nodehost_argv(),
         "migrate": commands.migrate_argv(),
     }  # fmt: skip
     return {name: argv[1:] for name, argv in found.items()}
@@ -153,11 +153,15 @@ def test_nginx_takes_the_site(tmp_path: Path) -> None:
         check=True, capture_output=True,
     )  # fmt: skip
     site = (DEPLOY / "nginx.conf").read_text().replace("/etc/ssl/taskflow", str(tmp_path))
+    site = site.replace("/var/log/nginx", str(tmp_path))
     site = re.sub(r"    http2 on;.*\n", "", site)  # Debian 12 has an nginx that does not know it yet
     site = site.replace("443 ssl", "18443 ssl").replace("listen 80", "listen 18080")
     site = site.replace("[::]:443", "[::]:18443").replace("[::]:80", "[::]:18080")
+    temporary = "".join(
+        f"{name}_temp_path {tmp_path}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
     (tmp_path / "nginx.conf").write_text(
-        f"pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}} http {{ access_log off;\n{site}\n}}\n"
+        f"pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}} http {{ access_log off; {temporary}\n{site}\n}}\n"
     )
     done = subprocess.run(
         ["nginx", "-t", "-p", tmp_path, "-c", tmp_path / "nginx.conf"], capture_output=True, text=True, check=False
