@@ -8,6 +8,7 @@ import pytest
 
 from taskflow.db.models import Run
 from tests.web.world import World
+from web.limits import RequestLimit
 
 
 def test_a_run_is_started_shown_and_listed(world: World) -> None:
@@ -84,6 +85,18 @@ def test_a_token_of_a_callback_opens_nothing_else(world: World) -> None:
     assert world.call("POST", f"/callbacks/runs/{run['id']}/signals/note", {}, token=token).status_code == 403
     assert world.call("POST", f"/callbacks/runs/{run['id']}/signals/paid", {}).status_code == 401
     assert world.call("POST", "/callbacks/runs/run-%00/signals/paid", {}, token=token).status_code == 401
+
+
+def test_who_sends_too_often_with_the_token_of_a_callback_is_told_to_wait(world: World) -> None:
+    """Each repeat locks the run's row: it is counted like the requests of a user."""
+    run = world.start()
+    token = world.call("POST", f"/api/runs/{run['id']}/callbacks", {"signal": "paid"}).get_json()["token"]
+    world.client.application.extensions["taskflow.limit"] = RequestLimit(0.2)
+    path = f"/callbacks/runs/{run['id']}/signals/paid"
+    answers = [world.call("POST", path, {}, token=token) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert int(answers[-1].headers["Retry-After"]) >= 1
+    assert world.call("GET", "/api/runs").status_code == 200, "nobody else has to wait"
 
 
 def test_an_ended_run_takes_no_signal_and_gives_no_callback(world: World) -> None:
