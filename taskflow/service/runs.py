@@ -35,7 +35,7 @@ from taskflow.errors import (
     UsageError,
 )
 from taskflow.ids import RunId, new_run_id
-from taskflow.pipelines.registry import SHIPPED
+from taskflow.pipelines.registry import SHIPPED, SIGNAL
 from taskflow.pipelines.tools import Tools
 from taskflow.service.accounts import Caller
 from taskflow.service.admission import RETRY_AFTER_S, Admission
@@ -51,7 +51,6 @@ EVENTS_MAX = 1000
 #: How long a callback's token is good when nobody says it, and at most.
 CALLBACK_S, CALLBACK_MAX_S = 86_400.0, 366 * 86_400.0
 _MESSAGE_ID_MAX = 128
-_SIGNAL = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _RUN_ID = re.compile(r"run-[0-9a-z]{1,60}")
 
 
@@ -288,7 +287,7 @@ class Runs:
 
     def _check_name(self, run: Row[Any], name: str) -> None:
         table = self._pipelines.get(run.pipeline)
-        if not _SIGNAL.fullmatch(name):
+        if not SIGNAL.fullmatch(name):
             raise InvalidInput(
                 "the signal has no name that can be one", fields={"name": "letters, digits, '_', '.', '-'"}
             )
