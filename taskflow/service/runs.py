@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from taskflow.clock import isoformat
 from taskflow.db import own_runs
-from taskflow.db.events import append_event
+from taskflow.db.events import append_event, newest_events
 from taskflow.db.own_runs import EVERY_RUN, STATUSES, SUBJECT_KIND, RunFilter, subject_id_of
 from taskflow.db.runs import insert_run, payload_hash, record_signal, request_cancel, to_row
 from taskflow.db.session import Database
@@ -240,6 +240,15 @@ class Runs:
         with self._database.read() as tx:
             run = self._get(tx, caller, run_id)
             rows = own_runs.events_of_run(tx, run, after, max(1, min(limit, EVENTS_MAX)))
+        return [event_view(row) for row in rows]
+
+    def newest_events(self, caller: Caller, run_id: str, limit: int) -> Sequence[dict[str, Any]]:
+        """The newest events of a run, in order. Raises ``NotFound``."""
+        with self._database.read() as tx:
+            run = self._get(tx, caller, run_id)
+            rows = newest_events(
+                tx, caller.owner_id, run.subject_kind, run.subject_id, max(1, min(limit, EVENTS_MAX)), run.id
+            )
         return [event_view(row) for row in rows]
 
     def _get(self, tx: Connection, caller: Caller, run_id: str, *, lock: bool = False) -> Row[Any]:

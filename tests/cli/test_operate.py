@@ -21,7 +21,7 @@ from taskflow.cli.problems import report
 from taskflow.cli.render import Progress
 from taskflow.db.migrate import upgrade
 from taskflow.db.session import make_engine
-from taskflow.errors import InfrastructureError
+from taskflow.errors import InfrastructureError, Unauthorized
 from taskflow.settings import Settings, table
 from taskflow.stack.data_dir import DataDir
 from taskflow.stack.keeper import StackEvent
@@ -105,6 +105,27 @@ def test_the_embedded_stack_keeps_one_live_token(database: Path, invoke: Invoke)
         shared = embedded.make_token(settings, shared=True)
         embedded.make_token(settings, shared=False)
         assert app.service.accounts.authenticate(shared, "api")
+    finally:
+        app.close()
+
+
+def test_a_browser_stays_signed_in_over_a_start_of_the_embedded_stack(database: Path, invoke: Invoke) -> None:
+    """It goes on with the new token. One that is signed in with a token that a person revokes does not."""
+    mine = json.loads(invoke("token", "create", "--name", "mine", "--json").stdout)
+    settings = Settings(data_dir=str(database.parent), redis_url="redis://127.0.0.1:1/0")
+    first = embedded.make_token(settings, shared=False)
+    app = bootstrap(settings)
+    try:
+        browsers = app.service.browsers
+        signed_in, other = (browsers.sign_in(token, "test") for token in (first, mine["token"]))
+        for _ in range(2):
+            last = embedded.make_token(settings, shared=False)
+            caller = browsers.authenticate(signed_in.secret).caller
+            assert caller.token_id == app.service.accounts.authenticate(last, "api").token_id
+        assert browsers.authenticate(other.secret).caller.token_id == mine["id"]
+        app.service.accounts.revoke_token(mine["id"])
+        with pytest.raises(Unauthorized):
+            browsers.authenticate(other.secret)
     finally:
         app.close()
 
