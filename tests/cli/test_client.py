@@ -107,6 +107,17 @@ def test_what_is_no_taskflow_is_not_taken_for_one(
     assert advice in done.stderr and "taskflow token" not in done.stderr
 
 
+def test_what_a_server_says_of_an_error_can_not_steer_the_terminal(connected: FakeServer, invoke: Invoke) -> None:
+    """Its words may be those of a provider, a repository or whoever listens there."""
+    words = "no\x1b[2J such\x1b]0;title\x07 thing\nsecond line"
+    said = error("refused", words, advice="\x1b[1mdo")
+    said["error"]["fields"] = {"title": "\x1b[31mred"}
+    connected.refuse[("GET", "/task-1")] = (409, said)
+    done = invoke("show", "task-1")
+    assert "no such thing\nsecond line\n  do\n  --title: red\n" in done.stderr
+    assert not set(done.stderr) & {"\x1b", "\x07"}
+
+
 def test_a_name_that_no_host_has_is_said(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not that nobody listens."""
     monkeypatch.setattr(client, "PATIENCE_S", 0.0)
