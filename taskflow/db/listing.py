@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy import Boolean, ColumnElement, Connection, Row, and_, func, or_, select, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
-from taskflow.db.models import ErrorRow, Event, Run, Task
+from taskflow.db.models import ErrorRow, Event, Node, Run, Task
+from taskflow.db.own_models import OwnRun
 from taskflow.db.session import UNICODE_LOWER
 
 #: What a page of runs shows: not the results of their steps, which may be long.
@@ -151,11 +152,22 @@ def list_errors(
     code: str | None = None,
     before: int | None = None,
 ) -> Sequence[Row[Any]]:
-    """Failed attempts, newest first, each with its run and task; ``before``: the id of the last row seen."""
+    """Failed attempts, newest first, each with its run and what that was of; ``before``: the id of the last row seen."""
     statement = (
-        select(ErrorRow.__table__, Run.subject_kind, Run.subject_id, Run.number, Run.pipeline, Task.title)
+        select(
+            ErrorRow.__table__,
+            Run.subject_kind,
+            Run.subject_id,
+            Run.number,
+            Run.pipeline,
+            Task.title,
+            Node.name.label("node_name"),
+            OwnRun.subject,
+        )
         .outerjoin(Run, Run.id == ErrorRow.run_id)
         .outerjoin(Task, and_(Run.subject_kind == "task", Task.id == Run.subject_id))
+        .outerjoin(Node, and_(Run.subject_kind == "node", Node.id == Run.subject_id))
+        .outerjoin(OwnRun, OwnRun.run_id == ErrorRow.run_id)
         .where(ErrorRow.owner_id == owner_id)
         .order_by(ErrorRow.id.desc())
         .limit(limit)

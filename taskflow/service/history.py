@@ -102,10 +102,11 @@ def run_view(row: Row[Any], left: Iterable[Row[Any]]) -> dict[str, Any]:
 def error_view(row: Row[Any]) -> dict[str, Any]:
     """A failed attempt. What a step put into the error's detail, which may be our own traceback, is for the log."""
     return {
+        "id": str(row.id),
         "subject_kind": row.subject_kind,
         "subject_id": row.subject_id,
         "task_id": row.subject_id if row.subject_kind == "task" else None,
-        "title": row.title,
+        "title": row.title or row.node_name or row.subject,
         "pipeline": row.pipeline,
         "run_id": row.run_id,
         "run_number": row.number,

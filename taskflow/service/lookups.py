@@ -20,6 +20,7 @@ from taskflow.settings import Settings, table
 RUNS_MAX = 50
 _OF_RUN = (
     "id", "number", "step", "created_at", "finished_at", "deadline_at", "awaiting", "error", "cancel_reason",
+    "cancel_requested_by",
 )  # fmt: skip
 
 
@@ -61,6 +62,7 @@ class Lookups:
                 "created_at": isoformat(row.created_at), "finished_at": isoformat(row.finished_at),
                 "deadline_at": isoformat(row.deadline_at) if row.finished_at is None else None,
                 "awaiting": row.awaiting, "error": row.error, "cancel_reason": row.cancel_reason,
+                "cancel_requested_by": row.cancel_requested_by,
                 "session_started_at": isoformat(row.session_started_at),
                 "session_ended_at": isoformat(row.session_ended_at),
                 "exit_code": (row.session_outcome or {}).get("exit_code"), "log_bytes": row.log_bytes,
@@ -127,4 +129,5 @@ class Lookups:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    # Not 2.592e+06: nobody reads that as thirty days.
+    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

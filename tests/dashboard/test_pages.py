@@ -311,6 +311,59 @@ def test_the_settings_show_no_secret_and_where_each_came_from(world: World, see:
     assert rows["TASKFLOW_DATABASE_URL"]["value"] == "not set"
 
 
+def test_a_setting_is_a_number_that_people_read(see: See) -> None:
+    """Thirty days are no 2.592e+06 seconds."""
+    page = see("/settings")
+    assert "2592000 s" in page.text and "e+0" not in page.text
+
+
+def test_a_form_that_its_script_did_not_reach_is_not_sent(see: See) -> None:
+    """A browser would put all its fields, secrets too, into an address. The script is what lets its buttons work."""
+    page = see("/tasks/new")
+    (form,) = [found for found in page.all("form") if "data-submit" in found]
+    buttons = page.all("button", name="start")
+    assert form["method"] == "post" and len(buttons) == 2 and all("disabled" in button for button in buttons)
+
+
+def test_a_failed_attempt_leads_to_what_it_was_of(world: World, see: See) -> None:
+    """By the name people know: of a node its own, of a run its pipeline and what it is about."""
+    task = world.submit()
+    place, own = world.place(task), world.start(subject="book 9")
+    node_run = world.row(Node, place.node_id).run_id
+    owner_id = world.row(Task, task["id"]).owner_id
+    rows = [
+        {
+            "owner_id": owner_id,
+            "run_id": run_id,
+            "step": "s",
+            "attempt": 1,
+            "code": "x",
+            "error": {"message": "no"},
+            "at": 1.0,
+        }
+        for run_id in (node_run, own["id"])
+    ]
+    world.database.write(
+        lambda tx: (
+            tx.execute(update(Node).where(Node.id == place.node_id).values(name="build-7")),
+            tx.execute(insert(ErrorRow), rows),
+        )
+    )
+    page = see("/errors")
+    assert page.all("a", href=f"/nodes/{place.node_id}") and page.all("a", href=f"/runs/{own['id']}")
+    assert "build-7" in page.text and "order book 9" in page.text
+
+
+def test_a_cancelled_task_says_why_and_who_asked(world: World, see: See) -> None:
+    """Above everything else, as a failed one says why it failed."""
+    task = world.submit()
+    world.call("POST", f"/api/tasks/{task['id']}/cancel", {"reason": "a better idea"})
+    world.end(task, "cancelled")
+    page = see(f"/tasks/{task['id']}")
+    assert page.headings[1] == ("h2", "Why it was cancelled") and page.problems() == []
+    assert "a better idea" in page.text and "asked for by api:" in page.text
+
+
 def test_a_part_is_the_page_without_what_surrounds_it(see: See, busy: dict[str, str]) -> None:
     """So an update is small, and no cache takes one for the other."""
     for path in _paths(busy):

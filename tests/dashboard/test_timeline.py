@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.support.world import World
 from tests.support.world_fixtures import make_world, migrated_file, world  # noqa: F401  fixtures
-from web.dashboard.drawings import CHART_HEIGHT, diagram, lengths, stacked
+from web.dashboard.drawings import CHART_HEIGHT, diagram, diagrams, lengths, stacked
 from web.dashboard.timeline import BARS_MAX, WIDTH, Timeline, timeline
 
 
@@ -75,6 +75,22 @@ def test_the_bars_of_a_second_run_are_its_own(world: World) -> None:  # noqa: F8
     assert [bar.step for bar in drawn.bars].count("node_selection") == 1
 
 
+def test_a_step_that_a_cancel_came_upon_is_not_done(world: World) -> None:  # noqa: F811
+    """Nor did it fail; the cleanup after it is done."""
+    world.plan.session_s = None
+    task = world.submit()
+    world.at_step(task, "running")
+    world.service.tasks.cancel(world.caller, task["id"], "enough")
+    world.finish(task)
+    drawn = _drawn(world, task)
+    assert (drawn.states["agent_session"], drawn.states["running"], drawn.states["cleanup"]) == (
+        "done",
+        "cancelled",
+        "done",
+    )
+    assert "cancel" in drawn.kinds
+
+
 def test_attempts_are_marks_and_a_long_history_is_cut() -> None:
     """The newest stays are drawn; how many were left out is said."""
     run = {"id": "r", "created_at": "2026-01-01T00:00:00.000Z", "finished_at": None, "step": "a"}
@@ -104,11 +120,22 @@ def test_charts_are_as_high_as_their_highest_bar_and_empty_without_numbers() -> 
 def test_the_diagram_has_every_step_of_the_pipeline_and_its_way(world: World) -> None:  # noqa: F811
     """Those that a release skips are there, and drawn as such."""
     steps = world.service.lookups.steps()
-    drawn = diagram(steps, {"running": "now"})
+    drawn = diagram(steps, {"running": "now"}, 4)
     states = {box.name: box.state for box in drawn.boxes}
     assert len(drawn.boxes) == len(steps) == len(drawn.lines) + 1
     assert (states["running"], states["attachment_transfer"], states["cleanup"]) == ("now", "skipped", "ahead")
     assert all(0 < box.x < drawn.width and 0 < box.y < drawn.height for box in drawn.boxes)
+
+
+def test_the_diagram_fits_a_phone_and_its_states_are_told_without_colours(world: World) -> None:  # noqa: F811
+    """In two columns, with a sign in each box that was entered; a name that is too long for its box is cut."""
+    states = {"a": "done", "b": "failed", "c": "cancelled", "d" * 40: "now"}
+    steps = [{"name": name, "skip": False} for name in (*states, "e")]
+    drawn = diagrams(steps, states)
+    assert len({box.x for box in drawn["narrow"].boxes}) == 2 and drawn["narrow"].width < drawn["wide"].width / 2
+    labels = [box.label for box in drawn["narrow"].boxes]
+    assert len({label[0] for label in labels[:4]}) == 4 and labels[4] == "e"
+    assert labels[0].endswith(" a") and len(labels[3]) < 30
 
 
 def test_the_numbers_of_a_day_count_what_ended_when(world: World) -> None:  # noqa: F811

@@ -52,11 +52,12 @@ def engine_keys() -> list[tuple[str, str, str]]:
 
 
 def tables() -> list[tuple[Table, type]]:
-    """Each table with its class, in the order of the file."""
+    """Each table with its class, in the order of the files, and in each of its lines."""
     mappers: list[Mapper[object]] = [
         mapper for mapper in Base.registry.mappers if mapper.class_.__module__.startswith("taskflow.db.")
     ]
-    mappers.sort(key=lambda mapper: inspect.getsourcelines(mapper.class_)[1])
+    # By their files first: two classes may begin at the same line of two files.
+    mappers.sort(key=lambda mapper: (mapper.class_.__module__, inspect.getsourcelines(mapper.class_)[1]))
     return [(mapper.local_table, mapper.class_) for mapper in mappers if isinstance(mapper.local_table, Table)]
 
 

@@ -182,11 +182,12 @@ def test_failed_attempts_are_listed_with_their_cause(world: World) -> None:
         (other["id"], 1), (one["id"], 2), (one["id"], 1),
     ]  # fmt: skip
     assert found[1] == {
-        "subject_kind": "task", "subject_id": one["id"], "task_id": one["id"], "title": one["title"],
+        "id": found[1]["id"], "subject_kind": "task", "subject_id": one["id"], "task_id": one["id"], "title": one["title"],
         "pipeline": "agent_task", "run_id": one["run_id"],
         "run_number": 1, "step": "workspace_ready", "attempt": 2, "code": "clone", "message": "clone happened",
         "advice": "mend it", "retry_in_s": 2.0, "at": isoformat(world.clock.now()),
     }  # fmt: skip
+    assert len({error["id"] for error in found}) == 3
     of_one = _pages(world, f"/api/tasks/{one['id']}/errors", "errors")
     assert [error["attempt"] for error in of_one[0]] == [2, 1]
     assert _pages(world, "/api/errors", "errors", code="transient") == [[found[0]]]
@@ -196,14 +197,14 @@ def test_failed_attempts_are_listed_with_their_cause(world: World) -> None:
 
 
 def test_failed_attempts_of_own_runs_name_their_pipeline_and_run(world: World) -> None:
-    """What they are about has an id that tells nobody anything."""
+    """The id of what they are about tells nobody anything; its name does."""
     run = world.start(subject="order 7")
     error = {"code": "declined", "message": "no"}
     owner_id = world.service.accounts.authenticate(world.token, "api").owner_id
     values = {"owner_id": owner_id, "run_id": run["id"], "step": "paid", "attempt": 1, "code": "declined", "at": 1.0}
     world.database.write(lambda tx: tx.execute(insert(ErrorRow).values(**values, error=error)))
     ((found,),) = _pages(world, "/api/errors", "errors")
-    assert (found["subject_kind"], found["task_id"], found["title"]) == ("own", None, None)
+    assert (found["subject_kind"], found["task_id"], found["title"]) == ("own", None, "order 7")
     assert (found["pipeline"], found["run_id"], found["run_number"]) == ("order", run["id"], 1)
 
 

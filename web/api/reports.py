@@ -50,10 +50,11 @@ class TaskRunPageSchema(Schema):
 class AttemptErrorSchema(Schema):
     """An attempt of a step that failed."""
 
+    id = _text("its id")
     subject_kind = _text("what was run: task, node, or own (a pipeline of your own); null: it was deleted", none=True)
     subject_id = _text("its id", none=True)
     task_id = _text("the same, if it is a task", none=True)
-    title = _text("the task's title, if it is a task", none=True)
+    title = _text("the task's title, the node's name, or what the run of your own pipeline is about", none=True)
     pipeline = _text("the pipeline of the run; null: it was deleted", none=True)
     run_id = _text("of which run")
     run_number = _count("which run of its subject that was", none=True)

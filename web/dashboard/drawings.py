@@ -9,7 +9,18 @@ from typing import Any
 #: Charts stretch to the width of the page, so their units mean nothing.
 CHART_WIDTH, CHART_HEIGHT = 240, 100
 _STACK = ("completed", "failed", "cancelled")
-_COLUMNS, _BOX_WIDTH, _BOX_HEIGHT, _GAP_X, _GAP_Y = 4, 200, 40, 36, 30
+_BOX_WIDTH, _BOX_HEIGHT, _GAP_X, _GAP_Y = 200, 40, 36, 30
+#: Letters that fit in a box.
+_NAME_MAX = 22
+#: What tells the state of a step to who can't tell the colours.
+_SIGNS = {
+    "done": "\N{CHECK MARK}",
+    "now": "\N{BLACK RIGHT-POINTING TRIANGLE}",
+    "failed": "\N{MULTIPLICATION SIGN}",
+    "cancelled": "\N{EN DASH}",
+}
+#: Boxes side by side where there is room, and on a phone.
+WIDE, NARROW = 4, 2
 
 
 @dataclass(frozen=True)
@@ -25,12 +36,19 @@ class Rect:
 
 @dataclass(frozen=True)
 class Box:
-    """A step in the diagram. ``state``: done, now, failed, skipped or ahead."""
+    """A step in the diagram. ``state``: done, now, failed, cancelled, skipped or ahead."""
 
     name: str
     x: float
     y: float
     state: str
+
+    @property
+    def label(self) -> str:
+        """What is written in the box: a sign of the state, and the name as far as there is room."""
+        words = self.name.replace("_", " ")
+        short = words if len(words) <= _NAME_MAX else words[: _NAME_MAX - 1] + "\N{HORIZONTAL ELLIPSIS}"
+        return f"{_SIGNS.get(self.state, '')} {short}".strip()
 
 
 @dataclass(frozen=True)
@@ -72,11 +90,16 @@ def lengths(hours: Sequence[Mapping[str, Any]]) -> tuple[list[Rect], float]:
     return found, most
 
 
-def diagram(steps: Sequence[Mapping[str, Any]], states: Mapping[str, str]) -> Diagram:
-    """The table of steps in rows; ``states``: step -> done, now or failed, of those that were entered."""
+def diagrams(steps: Sequence[Mapping[str, Any]], states: Mapping[str, str]) -> dict[str, Diagram]:
+    """The table of steps as it is drawn on a wide screen and on a phone; ``states``: see ``diagram``."""
+    return {"wide": diagram(steps, states, WIDE), "narrow": diagram(steps, states, NARROW)}
+
+
+def diagram(steps: Sequence[Mapping[str, Any]], states: Mapping[str, str], columns: int) -> Diagram:
+    """The table of steps in rows; ``states``: step -> done, now, failed or cancelled, of those that were entered."""
     boxes, lines = [], []
     for number, step in enumerate(steps):
-        row, column = divmod(number, _COLUMNS)
+        row, column = divmod(number, columns)
         x, y = column * (_BOX_WIDTH + _GAP_X) + 1, row * (_BOX_HEIGHT + _GAP_Y) + 1
         state = states.get(step["name"], "skipped" if step["skip"] else "ahead")
         boxes.append(Box(step["name"], x, y, state))
@@ -86,10 +109,10 @@ def diagram(steps: Sequence[Mapping[str, Any]], states: Mapping[str, str]) -> Di
         if column:
             lines.append(f"M{x - _GAP_X} {middle:g}H{x - 6}")
         else:  # from the end of the row above, between the rows, to the beginning of this one
-            end = (_COLUMNS - 1) * (_BOX_WIDTH + _GAP_X) + 1 + _BOX_WIDTH / 2
+            end = (columns - 1) * (_BOX_WIDTH + _GAP_X) + 1 + _BOX_WIDTH / 2
             lines.append(f"M{end:g} {y - _GAP_Y}V{y - _GAP_Y / 2:g}H{x + _BOX_WIDTH / 2:g}V{y - 6}")
-    rows = -(-len(steps) // _COLUMNS)
-    width = _COLUMNS * (_BOX_WIDTH + _GAP_X) - _GAP_X + 2
+    rows = -(-len(steps) // columns)
+    width = columns * (_BOX_WIDTH + _GAP_X) - _GAP_X + 2
     height = rows * (_BOX_HEIGHT + _GAP_Y) - _GAP_Y + 2
     return Diagram(width, height, _BOX_WIDTH, _BOX_HEIGHT, tuple(boxes), tuple(lines))
 

@@ -8,7 +8,7 @@ from flask import Response, request
 
 from taskflow.service import RunFilter
 from web.auth import caller
-from web.dashboard.drawings import diagram
+from web.dashboard.drawings import diagrams
 from web.dashboard.frame import Pages, show
 from web.dashboard.histories import EVENTS_SHOWN, history
 from web.dashboard.timeline import WIDTH, timeline
@@ -46,7 +46,7 @@ def see_run(run_id: str) -> Response:
     drawn = timeline(events, found, served.now())
     steps = served.lookups.steps(found["pipeline"])
     return show(
-        "run.html", run=found, drawn=drawn, width=WIDTH, diagram=diagram(steps, drawn.states) if steps else None,
+        "run.html", run=found, drawn=drawn, width=WIDTH, diagrams=diagrams(steps, drawn.states) if steps else None,
         why=served.run_explain.why(who, run_id), events=list(reversed(events[-EVENTS_SHOWN:])),
         events_total=len(events), after=events[-1]["seq"] if events else 0,
     )  # fmt: skip

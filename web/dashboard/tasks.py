@@ -12,7 +12,7 @@ from flask import Response, request
 from taskflow.errors import NotFound, UsageError
 from taskflow.service import TaskFilter
 from web.auth import caller
-from web.dashboard.drawings import diagram
+from web.dashboard.drawings import diagrams
 from web.dashboard.frame import Pages, operators_only, show
 from web.dashboard.histories import EVENTS_SHOWN, history
 from web.dashboard.timeline import WIDTH, timeline
@@ -98,7 +98,7 @@ def see_task(task_id: str) -> Response:
     states = {} if drawn is None else drawn.states
     return show(
         "task.html", task=task, runs=runs, run=run, drawn=drawn, width=WIDTH,
-        diagram=diagram(served.lookups.steps(), states), why=served.explain.why(who, task_id),
+        diagrams=diagrams(served.lookups.steps(), states), why=served.explain.why(who, task_id),
         events=list(reversed(events[-EVENTS_SHOWN:])), events_total=len(events),
         after=events[-1]["seq"] if events else 0, ended=_ENDED, allowed=_allowed(task),
     )  # fmt: skip

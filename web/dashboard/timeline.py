@@ -13,6 +13,8 @@ WIDTH = 1000
 #: A run may come back to a step often; the newest stays are drawn.
 BARS_MAX = 60
 _BAR_MIN = 4.0
+#: The code of the error with which a cancel leads from a step to cleanup, where it carries one.
+_CANCELLED = "cancelled"
 _MARKS = {"signal_recorded": "signal", "cancel_requested": "cancel", "late_result": "late"}
 
 
@@ -28,7 +30,7 @@ class Mark:
 
 @dataclass
 class Bar:
-    """A stay in a step. ``state``: done, failed or now."""
+    """A stay in a step. ``state``: done, failed, cancelled or now."""
 
     step: str
     began: float
@@ -59,6 +61,11 @@ class Timeline:
     left_out: int
 
     @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of marks that are in the bars."""
+        return frozenset(mark.kind for bar in self.bars for mark in bar.marks)
+
+    @property
     def states(self) -> dict[str, str]:
         """Each step that was entered, and how its last stay went."""
         return {bar.step: bar.state for bar in self.bars}
@@ -87,9 +94,11 @@ def _bars(events: Sequence[Mapping[str, Any]], run: Mapping[str, Any], began: fl
     for event in events:
         at, data = epoch(event["at"]), event["data"]
         if event["kind"] in ("step_entered", "run_finished"):
-            error = (data.get("error") or {}).get("message")
+            error, code = ((data.get("error") or {}).get(name) for name in ("message", "code"))
             # What led to cleanup is the error of the step that was left, not of cleanup.
-            state = "failed" if error and event["kind"] == "step_entered" else "done"
+            state = "done"
+            if event["kind"] == "step_entered" and (error or any(mark.kind == "cancel" for mark in marks)):
+                state = "cancelled" if code in (None, _CANCELLED) else "failed"
             bars.append(Bar(data["from"], at - data["duration_s"], at, state, marks, error))
             marks, began = [], at
             step = event["step"] if event["kind"] == "step_entered" else None

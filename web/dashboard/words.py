@@ -20,6 +20,9 @@ _GROUPS = {
 }  # fmt: skip
 
 
+_SHELLS = (("sh", "-c"), ("bash", "-c"))
+
+
 def epoch(text: str) -> float:
     """An ISO 8601 time of ours in seconds."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
@@ -71,7 +74,9 @@ def sentence(text: str) -> str:
 
 
 def shell(arguments: Sequence[str] | None) -> str:
-    """A command as one would type it."""
+    """A command as one would type it; what was given to a shell as it was given."""
+    if arguments and len(arguments) == 3 and tuple(arguments[:2]) in _SHELLS:
+        return arguments[2].strip()
     return shlex.join(arguments or ())
 
 
@@ -84,8 +89,16 @@ def money(amount: float | None) -> str:
 
 def compact(data: Mapping[str, Any]) -> str:
     """What an event says, in one line."""
-    said = [f"{name}: {_text(value)}" for name, value in data.items() if value not in (None, "", [], {})]
-    return ", ".join(said)
+    return ", ".join(_said(data))
+
+
+def lines(data: Mapping[str, Any]) -> str:
+    """The same, each in a line of its own."""
+    return "\n".join(_said(data))
+
+
+def _said(data: Mapping[str, Any]) -> list[str]:
+    return [f"{name}: {_text(value)}" for name, value in data.items() if value not in (None, "", [], {})]
 
 
 def _text(value: Any) -> str:
@@ -94,5 +107,5 @@ def _text(value: Any) -> str:
 
 FILTERS: dict[str, Callable[..., str]] = {
     "duration": duration, "between": between, "moment": moment, "group": group, "words": words, "sentence": sentence,
-    "shell": shell, "money": money, "compact": compact,
+    "shell": shell, "money": money, "compact": compact, "lines": lines,
 }  # fmt: skip

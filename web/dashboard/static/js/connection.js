@@ -19,7 +19,12 @@ export function connectionFound(stream) {
   if (!isOut) say("", false);
 }
 
+export function isSignedOut() {
+  return isOut;
+}
+
 export function signedOut() {
+  if (isOut) return;
   isOut = true;
   const banner = say("You are signed out. ", true);
   const link = document.createElement("a");

@@ -8,15 +8,26 @@ const READ = {
   pairs: (value) => {
     const lines = value.split("\n").filter((line) => line.trim());
     if (!lines.length) return undefined;
-    return Object.fromEntries(lines.map((line) => [line.split("=", 1)[0].trim(), line.slice(line.indexOf("=") + 1)]));
+    const found = new Map();
+    for (const line of lines) {
+      const name = line.split("=", 1)[0].trim();
+      // The line itself may be a secret: it is not said again.
+      if (!name || !line.includes("=")) throw new Unreadable(`line ${lines.indexOf(line) + 1} is not written as name=value`);
+      if (found.has(name)) throw new Unreadable(`${name} is there twice`);
+      found.set(name, line.slice(line.indexOf("=") + 1));
+    }
+    return Object.fromEntries(found);
   },
 };
+
+class Unreadable extends Error {}
 
 export function startForms() {
   for (const form of document.querySelectorAll("form[data-submit]")) {
     // One key for this form: to send it twice makes one task.
     const key = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
     let sent = 0;
+    for (const button of form.querySelectorAll("button")) button.disabled = false;
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       submit(form, event.submitter, `${key}-${sent}`).then((refused) => (sent += refused ? 1 : 0));
@@ -26,10 +37,14 @@ export function startForms() {
 
 async function submit(form, button, key) {
   const buttons = [...form.querySelectorAll("button")];
+  const { body, wrong } = read(form);
+  if (Object.keys(wrong).length) {
+    tell(form, wrong, "This can't be sent as it is");
+    return false;
+  }
   for (const one of buttons) one.disabled = true;
   tell(form, {});
   try {
-    const body = read(form);
     body.start = button?.value !== "false";
     const made = await post(form.dataset.submit, body, { "Idempotency-Key": key });
     location.assign(`/tasks/${encodeURIComponent(made.id)}`);
@@ -37,17 +52,25 @@ async function submit(form, button, key) {
   } catch (error) {
     tell(form, error.fields ?? {}, error.message);
     for (const one of buttons) one.disabled = false;
-    return error.status !== 0;
+    // Where nobody knows what became of it, to send it again must not make a second task.
+    return error.status !== 0 && error.status < 500;
   }
 }
 
+// The body of the request, and of each field that can't be read what is wrong with it.
 function read(form) {
-  const body = {};
+  const [body, wrong] = [{}, {}];
   for (const field of form.querySelectorAll("[data-kind]")) {
-    const value = field.dataset.kind === "flag" ? field.checked : READ[field.dataset.kind](field.value);
-    if (value !== undefined) body[field.name] = value;
+    try {
+      if (field.validity.badInput) throw new Unreadable("must be a number");
+      const value = field.dataset.kind === "flag" ? field.checked : READ[field.dataset.kind](field.value);
+      if (value !== undefined) body[field.name] = value;
+    } catch (error) {
+      if (!(error instanceof Unreadable)) throw error;
+      wrong[field.name] = error.message;
+    }
   }
-  return body;
+  return { body, wrong };
 }
 
 function tell(form, fields, message = "") {

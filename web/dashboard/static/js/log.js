@@ -29,6 +29,7 @@ class Log {
     this.waiting = "";
     this.raw = [];
     this.tail = null;
+    this.top = 0;
     this.search = new Search(section, this.lines, () => (this.following.checked = false));
     this.listen();
     this.say("waiting for output");
@@ -44,9 +45,12 @@ class Log {
 
   listen() {
     const wrap = this.section.querySelector("[data-log-wrap]");
-    wrap.addEventListener("change", () => this.lines.classList.toggle("wrap", wrap.checked));
+    wrap.addEventListener("change", () => {
+      this.lines.classList.toggle("wrap", wrap.checked);
+      this.toEnd();
+    });
     this.following.addEventListener("change", () => this.toEnd());
-    this.lines.addEventListener("wheel", () => this.atEnd() || (this.following.checked = false), { passive: true });
+    this.lines.addEventListener("scroll", () => this.scrolled(), { passive: true });
     this.section.querySelector("[data-log-save]").addEventListener("click", () => this.save());
   }
 
@@ -87,6 +91,13 @@ class Log {
 
   toEnd() {
     if (this.following.checked) this.lines.scrollTop = this.lines.scrollHeight;
+  }
+
+  // Upwards is a reader's: by wheel, finger, key or bar. New lines and a new width only lead downwards.
+  scrolled() {
+    const top = this.lines.scrollTop;
+    if (top < this.top && !this.atEnd()) this.following.checked = false;
+    this.top = top;
   }
 
   atEnd() {

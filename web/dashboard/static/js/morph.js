@@ -8,7 +8,12 @@ export function morph(old, fresh) {
   }
   if (old.hasAttribute("data-keep")) return;
   morphAttributes(old, fresh);
-  morphChildren(old, fresh);
+  if (timeOf(old) === null || timeOf(old) !== timeOf(fresh)) morphChildren(old, fresh);
+}
+
+// A time's text is ours, in the reader's words, as long as it is the same time.
+function timeOf(element) {
+  return element.getAttribute("datetime") ?? element.getAttribute("data-since");
 }
 
 function morphAttributes(old, fresh) {
@@ -16,7 +21,7 @@ function morphAttributes(old, fresh) {
     if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
   for (const { name } of [...old.attributes]) {
-    const kept = name === "title" || (name === "open" && old.hasAttribute("data-keep-open"));
+    const kept = (name === "title" && timeOf(old) !== null) || (name === "open" && old.hasAttribute("data-keep-open"));
     if (!fresh.hasAttribute(name) && !kept) old.removeAttribute(name);
   }
 }
@@ -27,24 +32,34 @@ function morphChildren(old, fresh) {
     const key = keyOf(child);
     if (key !== null) keyed.set(key, child);
   }
+  const awaited = new Set([...fresh.children].map(keyOf));
   let place = old.firstChild;
   for (const wanted of [...fresh.childNodes]) {
     const key = keyOf(wanted);
     const found = key !== null ? keyed.get(key) : sameKind(place, wanted) ? place : null;
     if (found) {
       keyed.delete(key);
+      // What is moved forgets its focus and where it was scrolled: rather what stands before it goes, if it goes anyway.
+      while (place && found !== place && !awaited.has(keyOf(place) ?? undefined)) place = removed(place);
       if (found === place) place = place.nextSibling;
-      else old.insertBefore(found, place);
+      else move(old, found, place);
       morph(found, wanted);
     } else {
       old.insertBefore(document.importNode(wanted, true), place);
     }
   }
-  while (place) {
-    const next = place.nextSibling;
-    place.remove();
-    place = next;
-  }
+  while (place) place = removed(place);
+}
+
+function removed(node) {
+  const next = node.nextSibling;
+  node.remove();
+  return next;
+}
+
+function move(parent, node, place) {
+  if (parent.moveBefore) parent.moveBefore(node, place);
+  else parent.insertBefore(node, place);
 }
 
 function keyOf(node) {

@@ -68,7 +68,7 @@ class Stream {
     this.abort = new AbortController();
     const headers = { Accept: "text/event-stream" };
     if (this.last !== null) headers["Last-Event-ID"] = this.last;
-    const answer = await fetch(this.address, { headers, signal: this.abort.signal, cache: "no-store" });
+    const answer = await this.inTime(fetch(this.address, { headers, signal: this.abort.signal, cache: "no-store" }));
     const isOut = answer.status === 401 || answer.redirected;
     if (isOut) signedOut();
     if (isOut || answer.status === 403 || answer.status === 404) return "over";
@@ -85,14 +85,18 @@ class Stream {
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     for (;;) {
-      const silence = setTimeout(() => this.abort.abort(), SILENCE_MAX_MS);
-      const { value, done } = await reader.read().finally(() => clearTimeout(silence));
+      const { value, done } = await this.inTime(reader.read());
       if (done) return "broken";
       text += value;
       const frames = text.split("\n\n");
       text = frames.pop();
       for (const frame of frames) if (this.take(frame) === false) return "over";
     }
+  }
+
+  inTime(promise) {
+    const silence = setTimeout(() => this.abort.abort(), SILENCE_MAX_MS);
+    return promise.finally(() => clearTimeout(silence));
   }
 
   take(frame) {

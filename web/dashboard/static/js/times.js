@@ -1,5 +1,6 @@
 // Times in the reader's words, and waits that count down. The server's clock counts, not this machine's.
 let offsetMs = 0;
+const titled = new WeakMap();
 
 export function setServerTime(root) {
   const said = Number(root.querySelector('meta[name="server-now"]')?.content);
@@ -35,7 +36,9 @@ function at(element) {
 
 function tell(element, text) {
   if (element.textContent !== text) element.textContent = text;
-  if (!element.title) element.title = new Date(at(element)).toLocaleString();
+  if (titled.get(element) === element.dateTime) return;
+  titled.set(element, element.dateTime);
+  element.title = new Date(at(element)).toLocaleString();
 }
 
 function ago(ms) {
@@ -51,5 +54,5 @@ export function length(ms) {
   const minutes = Math.floor(seconds / 60);
   if (minutes < 60) return minutes < 10 ? `${minutes} min ${seconds % 60} s` : `${minutes} min`;
   const hours = Math.floor(minutes / 60);
-  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} days`;
+  return hours < 48 ? (minutes % 60 ? `${hours} h ${minutes % 60} min` : `${hours} h`) : `${Math.floor(hours / 24)} days`;
 }
