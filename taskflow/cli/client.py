@@ -15,7 +15,7 @@ import requests
 from requests.auth import AuthBase
 from urllib3.exceptions import NameResolutionError, NewConnectionError
 
-from taskflow.cli.problems import FAILED, NOT_FOUND, USAGE, CommandError, NoServer
+from taskflow.cli.problems import FAILED, NO_SERVER, NOT_FOUND, USAGE, CommandError, NoServer
 from taskflow.clock import Clock, SystemClock
 
 CONNECT_TIMEOUT_S = 3.0
@@ -317,7 +317,8 @@ def _checked(what: str, where: str, answer: requests.Response) -> dict[str, Any]
         "advice": said.get("advice") or _advice(status, said.get("request_id")), "detail": said.get("detail"),
     }  # fmt: skip
     if status in _AWAY:
-        raise NoServer(what, why, **kwargs)
+        # A limit is asked again too, but it is the server that says so.
+        raise NoServer(what, why, exit_code=FAILED if status == 429 else NO_SERVER, **kwargs)
     raise CommandError(what, why, exit_code=_EXIT_OF_STATUS.get(status, FAILED), **kwargs)
 
 

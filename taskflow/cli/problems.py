@@ -45,6 +45,15 @@ OPTION_OF_FIELD = {
     "status": "--status",
     "limit": "--limit",
     "reason": "--reason",
+    "expires_s": "--expires",
+    "month": "--month",
+    "nodes_max": "--nodes",
+    "running_tasks_max": "--running-tasks",
+    "node_workspaces_max": "--node-workspaces",
+    "vcpu_hours_max": "--vcpu-hours",
+    "budget": "--budget",
+    "node_loss_reruns": "--node-loss-reruns",
+    "project": "--project",
 }
 
 
@@ -70,12 +79,12 @@ class CommandError(TaskflowError):
 
 
 class NoServer(CommandError):
-    """Nobody answers."""
+    """Nobody answers, or somebody who says that it is not the time: whoever waits may ask again."""
 
     code = "no_server"
 
-    def __init__(self, what: str, why: str, **kwargs: Any) -> None:
-        super().__init__(what, why, exit_code=NO_SERVER, **kwargs)
+    def __init__(self, what: str, why: str, *, exit_code: int = NO_SERVER, **kwargs: Any) -> None:
+        super().__init__(what, why, exit_code=exit_code, **kwargs)
 
 
 def no_stack(data_dir: object) -> NoServer:

@@ -79,6 +79,15 @@ def test_a_busy_server_is_asked_again(server: FakeServer, api: Api) -> None:
     assert (caught.value.exit_code, caught.value.advice) == (3, "wait")
 
 
+def test_a_limit_is_asked_again_and_is_no_missing_server(server: FakeServer, api: Api) -> None:
+    """429: whoever has too much already reads that, and a script does not look for a server that runs."""
+    server.refuse[("GET", "/task-1")] = (429, error("too_many_tasks", "your owner has 5000 open tasks"))
+    with pytest.raises(NoServer, match="5000 open tasks") as caught:
+        api.task("task-1")
+    assert len(server.requests) > 3
+    assert caught.value.exit_code == 1
+
+
 def test_answers_that_are_not_of_taskflow_are_reported(server: FakeServer, api: Api) -> None:
     """A redirect is not followed (it would carry the token elsewhere), and says so."""
     server.refuse[("GET", "/task-1")] = (302, {})
