@@ -170,7 +170,7 @@ def logs(task_id: str, follow: bool, as_json: bool) -> int:
             out.write(base64.b64decode(chunk["data"]))
             out.flush()
 
-    write_log(api, task_id, write, follow=follow)
+    write_log(api, task_id, write, follow=follow, say=lambda text: click.echo(text, err=True))
     return OK
 
 
