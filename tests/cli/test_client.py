@@ -167,6 +167,13 @@ def test_an_unknown_id_is_exit_code_4(connected: FakeServer, invoke: Invoke) -> 
         assert len(done.stderr.splitlines()) == 1  # its field has nothing to add
 
 
+def test_a_run_has_no_output(connected: FakeServer, invoke: Invoke) -> None:
+    """Said before anybody is asked: its address would be one that there is not."""
+    done = invoke("logs", "run-1")
+    assert (done.exit_code, "has no output" in done.stderr) == (2, True)
+    assert connected.requests == []
+
+
 def test_a_wrong_token_is_explained(connected: FakeServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """401 says which variable to set and does not repeat the token."""
     monkeypatch.setenv("TASKFLOW_TOKEN", "tf_wrong-token")

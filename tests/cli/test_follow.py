@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from taskflow.cli import follow
+from taskflow.cli import follow, runs
 from taskflow.cli.client import Api, Target
 from taskflow.cli.follow import Follower, write_log
 from taskflow.cli.problems import NoServer
@@ -125,6 +125,25 @@ def test_the_output_alone_is_followed_over_a_restart_too(server: FakeServer) -> 
     server.stop()
     with pytest.raises(NoServer):
         write_log(api, "task-1", take, follow=False, say=said.append, sleep=script, clock=script.clock)
+
+
+def test_a_run_is_followed_over_a_restart_too(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a task is."""
+    acts = [lambda: None, server.stop, *[lambda: None] * 4, server.start, lambda: server.end("completed")]
+
+    class Clock(ManualClock):
+        def sleep(self, seconds: float) -> None:  # virtual
+            self.advance(1.0)
+            acts.pop(0)()
+
+    clock = Clock()
+    run = {"id": "run-1", "status": "running", "finished": False, "step": "pay"}
+    server.task.update(run)
+    api = Api(Target(server.url, server.token), clock=clock, patience_s=0.0)
+    assert runs.show(api, run, follow=True, as_json=True, clock=clock) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["status"] == "completed"
+    assert "answers again" in said.err
 
 
 def test_an_event_whose_answer_broke_off_is_shown_once(server: FakeServer) -> None:
