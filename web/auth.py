@@ -208,6 +208,8 @@ def _outsider() -> Caller:
     token = None
     if authorization is not None:
         token = authorization.token if authorization.type == "bearer" else authorization.get("password")
+    if token:
+        _limit().count(token)
     return service().runs.caller_of_callback(token, named["run_id"], named["name"])
 
 

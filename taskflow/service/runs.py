@@ -23,9 +23,19 @@ from taskflow.engine.control import Control
 from taskflow.engine.meter import SILENT, Meter
 from taskflow.engine.pipeline import INPUT, Pipeline
 from taskflow.engine.store import RunRow
-from taskflow.errors import Conflict, Forbidden, Gone, InvalidInput, NotFound, TooMany, Unauthorized, UsageError
+from taskflow.errors import (
+    Conflict,
+    Forbidden,
+    Gone,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    TooMany,
+    Unauthorized,
+    UsageError,
+)
 from taskflow.ids import RunId, new_run_id
-from taskflow.pipelines.registry import SHIPPED
+from taskflow.pipelines.registry import SHIPPED, SIGNAL
 from taskflow.pipelines.tools import Tools
 from taskflow.service.accounts import Caller
 from taskflow.service.admission import RETRY_AFTER_S, Admission
@@ -41,7 +51,6 @@ EVENTS_MAX = 1000
 #: How long a callback's token is good when nobody says it, and at most.
 CALLBACK_S, CALLBACK_MAX_S = 86_400.0, 366 * 86_400.0
 _MESSAGE_ID_MAX = 128
-_SIGNAL = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _RUN_ID = re.compile(r"run-[0-9a-z]{1,60}")
 
 
@@ -93,14 +102,11 @@ class Runs:
         said = {"pipeline": pipeline, "subject": subject, "input": dict(given or {})}
         key = None if idempotency_key is None else (idempotency_key, self._vault.fingerprint(said))
 
-        def work(tx: Connection) -> tuple[Row[Any], bool]:
-            known = self._known(tx, caller, key)
-            if known is not None:
-                return known, False
+        def make(tx: Connection) -> Row[Any]:
             self._admission.admit(tx, caller.owner_id)
-            return self._insert(tx, caller, table, loaded, subject, key), True
+            return self._insert(tx, caller, table, loaded, subject, key)
 
-        return self._begin(work)
+        return self._begin(lambda tx: self._once(tx, caller, key, make))
 
     def rerun(self, caller: Caller, run_id: str, *, idempotency_key: str | None = None) -> tuple[dict[str, Any], bool]:
         """Start a failed or cancelled run again with the same input, as the next run of its subject: (run, made).
@@ -109,11 +115,8 @@ class Runs:
         """
         key = None if idempotency_key is None else (idempotency_key, self._vault.fingerprint({"rerun": run_id}))
 
-        def work(tx: Connection) -> tuple[Row[Any], bool]:
+        def make(tx: Connection) -> Row[Any]:
             run = self._get(tx, caller, run_id)
-            known = self._known(tx, caller, key)
-            if known is not None:
-                return known, False
             if run.finished_at is None or run.error is None:
                 state = "has not ended" if run.finished_at is None else "is completed"
                 raise Conflict(f"run {run_id} {state}; a failed or cancelled one is run again", code="not_failed")
@@ -121,9 +124,28 @@ class Runs:
             table = self._table(run.pipeline)
             # What it was given fitted the schema of then; the steps of now may want another.
             loaded = run.results.get(INPUT, {})
-            return self._insert(tx, caller, table, loaded, run.subject, key, of_subject=run.subject_id), True
+            return self._insert(tx, caller, table, loaded, run.subject, key, of_subject=run.subject_id)
+
+        def work(tx: Connection) -> tuple[Row[Any], bool]:
+            self._get(tx, caller, run_id)  # what is not the caller's is not found, whatever the key
+            return self._once(tx, caller, key, make)
 
         return self._begin(work)
+
+    def _once(
+        self, tx: Connection, caller: Caller, key: tuple[str, str] | None, make: Callable[[Connection], Row[Any]]
+    ) -> tuple[Row[Any], bool]:
+        """The run that the key made and False, else what ``make`` makes and True."""
+        known = self._known(tx, caller, key)
+        if known is None:
+            try:
+                return make(tx), True
+            except (Conflict, TooMany, Overloaded):
+                # What stands in the way may be what a twin with the same key made since the look.
+                known = self._known(tx, caller, key)
+                if known is None:
+                    raise
+        return known, False
 
     def _begin(self, work: Callable[[Connection], tuple[Row[Any], bool]]) -> tuple[dict[str, Any], bool]:
         began = time.perf_counter()
@@ -274,7 +296,7 @@ class Runs:
 
     def _check_name(self, run: Row[Any], name: str) -> None:
         table = self._pipelines.get(run.pipeline)
-        if not _SIGNAL.fullmatch(name):
+        if not SIGNAL.fullmatch(name):
             raise InvalidInput(
                 "the signal has no name that can be one", fields={"name": "letters, digits, '_', '.', '-'"}
             )

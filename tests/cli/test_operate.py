@@ -60,6 +60,21 @@ def test_a_token_is_made_listed_and_revoked(database: Path, invoke: Invoke) -> N
     assert invoke("token", "revoke", rows[0]["id"]).exit_code == 4
 
 
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(
+    ("argv", "option"),
+    [(("token", "create", "--name", "x", "--expires", "nan"), "--expires"),
+     (("token", "create", "--name", "x", "--expires", "-5"), "--expires"),
+     (("token", "create", "--name", "x", "--expires", "inf"), "--expires")],
+)  # fmt: skip
+def test_a_number_that_is_none_is_refused_with_its_option(invoke: Invoke, argv: tuple[str, ...], option: str) -> None:
+    """What the library says of it would help nobody; nothing was made."""
+    done = invoke(*argv)
+    assert done.exit_code == 2, done.stderr
+    assert option in done.stderr
+    assert invoke("token", "list").stdout == "no tokens\n"
+
+
 def test_resharding_makes_another_number_acceptable(
     database: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 
 import pytest
+from werkzeug.test import TestResponse
 
 from taskflow.db.models import Run
-from tests.web.world import World
+from tests.web.world import ORDER, World
+from web.limits import RequestLimit
 
 
 def test_a_run_is_started_shown_and_listed(world: World) -> None:
@@ -86,6 +89,24 @@ def test_a_token_of_a_callback_opens_nothing_else(world: World) -> None:
     assert world.call("POST", "/callbacks/runs/run-%00/signals/paid", {}, token=token).status_code == 401
 
 
+def test_who_signals_too_often_is_refused_before_anything_is_looked_up(world: World) -> None:
+    """Whoever was given a token, or made one up, is told when to come again; another token is not held up."""
+    run = world.start()
+    tokens = {
+        name: world.call("POST", f"/api/runs/{run['id']}/callbacks", {"signal": name}).get_json()["token"]
+        for name in ("paid", "note")
+    }
+    world.client.application.extensions["taskflow.limit"] = RequestLimit(0.1)  # one in ten seconds
+
+    def send(name: str, token: str) -> TestResponse:
+        return world.call("POST", f"/callbacks/runs/{run['id']}/signals/{name}", {}, token=token)
+
+    assert [send("paid", tokens["paid"]).status_code for _ in range(2)] == [200, 429]
+    assert [send("paid", "tf_made-up").status_code for _ in range(2)] == [401, 429]
+    assert send("note", tokens["note"]).status_code == 200
+    assert int(send("note", tokens["note"]).headers["Retry-After"]) >= 1
+
+
 def test_an_ended_run_takes_no_signal_and_gives_no_callback(world: World) -> None:
     """410, so that the sender stops."""
     run = world.start()
@@ -100,6 +121,19 @@ def test_an_ended_run_takes_no_signal_and_gives_no_callback(world: World) -> Non
     )
     assert (again.status_code, again.get_json()["number"]) == (202, 2)
     assert (repeated.get_json(), repeated.headers["Idempotent-Replayed"]) == (again.get_json(), "true")
+
+
+@pytest.mark.parametrize("name", ["cancel", "rerun", "signals"])
+def test_a_signal_may_be_called_like_anything_else(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also like what is asked of several tasks at once, which no task's id may be."""
+    any_signal = dataclasses.replace(ORDER, signals=frozenset())
+    monkeypatch.setitem(world.service.runs._pipelines, "order", any_signal)  # type: ignore[index]
+    run = world.start()
+    given = world.call("POST", f"/api/runs/{run['id']}/callbacks", {"signal": name}).get_json()
+    assert world.call("POST", f"/api/runs/{run['id']}/signals/{name}", {}).get_json() == {"recorded": True}
+    path = f"/callbacks/runs/{run['id']}/signals/{name}"
+    assert world.call("POST", path, {}, token=given["token"]).get_json() == {"recorded": False}
+    assert world.call("GET", f"/api/tasks/{name}").status_code == (405 if name != "signals" else 404)
 
 
 def test_a_signal_with_a_key_is_one_of_several(world: World) -> None:
