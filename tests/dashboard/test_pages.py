@@ -366,6 +366,19 @@ def test_a_failed_attempt_leads_to_what_it_was_of(world: World, see: See) -> Non
     assert "build-7" in page.text and "order book 9" in page.text
 
 
+def test_what_fails_again_and_again_hides_nothing_else(world: World, see: See) -> None:
+    """It is one line, with how many more there are."""
+    rare, often = world.submit(title="fails once"), world.submit(title="fails always")
+    owner_id = world.row(Task, rare["id"]).owner_id
+    common = {"owner_id": owner_id, "step": "s", "code": "x", "error": {"message": "no"}, "at": 1.0}
+    rows = [{**common, "run_id": rare["run_id"], "attempt": 1}]
+    rows += [{**common, "run_id": often["run_id"], "attempt": number} for number in range(1, 101)]
+    world.database.write(lambda tx: tx.execute(insert(ErrorRow), rows))
+    page = see("/errors")
+    (link,) = page.all("a", href=f"/tasks/{often['id']}")
+    assert link and page.all("a", href=f"/tasks/{rare['id']}") and "and 99 more like it lately" in page.text
+
+
 def test_of_a_long_history_the_newest_is_shown_and_followed(world: World, see: See) -> None:
     """Of a task, a node and a run: not the first thousand, after which a page would never be done."""
     task = world.submit()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Response, request
@@ -12,6 +14,8 @@ from web.dashboard.frame import Pages, admins_only, operators_only, show
 from web.door import service
 
 _ROWS = 50
+#: What fails again and again, as a node that can't be given back, must not hide what else failed.
+_ATTEMPTS_READ = 200
 
 pages = Pages("operations")
 
@@ -24,8 +28,17 @@ def see_errors() -> Response:
     failed, cursor = served.tasks.list(who, wanted=TaskFilter(statuses=("failed",)), limit=_ROWS)
     return show(
         "errors.html", after=after, failed=failed, more=cursor is not None,
-        attempts=served.history.errors(who, limit=_ROWS)[0],
+        attempts=_alike(served.history.errors(who, limit=_ATTEMPTS_READ)[0]),
     )  # fmt: skip
+
+
+def _alike(attempts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of the attempts of one run that failed at one step with one code the newest; ``more``: how many others there are."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for one in attempts:
+        newest = found.setdefault((one["run_id"], one["step"], one["code"]), {**one, "more": -1})
+        newest["more"] += 1
+    return list(found.values())[:_ROWS]
 
 
 @pages.add("/sweeps")
