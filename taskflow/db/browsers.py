@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, or_, select, update
 
 from taskflow.db.account_models import BrowserSession, SignInCode
-from taskflow.db.models import Token
+from taskflow.db.models import Owner, Token
 
+_WHOM: tuple[Any, ...] = (Owner.name.label("owner"), Token.name, Token.role)
 _SIGNED_IN = (
     select(
         BrowserSession.id.label("browser_id"),
@@ -61,6 +62,18 @@ def token_of_code(tx: Connection, code_hash: str) -> Row[Any] | None:
     """The token for which a link was made, whether the link is still good or not."""
     of_code = select(Token.__table__).join(SignInCode, SignInCode.token_id == Token.id)
     return tx.execute(of_code.where(SignInCode.code_hash == code_hash)).first()
+
+
+def whom_code_is_for(tx: Connection, code_hash: str, now: float) -> Row[Any] | None:
+    """For whom a link signs in while it is good: ``owner``, ``name`` and ``role`` of its token."""
+    for_whom = (
+        select(*_WHOM)
+        .join(Token, Token.owner_id == Owner.id)
+        .join(SignInCode, SignInCode.token_id == Token.id)
+        .where(SignInCode.code_hash == code_hash, SignInCode.used_at.is_(None), SignInCode.expires_at > now)
+        .where(Token.revoked_at.is_(None), or_(Token.expires_at.is_(None), Token.expires_at > now))
+    )
+    return tx.execute(for_whom).first()
 
 
 def prune_browsers(tx: Connection, now: float, limit: int) -> int:

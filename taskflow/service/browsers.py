@@ -17,6 +17,7 @@ from taskflow.db.browsers import (
     signed_in_browser,
     token_of_code,
     use_code,
+    whom_code_is_for,
 )
 from taskflow.db.models import Token
 from taskflow.db.session import Database
@@ -125,6 +126,12 @@ class Browsers:
         expires_at = now + self._settings.sign_in_code_s
         self._database.write(lambda tx: insert_code(tx, hash_token(code), caller.token_id, now, expires_at))
         return {"code": code, "expires_at": isoformat(expires_at)}
+
+    def whom(self, code: str) -> dict[str, str] | None:
+        """For whom a link signs in, ``{"owner", "name", "role"}``; None when it is not good, or no more."""
+        with self._database.read() as tx:
+            row = whom_code_is_for(tx, hash_token(code), self._clock.now())
+        return None if row is None else dict(row._mapping)
 
     # --- every request
 
