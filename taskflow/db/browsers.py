@@ -49,11 +49,14 @@ def insert_code(tx: Connection, code_hash: str, token_id: str, now: float, expir
     tx.execute(insert(SignInCode).values(code_hash=code_hash, token_id=token_id, created_at=now, expires_at=expires_at))
 
 
+def _good(code_hash: str, now: float) -> tuple[Any, ...]:
+    """That a link was not used and is not too old."""
+    return SignInCode.code_hash == code_hash, SignInCode.used_at.is_(None), SignInCode.expires_at > now
+
+
 def use_code(tx: Connection, code_hash: str, now: float) -> str | None:
     """The token that the link signs in for, to whoever comes first and in time; None to everybody else."""
-    unused = update(SignInCode).where(
-        SignInCode.code_hash == code_hash, SignInCode.used_at.is_(None), SignInCode.expires_at > now
-    )
+    unused = update(SignInCode).where(*_good(code_hash, now))
     row = tx.execute(unused.values(used_at=now).returning(SignInCode.token_id)).first()
     return None if row is None else str(row.token_id)
 
@@ -70,7 +73,7 @@ def whom_code_is_for(tx: Connection, code_hash: str, now: float) -> Row[Any] | N
         select(*_WHOM)
         .join(Token, Token.owner_id == Owner.id)
         .join(SignInCode, SignInCode.token_id == Token.id)
-        .where(SignInCode.code_hash == code_hash, SignInCode.used_at.is_(None), SignInCode.expires_at > now)
+        .where(*_good(code_hash, now))
         .where(Token.revoked_at.is_(None), or_(Token.expires_at.is_(None), Token.expires_at > now))
     )
     return tx.execute(for_whom).first()
