@@ -190,7 +190,7 @@ def bootstrap(
     named = declared(settings) if pipelines is None else [(repr(one), one) for one in pipelines]
     own = own_pipelines(named, Tools(settings, database, vault, now))
     table = {one.name: one for one in (agent_task_pipeline(tools), NodeMachine(tools).pipeline(), *own)}
-    store = RunStore(database, {name: pipeline.closing for name, pipeline in table.items()})
+    store = RunStore(database, table)
     rescue = Rescue(store, control, ringer, page=settings.rescue_page, meter=meter)
     watch = Watch(rescue, store, control, clock)
     service = Service(

@@ -47,6 +47,17 @@ def test_who_asked_can_not_approve(kit: Kit, tmp_path: Path) -> None:
     assert run.results["approved_by"] == "bob@example.com"
 
 
+def test_who_approves_beside_who_asked_is_heard(kit: Kit) -> None:
+    """Both messages are there when it is looked; the second one counts."""
+    run = kit.start("export", GIVEN)
+    known = kit.app.pipelines.pop("export")  # nobody looks
+    run.signal("approval", {"approved": True, "by": "ada@example.com"}, message_id="1")
+    run.signal("approval", APPROVED, message_id="2")
+    kit.app.pipelines["export"] = known
+    kit.advance_until(lambda: run.step == "keep", "it is approved and written", limit_s=120)
+    assert run.results["approved_by"] == "bob@example.com"
+
+
 @pytest.mark.parametrize("how", ["refused", "nobody"])
 def test_what_is_not_approved_never_leaves(kit: Kit, tmp_path: Path, how: str) -> None:
     """A refusal ends it at once, silence after three days."""

@@ -64,15 +64,18 @@ class Order:
         return Advance(ctx.next_step, {"parcel": parcel})
 
     def settle(self, ctx: StepContext) -> Outcome:
-        """The end of every order: what was not shipped is given back, goods and money."""
-        results = ctx.results
-        if "parcel" in results:
-            return Done({"parcel": results["parcel"]})
-        paid = results.get("payment") or _late_payment(ctx)
+        """The end of every order: what was not shipped is given back, goods and money.
+
+        Results are no proof that nothing was done: a worker may have died after its call, and somebody cancelled next. So
+        the shop is asked by the keys of the calls.
+        """
+        parcel = ctx.results.get("parcel") or self._shop.parcel(ctx.idempotency_key(step="ship"))
+        if parcel:
+            return Done({"parcel": parcel})
+        paid = ctx.results.get("payment") or _late_payment(ctx)
         if paid:
             self._shop.refund(ctx.idempotency_key("refund"), paid)
-        if "reservation" in results:
-            self._shop.release(ctx.idempotency_key("release"), results["reservation"])
+        self._shop.release(ctx.idempotency_key("release"), ctx.idempotency_key(step="reserve"))
         return Done({"refunded": bool(paid)})
 
 

@@ -18,8 +18,8 @@ class Shop(Protocol):
     def reserve(self, key: str, item: str, quantity: int) -> str:
         """Put goods aside; the reservation's id."""
 
-    def release(self, key: str, reservation: str) -> None:
-        """Give them back."""
+    def release(self, key: str, reserved_by: str) -> None:
+        """Give back what was put aside with the key ``reserved_by``, if anything was."""
 
     def ask_payment(self, key: str, amount: int, callback_url: str, callback_token: str) -> None:
         """Ask the payment provider to collect ``amount`` cents, and to send what came of it to the callback."""
@@ -29,6 +29,9 @@ class Shop(Protocol):
 
     def ship(self, key: str, reservation: str, address: str) -> str:
         """Send the goods; the parcel's id."""
+
+    def parcel(self, shipped_by: str) -> str | None:
+        """The id of the parcel that was sent with the key ``shipped_by``; None: none was."""
 
 
 class Directory:
@@ -42,9 +45,10 @@ class Directory:
         """See ``Shop``."""
         return self._once(key, {"reserve": item, "quantity": quantity})
 
-    def release(self, key: str, reservation: str) -> None:
+    def release(self, key: str, reserved_by: str) -> None:
         """See ``Shop``."""
-        self._once(key, {"release": reservation})
+        if self._file(reserved_by).exists():
+            self._once(key, {"release": reserved_by})
 
     def ask_payment(self, key: str, amount: int, callback_url: str, callback_token: str) -> None:
         """See ``Shop``."""
@@ -58,10 +62,17 @@ class Directory:
         """See ``Shop``."""
         return self._once(key, {"ship": reservation, "address": address})
 
+    def parcel(self, shipped_by: str) -> str | None:
+        """See ``Shop``."""
+        file = self._file(shipped_by)
+        return file.stem if file.exists() else None
+
+    def _file(self, key: str) -> Path:
+        return self._path / f"{key.replace(':', '.')}.json"
+
     def _once(self, key: str, request: Mapping[str, Any]) -> str:
-        name = key.replace(":", ".")
-        file = self._path / f"{name}.json"
-        aside = self._path / f".{name}.{os.getpid()}"
+        file = self._file(key)
+        aside = self._path / f".{file.stem}.{os.getpid()}"
         aside.touch(mode=0o600)
         aside.write_text(json.dumps(request))
         try:
@@ -70,7 +81,7 @@ class Directory:
             pass
         finally:
             aside.unlink()
-        return name
+        return file.stem
 
 
 def from_environment() -> Shop:

@@ -29,8 +29,9 @@ class FakeShop:
     def reserve(self, key: str, item: str, quantity: int) -> str:
         return self._once("reserve", key)
 
-    def release(self, key: str, reservation: str) -> None:
-        self._once("release", key)
+    def release(self, key: str, reserved_by: str) -> None:
+        if reserved_by in self.done:
+            self._once("release", key)
 
     def ask_payment(self, key: str, amount: int, callback_url: str, callback_token: str) -> None:
         self._once("ask", key)
@@ -42,6 +43,9 @@ class FakeShop:
     def ship(self, key: str, reservation: str, address: str) -> str:
         self.at_the_door()
         return self._once("ship", key)
+
+    def parcel(self, shipped_by: str) -> str | None:
+        return self.done.get(shipped_by)
 
     def _once(self, effect: str, key: str) -> str:
         if key not in self.done:
@@ -138,6 +142,27 @@ def test_a_cancelled_order_that_was_paid_is_refunded(kit: Kit, shop: FakeShop) -
     assert run.status == "cancelled"
     assert run.error is not None and run.error["message"] == "changed my mind"
     assert shop.effects == {"reserve": 1, "ask": 1, "refund": 1, "release": 1}
+
+
+@pytest.mark.parametrize(
+    ("place", "effects"),
+    [
+        ("performed:reserve", {"reserve": 1, "release": 1}),
+        ("performed:ship", {"reserve": 1, "ask": 1, "ship": 1}),
+    ],
+)
+def test_what_a_dead_worker_did_is_known_when_the_order_is_cancelled_next(
+    kit: Kit, shop: FakeShop, place: str, effects: dict[str, int]
+) -> None:
+    """Its decision was never stored: goods that it put aside are given back, what it sent is not refunded."""
+    kit.crash_at(place)
+    run = kit.start("order", GIVEN)
+    if not kit.crashes:
+        kit.post(shop.given, {"status": "paid", "id": "pay-1"})
+    assert kit.crashes == [place]
+    run.cancel()
+    run.finish()
+    assert (run.status, shop.effects) == ("cancelled", effects)
 
 
 def test_wrong_input_is_refused_naming_the_field(kit: Kit) -> None:

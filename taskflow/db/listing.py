@@ -26,6 +26,7 @@ OF_TASK: tuple[Any, ...] = (
     Task.id, Task.title, Task.status, Task.project, Task.run_number, Task.node_id, Task.error, Task.created_at,
     Task.completed_at, Run.step, Run.finished_at.label("run_finished_at"),
 )  # fmt: skip
+_NUMBER_MAX = 2**31 - 1
 _SEARCHED = (Task.title, Task.id, Task.repository)
 
 
@@ -123,7 +124,8 @@ def list_runs(
         .limit(limit)
     )
     if before is not None:
-        statement = statement.where(Run.number < before)
+        # A cursor may be any number; PostgreSQL fails at one that its column can't hold.
+        statement = statement.where(Run.number < min(before, _NUMBER_MAX))
     return tx.execute(statement).all()
 
 

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import CompoundSelect, Connection, Row, and_, bindparam, insert, literal, or_, select, union, update
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    insert,
+    literal,
+    or_,
+    select,
+    union,
+    update,
+)
 
 from taskflow.db.apply import AT_REV, apply_at_once, apply_change
 from taskflow.db.events import append_event
 from taskflow.db.models import ControlShard, ErrorRow, Run, SignalRow
 from taskflow.db.session import Database
+from taskflow.engine.pipeline import Pipeline
 from taskflow.engine.store import Change, Failure, RunRow, Signal
 from taskflow.ids import RunId
 
@@ -80,10 +94,10 @@ def to_row(row: Row[Any]) -> RunRow:
 class RunStore:
     """``taskflow.engine.store.Store`` on SQLAlchemy."""
 
-    def __init__(self, database: Database, closing_steps: Mapping[str, frozenset[str]]) -> None:
-        """``closing_steps``: pipeline -> steps in which a cancel changes nothing any more."""
+    def __init__(self, database: Database, pipelines: Mapping[str, Pipeline]) -> None:
+        """``pipelines``: those that workers of this release know, by name."""
         self._database = database
-        self._awaited = _runs_with_awaited_signal(closing_steps)
+        self._pipelines = pipelines
 
     def load(self, run_id: RunId) -> tuple[RunRow, tuple[Signal, ...]] | None:
         """The row and its unconsumed signals, oldest first."""
@@ -147,9 +161,14 @@ class RunStore:
             return [to_row(row) for row in rows]
 
     def runs_with_awaited_signal(self, limit: int) -> list[RunId]:
-        """Open runs whose awaited signal is recorded, or whose cancel is requested and not yet acted on."""
+        """Open runs whose awaited signal is recorded, or whose cancel is requested and not yet acted on.
+
+        Those that no worker of this release takes up are left out: they stay as they are, and many of them would stand
+        before all others for ever.
+        """
+        statement = _runs_with_awaited_signal(self._pipelines.values()).limit(limit)
         with self._database.read() as tx:
-            return [RunId(row.id) for row in tx.execute(self._awaited, {"at_most": limit}).all()]
+            return [RunId(row.id) for row in tx.execute(statement).all()]
 
     def finished_or_unknown(self, run_ids: Sequence[RunId]) -> list[RunId]:
         """Those of ``run_ids`` that SQL has finished or never had."""
@@ -177,18 +196,21 @@ class RunStore:
         self._database.write(work)
 
 
-def _runs_with_awaited_signal(closing_steps: Mapping[str, frozenset[str]]) -> CompoundSelect[Any]:
+def _runs_with_awaited_signal(pipelines: Iterable[Pipeline]) -> CompoundSelect[Any]:
     # Two questions, each with an index of its few rows: asked as one, every open run would be looked at.
-    closing = [and_(Run.pipeline == pipeline, Run.step.in_(steps)) for pipeline, steps in closing_steps.items()]
+    known: ColumnElement[bool] = literal(False)
+    acts_on_cancel: ColumnElement[bool] = literal(False)
+    for table in pipelines:
+        taken_up = and_(Run.pipeline == table.name, Run.version <= table.version)
+        known = or_(known, taken_up)
+        acts_on_cancel = or_(acts_on_cancel, and_(taken_up, Run.step.not_in(sorted(table.closing))))
     awaited = (
         select(Run.id)
         .join(SignalRow, and_(SignalRow.run_id == Run.id, SignalRow.name == Run.awaiting))
-        .where(SignalRow.consumed_at.is_(None), Run.finished_at.is_(None))
+        .where(SignalRow.consumed_at.is_(None), Run.finished_at.is_(None), known)
     )
-    cancelled = select(Run.id).where(
-        Run.finished_at.is_(None), Run.cancel_requested_at.is_not(None), ~or_(literal(False), *closing)
-    )
-    return union(awaited, cancelled).limit(bindparam("at_most"))
+    cancelled = select(Run.id).where(Run.finished_at.is_(None), Run.cancel_requested_at.is_not(None), acts_on_cancel)
+    return union(awaited, cancelled)
 
 
 def insert_run(tx: Connection, run: RunRow, *, created_at: float) -> None:

@@ -42,13 +42,14 @@ class StepContext:
         found: Mapping[str, Any] = self.run.results.get(INPUT, {})
         return found
 
-    def idempotency_key(self, effect: str = "") -> str:
+    def idempotency_key(self, effect: str = "", *, step: str | None = None) -> str:
         """A text for the other side of a call, the same whenever this step of this run asks for ``effect``.
 
         A step may be performed again after its worker died: a call that carries the key is done once. A step that calls
-        twice, or is come back to, names what it does.
+        twice, or is come back to, names what it does. ``step``: the key of another one, for asking what became of its
+        call: a run that is cancelled or given up then has no result of what a dead worker did.
         """
-        return ":".join(part for part in (self.run.id, self.run.step, effect) if part)
+        return ":".join(part for part in (self.run.id, step or self.run.step, effect) if part)
 
     @property
     def next_step(self) -> str:

@@ -117,7 +117,8 @@ class Store(Protocol):
         """A page of unfinished runs in id order."""
 
     def runs_with_awaited_signal(self, limit: int) -> list[RunId]:
-        """Open runs whose awaited signal is recorded, or whose cancel is requested and not yet acted on."""
+        """Open runs whose awaited signal is recorded, or whose cancel is requested and not yet acted on, of pipelines and
+        versions that workers here take up."""
 
     def finished_or_unknown(self, run_ids: Sequence[RunId]) -> list[RunId]:
         """Those of ``run_ids`` that SQL has finished or never had."""

@@ -20,6 +20,8 @@ SHIPPED = frozenset({"agent_task", "node"})
 #: What a registered attribute is: a pipeline, or a function that makes one.
 Declared = Pipeline | Callable[[Tools], Pipeline]
 
+#: What a signal may be called.
+SIGNAL = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 
 
@@ -54,6 +56,11 @@ def own_pipelines(found: Iterable[tuple[str, object]], tools: Tools) -> list[Pip
             )
         if any(len(step.name) > 64 or step.name.startswith("$") for step in pipeline.steps):
             _refuse(where, "a step's name has 64 characters at most and does not begin with $")
+        unsendable = sorted(name for name in pipeline.signals if not SIGNAL.fullmatch(name))
+        if unsendable:
+            _refuse(
+                where, f"nobody can send the signal {unsendable[0]!r}: letters, digits, '_', '.' and '-', 64 at most"
+            )
         if pipeline.name in SHIPPED:
             _refuse(where, f"the name {pipeline.name} is taskflow's own")
         if made.get(pipeline.name, pipeline) is not pipeline:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from taskflow.clock import isoformat
 from taskflow.db import own_runs
-from taskflow.db.events import append_event
+from taskflow.db.events import append_event, newest_events
 from taskflow.db.own_runs import EVERY_RUN, STATUSES, SUBJECT_KIND, RunFilter, subject_id_of
 from taskflow.db.runs import insert_run, payload_hash, record_signal, request_cancel, to_row
 from taskflow.db.session import Database
@@ -35,7 +35,7 @@ from taskflow.errors import (
     UsageError,
 )
 from taskflow.ids import RunId, new_run_id
-from taskflow.pipelines.registry import SHIPPED
+from taskflow.pipelines.registry import SHIPPED, SIGNAL
 from taskflow.pipelines.tools import Tools
 from taskflow.service.accounts import Caller
 from taskflow.service.admission import RETRY_AFTER_S, Admission
@@ -51,7 +51,6 @@ EVENTS_MAX = 1000
 #: How long a callback's token is good when nobody says it, and at most.
 CALLBACK_S, CALLBACK_MAX_S = 86_400.0, 366 * 86_400.0
 _MESSAGE_ID_MAX = 128
-_SIGNAL = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _RUN_ID = re.compile(r"run-[0-9a-z]{1,60}")
 
 
@@ -243,6 +242,15 @@ class Runs:
             rows = own_runs.events_of_run(tx, run, after, max(1, min(limit, EVENTS_MAX)))
         return [event_view(row) for row in rows]
 
+    def newest_events(self, caller: Caller, run_id: str, limit: int) -> Sequence[dict[str, Any]]:
+        """The newest events of a run, in order. Raises ``NotFound``."""
+        with self._database.read() as tx:
+            run = self._get(tx, caller, run_id)
+            rows = newest_events(
+                tx, caller.owner_id, run.subject_kind, run.subject_id, max(1, min(limit, EVENTS_MAX)), run.id
+            )
+        return [event_view(row) for row in rows]
+
     def _get(self, tx: Connection, caller: Caller, run_id: str, *, lock: bool = False) -> Row[Any]:
         run = own_runs.get_own_run(tx, caller.owner_id, run_id, lock=lock)
         if run is None:
@@ -288,7 +296,7 @@ class Runs:
 
     def _check_name(self, run: Row[Any], name: str) -> None:
         table = self._pipelines.get(run.pipeline)
-        if not _SIGNAL.fullmatch(name):
+        if not SIGNAL.fullmatch(name):
             raise InvalidInput(
                 "the signal has no name that can be one", fields={"name": "letters, digits, '_', '.', '-'"}
             )

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import redis
+from sqlalchemy import update
 
+from taskflow.db.models import Run
+from taskflow.db.runs import record_signal
 from taskflow.engine.outcomes import Advance, AwaitSignal, Outcome
 from taskflow.engine.pipeline import Step, StepContext
 from taskflow.engine.rescue import Rescue, Watch
@@ -48,6 +51,22 @@ def test_an_emptied_store_is_seen_and_everything_reconciled(rig: Rig) -> None:
     after = rig.store.incarnations()
     assert set(after) == set(before) and all(after[shard] != before[shard] for shard in after)
     assert not rig.watch.saw(rig.control.pump(10))
+
+
+@pytest.mark.parametrize("why", ["unknown", "newer"])
+def test_runs_that_nobody_takes_up_do_not_stand_before_others(rig: Rig, why: str) -> None:
+    """However many of them have their answer, or are cancelled: the rescue rings one whose wake-up was lost."""
+    rig.watch.saw(rig.control.pump(10))
+    parked = [_parked(rig) for _ in range(4)]
+    waiting = _parked(rig)
+    values = {"pipeline": "gone"} if why == "unknown" else {"version": 2}
+    with rig.database.engine.begin() as tx:
+        tx.execute(update(Run).where(Run.id.in_(parked)).values(**values))
+        tx.execute(update(Run).where(Run.id.in_(parked[:2])).values(cancel_requested_at=1.0))
+        for run_id in (*parked[2:], waiting):
+            record_signal(tx, run_id, "answer", "", {}, now=1.0)
+    assert Rescue(rig.store, rig.control, rig.ringer, page=2).page().rung == 1
+    rig.run_alarms(until=lambda: rig.row(waiting).finished_at is not None)
 
 
 def test_another_server_with_the_same_data_is_reconciled(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

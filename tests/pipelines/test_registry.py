@@ -66,6 +66,7 @@ def test_an_entry_point_registers_a_pipeline(write: Write, monkeypatch: pytest.M
         (PLAIN.replace("'plain'", "'Plain Text'"), "P", "must be lower case"),
         (PLAIN.replace("'only'", "'$only'"), "P", "does not begin with $"),
         (PLAIN.replace("(Step('only', lambda ctx: Done()),)", "()"), "P", "has no step"),
+        (PLAIN.replace("),))", "),), signals=frozenset({'paid', 'pay ment'}))"), "P", "the signal 'pay ment'"),
     ],
 )
 def test_what_can_not_be_used_is_refused_saying_where_it_was_named(

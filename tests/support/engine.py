@@ -128,7 +128,7 @@ class Rig:
         self.control = self.new_control(client)
         self.ringer = Ringer(self.control, self.hints)
         self.pipelines = {pipeline.name: pipeline for pipeline in pipelines}
-        self.store = RunStore(self.database, {p.name: p.closing for p in pipelines})
+        self.store = RunStore(self.database, self.pipelines)
         self.rescue = Rescue(self.store, self.control, self.ringer, page=settings.rescue_page)
         self.watch = Watch(self.rescue, self.store, self.control, self.clock)
         self.pump = self.new_pump()

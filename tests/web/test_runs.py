@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 
 import pytest
 from werkzeug.test import TestResponse
 
 from taskflow.db.models import Run
-from tests.web.world import World
+from tests.web.world import ORDER, World
 from web.limits import RequestLimit
 
 
@@ -120,6 +121,19 @@ def test_an_ended_run_takes_no_signal_and_gives_no_callback(world: World) -> Non
     )
     assert (again.status_code, again.get_json()["number"]) == (202, 2)
     assert (repeated.get_json(), repeated.headers["Idempotent-Replayed"]) == (again.get_json(), "true")
+
+
+@pytest.mark.parametrize("name", ["cancel", "rerun", "signals"])
+def test_a_signal_may_be_called_like_anything_else(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also like what is asked of several tasks at once, which no task's id may be."""
+    any_signal = dataclasses.replace(ORDER, signals=frozenset())
+    monkeypatch.setitem(world.service.runs._pipelines, "order", any_signal)  # type: ignore[index]
+    run = world.start()
+    given = world.call("POST", f"/api/runs/{run['id']}/callbacks", {"signal": name}).get_json()
+    assert world.call("POST", f"/api/runs/{run['id']}/signals/{name}", {}).get_json() == {"recorded": True}
+    path = f"/callbacks/runs/{run['id']}/signals/{name}"
+    assert world.call("POST", path, {}, token=given["token"]).get_json() == {"recorded": False}
+    assert world.call("GET", f"/api/tasks/{name}").status_code == (405 if name != "signals" else 404)
 
 
 def test_a_signal_with_a_key_is_one_of_several(world: World) -> None:

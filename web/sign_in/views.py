@@ -22,8 +22,8 @@ blueprint = Blueprint("sign_in", __name__, template_folder="templates", static_f
 
 #: Nothing but what this host serves, no script at all, and forms are sent here only.
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"
-    " frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
+    " base-uri 'none'; frame-ancestors 'none'",
     # A browser that is told to name no page where it comes from names no origin either when it sends a form.
     "Referrer-Policy": "same-origin",
 }
