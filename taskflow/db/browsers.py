@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, or_, select, update
+from sqlalchemy.orm import aliased
 
 from taskflow.db.account_models import BrowserSession, SignInCode
 from taskflow.db.models import Owner, Token
@@ -44,9 +45,15 @@ def delete_browser(tx: Connection, secret_hash: str) -> None:
     tx.execute(delete(BrowserSession).where(BrowserSession.secret_hash == secret_hash))
 
 
-def move_browsers(tx: Connection, token_id: str, to: str) -> None:
-    """Those that are signed in with one token are signed in with another."""
-    tx.execute(update(BrowserSession).where(BrowserSession.token_id == token_id).values(token_id=to))
+def move_browsers(tx: Connection, token_id: str, to: str, now: float) -> None:
+    """Those that are signed in with one token are signed in with another, if that gives the same rights to the same owner
+    and the one before is still good: who is signed out stays so."""
+    former, heir = aliased(Token), aliased(Token)
+    fits = exists().where(
+        former.id == token_id, former.revoked_at.is_(None), or_(former.expires_at.is_(None), former.expires_at > now),
+        heir.id == to, heir.owner_id == former.owner_id, heir.role == former.role,
+    )  # fmt: skip
+    tx.execute(update(BrowserSession).where(BrowserSession.token_id == token_id, fits).values(token_id=to))
 
 
 def insert_code(tx: Connection, code_hash: str, token_id: str, now: float, expires_at: float) -> None:

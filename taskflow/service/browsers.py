@@ -122,8 +122,10 @@ class Browsers:
         self._database.write(lambda tx: delete_browser(tx, hash_token(secret)))
 
     def hand_over(self, token_id: str, to: str) -> None:
-        """Browsers that are signed in with a token go on with the one that takes its place: same owner, same role."""
-        self._database.write(lambda tx: move_browsers(tx, token_id, to))
+        """Browsers that are signed in with a token go on with the one that takes its place, if that is of the same owner
+        with the same role, and the token is still good."""
+        now = self._clock.now()
+        self._database.write(lambda tx: move_browsers(tx, token_id, to, now))
 
     def make_link(self, caller: Caller) -> dict[str, Any]:
         """A code that signs one browser in for the caller's token, once and soon: ``{"code", "expires_at"}``."""
