@@ -199,7 +199,19 @@ def test_a_promise_that_is_delivered_twice_makes_one_run(remote_world: World) ->
     for _ in range(3):
         assert world.service.tasks.rerun_lost(task["id"], task["run_id"])
     assert over(world, task)["run_number"] == 2
+    assert world.service.tasks.rerun_lost(task["id"], task["run_id"]), "nor when the further run has ended"
     assert runs(world, task) == 2
+
+
+def test_a_promise_of_a_former_run_is_none_of_the_next(remote_world: World) -> None:
+    """The further run failed by what its command did: that the run before was lost is no reason for a third."""
+    world = remote_world
+    task = lose(world, node_loss_reruns=3)
+    world.plan.outcome = {"outcome": "exited", "exit_code": 1}
+    assert over(world, task)["error"]["code"] == "command_failed"
+    assert world.service.tasks.rerun_lost(task["id"], task["run_id"])
+    world.run_for(300.0)
+    assert (world.task(task["id"])["status"], runs(world, task)) == ("failed", 2)
 
 
 PLACES = [
@@ -228,7 +240,8 @@ def test_a_crash_while_the_promise_is_kept_makes_one_further_run(
     world = remote_world
     task = lose(world, node_loss_reruns=3)
     tasks, crashed = world.service.tasks, list[str]()
-    start = tasks._starter.start
+    starter = tasks._starter
+    start = starter.start
 
     def die(*_: Any) -> None:
         if not crashed:
@@ -238,11 +251,11 @@ def test_a_crash_while_the_promise_is_kept_makes_one_further_run(
             raise Crash(place)
         start(*_)
 
+    queue = tasks._queue
     if place == "before":
-        queue = tasks._queue
         monkeypatch.setattr(tasks, "_queue", lambda *a, **k: _die_once(crashed, queue, *a, **k))
     else:
-        monkeypatch.setattr(tasks._starter, "start", die)
+        monkeypatch.setattr(starter, "start", die)
     outbox = world.app.sweeps["outbox"]
 
     def sweep(memory: Any) -> Any:
