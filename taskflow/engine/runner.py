@@ -24,7 +24,7 @@ import structlog
 from taskflow.clock import Clock
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Alarm, Committed, Control, Fired, Standing, alarm_of
-from taskflow.engine.failing import fail_expired, unexpected, without_secrets
+from taskflow.engine.failing import check_decision, fail_expired, unexpected, without_secrets
 from taskflow.engine.lease import Renewer, new_token
 from taskflow.engine.meter import SILENT, Meter, Told, outcome_name
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Refused, Snooze
@@ -274,6 +274,7 @@ class Runner:
             self.checkpoint(f"perform:{step.name}")
             outcome = function(context)
             self.checkpoint(f"performed:{step.name}")
+            check_decision(step.name, outcome)
             return outcome
 
     def _check_bounds(self, turn: _Turn, step: Step, pipeline: Pipeline) -> None:

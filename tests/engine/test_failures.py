@@ -95,6 +95,8 @@ def _bad_effect(tx: Any) -> None:
         (Advance("cleanup", effects=(_bad_effect,)), "unexpected"),
         (Advance("cleanup", error={"code": "c", "message": "m", "at": NOW}), "unexpected"),
         (Advance("nowhere"), "unknown_step"),
+        (None, "no_decision"),
+        ("cleanup", "no_decision"),
     ],
 )
 def test_a_decision_that_cannot_be_written_fails_the_step(make_rig: MakeRig, outcome: Outcome, code: str) -> None:
@@ -308,3 +310,18 @@ def test_no_run_is_put_off_for_ever(make_rig: MakeRig, outcome: Any) -> None:
     row = rig.row(run_id)
     assert row.finished_at is not None and row.error is None
     assert row.finished_at - row.step_entered_at <= LONGEST_S + 60
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [(Snooze, "5"), (Snooze, None), (AwaitSignal, None), (AwaitSignal, "n" * 65), (AwaitSignal, "go", "5")],
+    ids=repr,
+)
+def test_a_decision_of_the_wrong_kind_fails_where_it_is_made(make_rig: MakeRig, decide: Any) -> None:
+    """With the step's own line in the error, instead of as a worker that died again and again."""
+    rig = make_rig(toy(Step("one", lambda ctx: decide[0](*decide[1:]), max_attempts=1)))
+    run_id = rig.start()
+    rig.run_alarms(turns=10)
+    error = rig.row(run_id).error
+    assert error is not None and (error["code"], error["step"]) == ("unexpected", "one")
+    assert error["message"].startswith("TypeError: ") and __file__ in error["detail"]["traceback"]
