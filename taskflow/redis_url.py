@@ -101,7 +101,7 @@ def _server(url: str, variable: str, options: dict[str, Any]) -> redis.Redis:
 def _unreadable(variable: str, form: str) -> UsageError:
     # Not the URL itself: it may hold a password.
     return UsageError(
-        f"{variable} is not of the form {form}", fields={variable: f"must be {form}"},
+        f"{variable} is no URL that can be read here", fields={variable: f"must be {form}"},
         advice="in a user's name or password, / is written %2F, ? is %3F, # is %23, @ is %40, % is %25",
     )  # fmt: skip
 

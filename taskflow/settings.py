@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import urlsplit
 
 import platformdirs
 
@@ -223,7 +224,8 @@ class Settings:
     token_request_rate: float = _setting(
         200.0,
         "1/s",
-        "requests of one API token to one web process, as a mean of ten seconds; more get 429; 0 = no limit",
+        "requests of one token of a user, a browser or a callback of a run to one web process, as a mean of ten seconds;"
+        " more get 429; 0 = no limit",
     )
     cors_origins: str = _setting(
         "",
@@ -317,6 +319,8 @@ class Settings:
             else:
                 if row.name in _NEEDED and values[row.name] < 1:
                     wrong[row.env] = f"{raw!r} must be at least 1"
+                if row.name == "public_url" and not _is_address(raw):
+                    wrong[row.env] = "must be an address like https://taskflow.example"
         if wrong:
             raise UsageError("wrong settings: " + "; ".join(f"{k}: {v}" for k, v in wrong.items()), fields=wrong)
         settings = cls(**values)
@@ -380,6 +384,16 @@ def table() -> Iterator[SettingRow]:
             help=f.metadata["help"],
             secret=f.metadata["secret"],
         )
+
+
+def _is_address(raw: str) -> bool:
+    """Whether browsers and agents can be sent there. Without its scheme nobody would know that it is https."""
+    try:
+        parts = urlsplit(raw)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _parse(raw: str, kind: type) -> Any:

@@ -101,7 +101,7 @@ def _taskflow_error(error: TaskflowError) -> Response:
     if isinstance(error, Overloaded):
         return error_response(
             503, error.code, error.message, advice=error.advice, detail=error.detail,
-            headers=_retry_after(error.retry_after_s),
+            headers=retry_after(error.retry_after_s),
         )  # fmt: skip
     if isinstance(error, UsageError):
         guard = g.get("guard")
@@ -109,7 +109,7 @@ def _taskflow_error(error: TaskflowError) -> Response:
         if error.http_status == 401:
             headers = {"WWW-Authenticate": "Bearer" if guard is None else guard.challenge}
         if isinstance(error, TooMany):
-            headers = _retry_after(error.retry_after_s)
+            headers = retry_after(error.retry_after_s)
         return error_response(
             error.http_status, error.code, error.message, headers=headers, fields=error.fields,
             advice=error.advice, detail=error.detail,
@@ -125,7 +125,8 @@ def _taskflow_error(error: TaskflowError) -> Response:
     return _unknown_error(error)
 
 
-def _retry_after(seconds: float) -> dict[str, str]:
+def retry_after(seconds: float) -> dict[str, str]:
+    """The header that says in how many seconds to ask again: whole ones, and never too few."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 

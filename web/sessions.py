@@ -32,6 +32,12 @@ class _Cookie:
     secure: bool
     public_host: str
 
+    @property
+    def name(self) -> str:
+        """Over https alone, one that browsers take from nobody but this very host: no page of a host beside it, and nobody
+        on the way of an http request, can plant a session of their own, in which somebody would work without knowing."""
+        return f"__Host-{COOKIE}" if self.secure else COOKIE
+
 
 def register(app: Flask, settings: Settings) -> None:
     """Let the browsers of ``app`` be signed in."""
@@ -49,7 +55,7 @@ def csrf_token() -> str:
 
 def shown() -> str | None:
     """What the cookie of this request holds."""
-    return request.cookies.get(COOKIE) or None
+    return request.cookies.get(_cookie().name) or None
 
 
 def authenticate() -> Caller:
@@ -88,9 +94,8 @@ def check_origin() -> None:
     if site is not None:
         same = site in ("same-origin", "none")
     else:
-        cookie: _Cookie = current_app.extensions["taskflow.cookie"]
         named = "" if origin is None else _host_of(origin)
-        same = origin is None or (named != "" and named in (request.host, cookie.public_host))
+        same = origin is None or (named != "" and named in (request.host, _cookie().public_host))
     if not same:
         raise Forbidden("the request comes from a page of another site", code="csrf")
 
@@ -105,16 +110,21 @@ def _host_of(origin: str) -> str:
 
 def sign_in(response: Response, secret: str) -> None:
     """Give the browser its cookie."""
-    cookie: _Cookie = current_app.extensions["taskflow.cookie"]
+    cookie = _cookie()
     response.set_cookie(
-        COOKIE, secret, max_age=cookie.max_age_s, path="/", httponly=True, samesite="Lax", secure=_secure(cookie)
+        cookie.name, secret, max_age=cookie.max_age_s, path="/", httponly=True, samesite="Lax", secure=_secure(cookie)
     )
 
 
 def sign_out(response: Response) -> None:
     """Take the cookie back."""
+    cookie = _cookie()
+    response.delete_cookie(cookie.name, path="/", httponly=True, samesite="Lax", secure=_secure(cookie))
+
+
+def _cookie() -> _Cookie:
     cookie: _Cookie = current_app.extensions["taskflow.cookie"]
-    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="Lax", secure=_secure(cookie))
+    return cookie
 
 
 def _secure(cookie: _Cookie) -> bool:

@@ -15,7 +15,7 @@ import requests
 from requests.auth import AuthBase
 from urllib3.exceptions import NameResolutionError, NewConnectionError
 
-from taskflow.cli.problems import FAILED, NOT_FOUND, USAGE, CommandError, NoServer
+from taskflow.cli.problems import FAILED, NO_SERVER, NOT_FOUND, USAGE, CommandError, NoServer
 from taskflow.clock import Clock, SystemClock
 
 CONNECT_TIMEOUT_S = 3.0
@@ -102,7 +102,7 @@ class Api:
 
     def task(self, task_id: str) -> dict[str, Any]:
         """A task."""
-        return self._call("looking for the task", "GET", _task(task_id))
+        return self._call(f"looking for the {_kind(task_id)}", "GET", _task(task_id))
 
     def tasks(
         self, *, limit: int = 50, cursor: str | None = None, wanted: Mapping[str, Any] | None = None
@@ -120,11 +120,15 @@ class Api:
     def cancel(self, task_id: str, reason: str | None = None) -> dict[str, Any]:
         """Ask for cancellation."""
         body = {"reason": reason}
-        return self._call("cancelling the task", "POST", f"{_task(task_id)}/cancel", body=body, headers=_once())
+        return self._call(
+            f"cancelling the {_kind(task_id)}", "POST", f"{_task(task_id)}/cancel", body=body, headers=_once()
+        )
 
     def rerun(self, task_id: str) -> dict[str, Any]:
         """Run a failed or cancelled task again."""
-        return self._call("running the task again", "POST", f"{_task(task_id)}/rerun", body={}, headers=_once())
+        return self._call(
+            f"running the {_kind(task_id)} again", "POST", f"{_task(task_id)}/rerun", body={}, headers=_once()
+        )
 
     def events(self, task_id: str, after: int = 0) -> dict[str, Any]:
         """Events with a ``seq`` greater than ``after``: ``{"events", "next"}``."""
@@ -139,7 +143,7 @@ class Api:
 
     def why(self, task_id: str) -> dict[str, Any]:
         """What the task waits for."""
-        return self._call("asking what the task waits for", "GET", f"{_task(task_id)}/why")
+        return self._call(f"asking what the {_kind(task_id)} waits for", "GET", f"{_task(task_id)}/why")
 
     # --- runs of pipelines of one's own
 
@@ -292,9 +296,13 @@ def _once() -> dict[str, str]:
     return {"Idempotency-Key": uuid.uuid4().hex}
 
 
+def _kind(thing_id: str) -> str:
+    return "run" if is_run(thing_id) else "task"
+
+
 def _task(task_id: str) -> str:
     """The path of a task, or of a run: an id says what it names."""
-    return f"/api/{'runs' if is_run(task_id) else 'tasks'}/{quote(task_id, safe='')}"
+    return f"/api/{_kind(task_id)}s/{quote(task_id, safe='')}"
 
 
 def _checked(what: str, where: str, answer: requests.Response) -> dict[str, Any]:
@@ -317,7 +325,8 @@ def _checked(what: str, where: str, answer: requests.Response) -> dict[str, Any]
         "advice": said.get("advice") or _advice(status, said.get("request_id")), "detail": said.get("detail"),
     }  # fmt: skip
     if status in _AWAY:
-        raise NoServer(what, why, **kwargs)
+        # A limit is asked again too, but it is the server that says so.
+        raise NoServer(what, why, exit_code=FAILED if status == 429 else NO_SERVER, **kwargs)
     raise CommandError(what, why, exit_code=_EXIT_OF_STATUS.get(status, FAILED), **kwargs)
 
 

@@ -40,7 +40,7 @@ def for_one_task(settings: Settings) -> Settings:
 
 
 def make_token(settings: Settings, *, shared: bool) -> str:
-    """A new token of the default owner; those of earlier starts are revoked.
+    """A new token of the default owner; those of earlier starts are revoked. Who is signed in with one of them stays so.
 
     ``shared``: the database serves other machines too, so the name says whose token it is.
     """
@@ -50,11 +50,13 @@ def make_token(settings: Settings, *, shared: bool) -> str:
     app = bootstrap(settings)
     try:
         accounts = app.service.accounts
-        former = [row["id"] for row in accounts.list_tokens() if row["name"] == name and row["revoked_at"] is None]
-        token: str = accounts.create_token(name=name)["token"]
-        for token_id in former:
-            accounts.revoke_token(token_id)
-        return token
+        former = [row for row in accounts.list_tokens() if row["name"] == name and row["revoked_at"] is None]
+        made = accounts.create_token(name=name)
+        for row in former:
+            if (row["owner"], row["role"]) == (made["owner"], made["role"]):
+                app.service.browsers.hand_over(row["id"], made["id"])
+            accounts.revoke_token(row["id"])
+        return str(made["token"])
     finally:
         app.close()
 

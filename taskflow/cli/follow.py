@@ -38,6 +38,48 @@ class Awaited:
     then: str = ""
 
 
+class Patience:
+    """Bears with a server that is away, and with one that came back elsewhere. ``say``: told when that takes a while."""
+
+    def __init__(self, api: Api, clock: Clock, say: Callable[[str], None]) -> None:
+        self._api = api
+        self._clock = clock
+        self._say = say
+        self._lost_at: float | None = None
+        self._told = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the last look found nobody."""
+        return self._lost_at is not None
+
+    def answered(self) -> None:
+        """It answers: say so, if it was said that it does not."""
+        if self._told:
+            self._told = False
+            self._say("the server answers again")
+
+    def looked(self) -> None:
+        """All of a look was answered."""
+        self._lost_at = None
+
+    def bear(self, error: CommandError) -> None:
+        """Raise ``error`` when it is none that passes, or has lasted too long."""
+        if self._api.look_again():
+            return
+        if not isinstance(error, NoServer) and error.status not in (401, 500):
+            raise error
+        now = self._clock.monotonic()
+        if self._lost_at is None:
+            self._lost_at = now
+        # A stack that starts again voids its token shortly before it says the new one.
+        if now - self._lost_at > (_NEW_TOKEN_S if error.status == 401 else LOST_MAX_S):
+            raise error
+        if not self._told and now - self._lost_at >= _QUIET_S:
+            self._told = True
+            self._say(f"the server does not answer ({error.why}); trying again")
+
+
 class Follower:
     """Follows one run of ``task``. What was seen is remembered by number, so nothing is shown twice or left out.
 
@@ -69,8 +111,7 @@ class Follower:
         self._output = False
         self._looked_at = 0.0
         self._finished_seen = False
-        self._lost_at: float | None = None
-        self._told_lost = False
+        self._patience = Patience(api, self._clock, self._say)
         self.lines = LogLines()
 
     @property
@@ -96,9 +137,9 @@ class Follower:
                 news = self._read_events()
                 news = self._read_log() or news
                 task = self._ended_task()
-                self._lost_at = None
+                self._patience.looked()
             except CommandError as error:
-                self._lost(error)
+                self._patience.bear(error)
                 news, task = False, None
             if task is not None:
                 return task
@@ -108,9 +149,7 @@ class Follower:
 
     def _read_events(self) -> bool:
         found = self._api.events(self._task_id, self._seq)
-        if self._told_lost:
-            self._told_lost = False
-            self._progress.line("  the server answers again")
+        self._patience.answered()
         for event in found["events"]:
             if event.get("run_id") in (None, self._run_id):
                 self._take(event)
@@ -171,7 +210,7 @@ class Follower:
         return task
 
     def _show_step(self) -> None:
-        if not self._step or self._lost_at is not None or not self._progress.is_live:
+        if not self._step or self._patience.is_lost or not self._progress.is_live:
             return
         now = self._clock.monotonic()
         if self._awaited is None or now - self._awaited.asked >= _WHY_S:
@@ -202,32 +241,38 @@ class Follower:
             None if entered is None or limit_s is None else entered + limit_s, render.clean(found.get("then") or ""),
         )  # fmt: skip
 
-    def _lost(self, error: CommandError) -> None:
-        """Bear with a server that is away, and with one that came back elsewhere; raise anything else."""
-        if self._api.look_again():
-            return
-        if not isinstance(error, NoServer) and error.status not in (401, 500):
-            raise error
-        now = self._clock.monotonic()
-        if self._lost_at is None:
-            self._lost_at = now
-        # A stack that starts again voids its token shortly before it says the new one.
-        if now - self._lost_at > (_NEW_TOKEN_S if error.status == 401 else LOST_MAX_S):
-            raise error
-        if not self._told_lost and now - self._lost_at >= _QUIET_S:
-            self._told_lost = True
-            self._progress.provisional("")  # what it waited for is not known now
-            self._progress.line(f"  the server does not answer ({error.why}); trying again")
+    def _say(self, text: str) -> None:
+        self._progress.provisional("")  # what it waited for is not known now
+        self._progress.line(f"  {text}")
 
 
 def write_log(
-    api: Api, task_id: str, write: Callable[[Mapping[str, Any]], None], *, follow: bool, sleep: Sleep | None = None
+    api: Api,
+    task_id: str,
+    write: Callable[[Mapping[str, Any]], None],
+    *,
+    follow: bool,
+    say: Callable[[str], None],
+    sleep: Sleep | None = None,
+    clock: Clock | None = None,
 ) -> None:
-    """Give each chunk of the task's output to ``write``, in order; with ``follow`` until the command is over."""
-    sleep = sleep or SystemClock().sleep
+    """Give each chunk of the task's output to ``write``, in order; with ``follow`` until the command is over, also over
+    restarts of the server, of which ``say`` is told."""
+    clock = clock or SystemClock()
+    sleep = sleep or clock.sleep
+    patience = Patience(api, clock, say)
     after, pause_s = 0, FIRST_PAUSE_S
     while True:
-        found = api.logs(task_id, after)
+        try:
+            found = api.logs(task_id, after)
+            patience.answered()
+            patience.looked()
+        except CommandError as error:
+            if not follow:
+                raise
+            patience.bear(error)
+            sleep(LONGEST_PAUSE_S)
+            continue
         for chunk in found["chunks"]:
             write(chunk)
         after = max(after, int(found["next"]))

@@ -139,7 +139,7 @@ def audit(as_json: bool) -> int:
         headers = ("KIND", "PROVIDER", "LABEL", "SERVER", "AGE", "PRICE/H", "SAYS")
         click.echo(render.table(headers, rows) if rows else "nodes and servers agree")
         for name, reason in found["failed"].items():
-            click.echo(f"{name} could not be asked: {reason}")
+            click.echo(render.clean(f"{name} could not be asked: {reason}"))
     return FAILED if found["differences"] or found["failed"] else OK
 
 

@@ -45,6 +45,15 @@ OPTION_OF_FIELD = {
     "status": "--status",
     "limit": "--limit",
     "reason": "--reason",
+    "expires_s": "--expires",
+    "month": "--month",
+    "nodes_max": "--nodes",
+    "running_tasks_max": "--running-tasks",
+    "node_workspaces_max": "--node-workspaces",
+    "vcpu_hours_max": "--vcpu-hours",
+    "budget": "--budget",
+    "node_loss_reruns": "--node-loss-reruns",
+    "project": "--project",
 }
 
 
@@ -70,12 +79,12 @@ class CommandError(TaskflowError):
 
 
 class NoServer(CommandError):
-    """Nobody answers."""
+    """Nobody answers, or somebody who says that it is not the time: whoever waits may ask again."""
 
     code = "no_server"
 
-    def __init__(self, what: str, why: str, **kwargs: Any) -> None:
-        super().__init__(what, why, exit_code=NO_SERVER, **kwargs)
+    def __init__(self, what: str, why: str, *, exit_code: int = NO_SERVER, **kwargs: Any) -> None:
+        super().__init__(what, why, exit_code=exit_code, **kwargs)
 
 
 def no_stack(data_dir: object) -> NoServer:
@@ -135,13 +144,20 @@ def report(error: BaseException) -> int:
 
 
 def _print(error: TaskflowError) -> None:
-    click.echo(f"error: {mask_text(error.message)}", err=True)
+    click.echo(f"error: {_harmless(mask_text(error.message))}", err=True)
     if error.advice:
-        click.echo(f"  {error.advice}", err=True)
+        click.echo(f"  {_harmless(error.advice)}", err=True)
     if exit_code_of(error) == NOT_FOUND:
         return  # the line above names what there is not; the field has nothing to add
     for name, text in getattr(error, "fields", {}).items():
-        click.echo(f"  {_option_name(str(name))}: {_text(text)}", err=True)
+        click.echo(f"  {_harmless(f'{_option_name(str(name))}: {_text(text)}')}", err=True)
+
+
+def _harmless(text: str) -> str:
+    """``text``, line by line, so that it can't steer a terminal: a server's words may be a provider's or a repository's."""
+    from taskflow.cli import render  # here: most commands end without an error
+
+    return "\n".join(render.clean(line) for line in text.splitlines())
 
 
 def _option_name(field: str) -> str:

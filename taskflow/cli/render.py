@@ -312,7 +312,7 @@ def why_text(found: Mapping[str, Any]) -> str:
             ("awaiting", found.get("awaiting")),
             ("since", found.get("since")),
             ("until", found.get("until")),
-            ("then", found.get("then")),
+            ("then", str(found.get("then") or "").removeprefix("then ")),
             ("runner", found.get("runner")),
             ("next look in", duration(found["next_look_in_s"]) if found.get("next_look_in_s") is not None else None),
             ("attempt", found.get("attempt")),

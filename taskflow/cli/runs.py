@@ -11,12 +11,13 @@ import click
 
 from taskflow.cli import connection, render
 from taskflow.cli.client import Api
-from taskflow.cli.problems import EXIT_CODES, FAILED, OK
-from taskflow.clock import SystemClock
+from taskflow.cli.follow import Patience
+from taskflow.cli.options import json_option
+from taskflow.cli.problems import EXIT_CODES, FAILED, OK, CommandError
+from taskflow.clock import Clock, SystemClock
 from taskflow.settings import Settings
 
 _LOOK_EVERY_S = 1.0
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command(epilog=EXIT_CODES)
@@ -31,7 +32,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 @click.option("--subject", metavar="S", help="What it is about; one run at a time is open for it.")
 @click.option("--key", metavar="K", help="An idempotency key: started again with it, it is the same run.")
 @click.option("-f", "--follow", is_flag=True, help="See it through; ends with its outcome.")
-@_json_option
+@json_option
 def start(
     pipeline: str, inputs: tuple[str, ...], subject: str | None, key: str | None, follow: bool, as_json: bool
 ) -> int:  # fmt: skip
@@ -50,7 +51,7 @@ def start(
 @click.argument("name")
 @click.option("--data", metavar="JSON|@FILE", default="{}", help="What comes with it: a JSON object.")
 @click.option("--key", metavar="K", help="The message's own id, where several signals of one name come.")
-@_json_option
+@json_option
 def send_signal(run_id: str, name: str, data: str, key: str | None, as_json: bool) -> int:
     """Send the signal NAME to RUN. The first one counts; the same again changes nothing."""
     payload = _object(data, "--data")
@@ -69,16 +70,22 @@ def show_started(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: boo
     return OK
 
 
-def show(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: bool) -> int:
+def show(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: bool, clock: Clock | None = None) -> int:
     """Show a run; with ``follow`` when it has ended, and then with its outcome."""
-    clock = SystemClock()
+    clock = clock or SystemClock()
+    patience = Patience(api, clock, lambda text: click.echo(f"  {text}", err=True))
     seen = None
     while follow and not run["finished"]:
         if not as_json and run["step"] != seen:
             seen = run["step"]
             click.echo(f"  {render.clean(seen)}", err=True)
         clock.sleep(_LOOK_EVERY_S)
-        run = api.task(run["id"])
+        try:
+            run = api.task(run["id"])
+            patience.answered()
+            patience.looked()
+        except CommandError as error:
+            patience.bear(error)
     click.echo(render.to_json(run) if as_json else render.run_details(run))
     return FAILED if follow and run["status"] != "completed" else OK
 

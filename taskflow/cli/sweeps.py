@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from taskflow.cli import render
@@ -60,9 +63,17 @@ def _list(*, as_json: bool) -> int:
     if as_json:
         click.echo(render.to_json({"sweeps": rows}))
         return OK
-    shown = [(row["name"], row["state"], row["last_success_at"], row["failures"], row["last_result"]) for row in rows]
+    shown = [
+        (row["name"], row["state"], row["last_success_at"], row["failures"], _did(row["last_result"])) for row in rows
+    ]
     click.echo(render.table(("NAME", "STATE", "LAST SUCCESS", "FAILURES", "DID"), shown))
     for row in rows:
         for one in row["failing"]:
-            click.echo(f"{row['name']} fails at {one['item']} ({one['failures']} times): {one['error']['message']}")
+            click.echo(render.clean(
+                f"{row['name']} fails at {one['item']} ({one['failures']} times): {one['error']['message']}"
+            ))  # fmt: skip
     return OK
+
+
+def _did(result: Mapping[str, Any] | None) -> str | None:
+    return None if result is None else ", ".join(f"{name} {value}" for name, value in result.items())

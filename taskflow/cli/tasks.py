@@ -159,6 +159,8 @@ def show(task_id: str, follow: bool, as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: number, data (base64).")
 def logs(task_id: str, follow: bool, as_json: bool) -> int:
     """Write the output of a task's command, byte for byte."""
+    if is_run(task_id):
+        raise click.BadParameter("a run of a pipeline of your own has no output; taskflow show has its results")
     api = connection.connect(Settings.from_env())
     api.task(task_id)
     out = sys.stdout.buffer
@@ -170,7 +172,7 @@ def logs(task_id: str, follow: bool, as_json: bool) -> int:
             out.write(base64.b64decode(chunk["data"]))
             out.flush()
 
-    write_log(api, task_id, write, follow=follow)
+    write_log(api, task_id, write, follow=follow, say=lambda text: click.echo(text, err=True))
     return OK
 
 

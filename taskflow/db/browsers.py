@@ -43,6 +43,11 @@ def delete_browser(tx: Connection, secret_hash: str) -> None:
     tx.execute(delete(BrowserSession).where(BrowserSession.secret_hash == secret_hash))
 
 
+def move_browsers(tx: Connection, token_id: str, to: str) -> None:
+    """Those that are signed in with one token are signed in with another."""
+    tx.execute(update(BrowserSession).where(BrowserSession.token_id == token_id).values(token_id=to))
+
+
 def insert_code(tx: Connection, code_hash: str, token_id: str, now: float, expires_at: float) -> None:
     """A sign-in link."""
     tx.execute(insert(SignInCode).values(code_hash=code_hash, token_id=token_id, created_at=now, expires_at=expires_at))

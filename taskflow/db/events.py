@@ -74,6 +74,18 @@ def events_after(
     ).all()
 
 
+def newest_events(
+    tx: Connection, owner_id: str, subject_kind: str, subject_id: str, limit: int, run_id: str | None = None
+) -> Sequence[Row[Any]]:
+    """The newest events of one subject, or of one of its runs, in order."""
+    wanted = select(Event.__table__).where(
+        Event.owner_id == owner_id, Event.subject_kind == subject_kind, Event.subject_id == subject_id
+    )
+    if run_id is not None:
+        wanted = wanted.where(Event.run_id == run_id)
+    return tx.execute(wanted.order_by(Event.seq.desc()).limit(limit)).all()[::-1]
+
+
 def last_event(tx: Connection, subject_kind: str, subject_id: str, kind: str) -> Row[Any] | None:
     """The newest event of this kind in a subject's history."""
     return tx.execute(

@@ -82,7 +82,7 @@ def _parsed(url: str) -> URL:
     if parsed is None or parsed.get_backend_name() not in ("postgresql", "postgres", "sqlite"):
         # Not the URL itself: it may hold a password.
         raise UsageError(
-            f"{_VARIABLE} is not of the form {_FORM}", fields={_VARIABLE: f"must be {_FORM}"},
+            f"{_VARIABLE} is no URL of a database that is known here", fields={_VARIABLE: f"must be {_FORM}"},
             advice="in a user's name or password, / is written %2F, ? is %3F, # is %23, @ is %40, % is %25",
         )  # fmt: skip
     return parsed

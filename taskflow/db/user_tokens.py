@@ -42,7 +42,7 @@ class NewToken:
             raise UsageError("the name is too long", fields={"name": f"must not be longer than {NAME_MAX} characters"})
         if role not in ROLES:
             raise UsageError(f"there is no role {role!r}", fields={"role": f"one of {', '.join(ROLES)}"})
-        if expires_s is not None and expires_s <= 0:
+        if expires_s is not None and not expires_s > 0:  # nan is no time either
             raise UsageError("a token must expire in the future", fields={"expires_s": "must be positive"})
         if expires_s is not None and expires_s > EXPIRES_MAX_S:
             raise UsageError(

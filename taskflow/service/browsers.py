@@ -13,6 +13,7 @@ from taskflow.db.browsers import (
     delete_browser,
     insert_browser,
     insert_code,
+    move_browsers,
     note_seen,
     signed_in_browser,
     token_of_code,
@@ -118,6 +119,10 @@ class Browsers:
     def sign_out(self, secret: str) -> None:
         """Sign out the browser whose cookie holds ``secret``. Repeating it changes nothing."""
         self._database.write(lambda tx: delete_browser(tx, hash_token(secret)))
+
+    def hand_over(self, token_id: str, to: str) -> None:
+        """Browsers that are signed in with a token go on with the one that takes its place: same owner, same role."""
+        self._database.write(lambda tx: move_browsers(tx, token_id, to))
 
     def make_link(self, caller: Caller) -> dict[str, Any]:
         """A code that signs one browser in for the caller's token, once and soon: ``{"code", "expires_at"}``."""

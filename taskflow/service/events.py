@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from taskflow.db.events import events_after
+from taskflow.db.events import events_after, newest_events
 from taskflow.db.feed import BEGINNING, CommitWatch, Position, feed_after, feed_end
 from taskflow.db.nodes import get_node
 from taskflow.db.session import Database
@@ -43,6 +43,21 @@ class Events:
             if get_node(tx, node_id, owner_id=caller.owner_id) is None:
                 raise NotFound(f"no node {node_id}", fields={"node_id": "unknown"})
             return self._of(tx, caller, "node", node_id, after, limit)
+
+    def newest_of_task(self, caller: Caller, task_id: str, limit: int) -> Sequence[dict[str, Any]]:
+        """The newest events of a task, in order. Raises ``NotFound``."""
+        with self._database.read() as tx:
+            get_task(tx, caller.owner_id, task_id)
+            rows = newest_events(tx, caller.owner_id, "task", task_id, max(1, min(limit, PAGE_MAX)))
+        return [event_view(row) for row in rows]
+
+    def newest_of_node(self, caller: Caller, node_id: str, limit: int) -> Sequence[dict[str, Any]]:
+        """The newest events of a node, in order. Raises ``NotFound``."""
+        with self._database.read() as tx:
+            if get_node(tx, node_id, owner_id=caller.owner_id) is None:
+                raise NotFound(f"no node {node_id}", fields={"node_id": "unknown"})
+            rows = newest_events(tx, caller.owner_id, "node", node_id, max(1, min(limit, PAGE_MAX)))
+        return [event_view(row) for row in rows]
 
     def _of(
         self, tx: Connection, caller: Caller, kind: str, subject_id: str, after: int, limit: int

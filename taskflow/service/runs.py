@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from taskflow.clock import isoformat
 from taskflow.db import own_runs
-from taskflow.db.events import append_event
+from taskflow.db.events import append_event, newest_events
 from taskflow.db.own_runs import EVERY_RUN, STATUSES, SUBJECT_KIND, RunFilter, subject_id_of
 from taskflow.db.runs import insert_run, payload_hash, record_signal, request_cancel, to_row
 from taskflow.db.session import Database
@@ -23,7 +23,17 @@ from taskflow.engine.control import Control
 from taskflow.engine.meter import SILENT, Meter
 from taskflow.engine.pipeline import INPUT, Pipeline
 from taskflow.engine.store import RunRow
-from taskflow.errors import Conflict, Forbidden, Gone, InvalidInput, NotFound, TooMany, Unauthorized, UsageError
+from taskflow.errors import (
+    Conflict,
+    Forbidden,
+    Gone,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    TooMany,
+    Unauthorized,
+    UsageError,
+)
 from taskflow.ids import RunId, new_run_id
 from taskflow.pipelines.registry import SHIPPED, SIGNAL
 from taskflow.pipelines.tools import Tools
@@ -92,14 +102,11 @@ class Runs:
         said = {"pipeline": pipeline, "subject": subject, "input": dict(given or {})}
         key = None if idempotency_key is None else (idempotency_key, self._vault.fingerprint(said))
 
-        def work(tx: Connection) -> tuple[Row[Any], bool]:
-            known = self._known(tx, caller, key)
-            if known is not None:
-                return known, False
+        def make(tx: Connection) -> Row[Any]:
             self._admission.admit(tx, caller.owner_id)
-            return self._insert(tx, caller, table, loaded, subject, key), True
+            return self._insert(tx, caller, table, loaded, subject, key)
 
-        return self._begin(work)
+        return self._begin(lambda tx: self._once(tx, caller, key, make))
 
     def rerun(self, caller: Caller, run_id: str, *, idempotency_key: str | None = None) -> tuple[dict[str, Any], bool]:
         """Start a failed or cancelled run again with the same input, as the next run of its subject: (run, made).
@@ -108,11 +115,8 @@ class Runs:
         """
         key = None if idempotency_key is None else (idempotency_key, self._vault.fingerprint({"rerun": run_id}))
 
-        def work(tx: Connection) -> tuple[Row[Any], bool]:
+        def make(tx: Connection) -> Row[Any]:
             run = self._get(tx, caller, run_id)
-            known = self._known(tx, caller, key)
-            if known is not None:
-                return known, False
             if run.finished_at is None or run.error is None:
                 state = "has not ended" if run.finished_at is None else "is completed"
                 raise Conflict(f"run {run_id} {state}; a failed or cancelled one is run again", code="not_failed")
@@ -120,9 +124,28 @@ class Runs:
             table = self._table(run.pipeline)
             # What it was given fitted the schema of then; the steps of now may want another.
             loaded = run.results.get(INPUT, {})
-            return self._insert(tx, caller, table, loaded, run.subject, key, of_subject=run.subject_id), True
+            return self._insert(tx, caller, table, loaded, run.subject, key, of_subject=run.subject_id)
+
+        def work(tx: Connection) -> tuple[Row[Any], bool]:
+            self._get(tx, caller, run_id)  # what is not the caller's is not found, whatever the key
+            return self._once(tx, caller, key, make)
 
         return self._begin(work)
+
+    def _once(
+        self, tx: Connection, caller: Caller, key: tuple[str, str] | None, make: Callable[[Connection], Row[Any]]
+    ) -> tuple[Row[Any], bool]:
+        """The run that the key made and False, else what ``make`` makes and True."""
+        known = self._known(tx, caller, key)
+        if known is None:
+            try:
+                return make(tx), True
+            except (Conflict, TooMany, Overloaded):
+                # What stands in the way may be what a twin with the same key made since the look.
+                known = self._known(tx, caller, key)
+                if known is None:
+                    raise
+        return known, False
 
     def _begin(self, work: Callable[[Connection], tuple[Row[Any], bool]]) -> tuple[dict[str, Any], bool]:
         began = time.perf_counter()
@@ -217,6 +240,15 @@ class Runs:
         with self._database.read() as tx:
             run = self._get(tx, caller, run_id)
             rows = own_runs.events_of_run(tx, run, after, max(1, min(limit, EVENTS_MAX)))
+        return [event_view(row) for row in rows]
+
+    def newest_events(self, caller: Caller, run_id: str, limit: int) -> Sequence[dict[str, Any]]:
+        """The newest events of a run, in order. Raises ``NotFound``."""
+        with self._database.read() as tx:
+            run = self._get(tx, caller, run_id)
+            rows = newest_events(
+                tx, caller.owner_id, run.subject_kind, run.subject_id, max(1, min(limit, EVENTS_MAX)), run.id
+            )
         return [event_view(row) for row in rows]
 
     def _get(self, tx: Connection, caller: Caller, run_id: str, *, lock: bool = False) -> Row[Any]:

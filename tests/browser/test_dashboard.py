@@ -157,6 +157,11 @@ def test_the_keyboard_reaches_everything_and_the_theme_is_kept(page: Any) -> Non
     page.get_by_role("button", name="Switch between dark and light").click()
     page.goto("/tasks")
     assert page.evaluate("() => document.documentElement.dataset.theme") == "dark"
+    page.get_by_role("button", name="Switch between dark and light").click()
+    page.emulate_media(color_scheme="dark")
+    page.goto("/")
+    background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert background == "rgb(16, 19, 27)", "back at the system's theme, it is followed again"
 
 
 def test_escape_sequences_are_read_however_they_are_cut(page: Any) -> None:

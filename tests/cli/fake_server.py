@@ -155,6 +155,8 @@ class FakeServer:
             if request.method == "POST":
                 self.nodes = [node for node in self.nodes if node["id"] != node_id]
             return 202, found
+        if path == f"/api/runs/{RUN_ID}":
+            return 200, self.task
         if not path.startswith(f"/api/tasks/{TASK_ID}"):
             return 404, error("not_found", "no such task", fields={"task_id": "unknown"})
         if path.endswith("/events"):

@@ -79,6 +79,15 @@ def test_a_busy_server_is_asked_again(server: FakeServer, api: Api) -> None:
     assert (caught.value.exit_code, caught.value.advice) == (3, "wait")
 
 
+def test_a_limit_is_asked_again_and_is_no_missing_server(server: FakeServer, api: Api) -> None:
+    """429: whoever has too much already reads that, and a script does not look for a server that runs."""
+    server.refuse[("GET", "/task-1")] = (429, error("too_many_tasks", "your owner has 5000 open tasks"))
+    with pytest.raises(NoServer, match="5000 open tasks") as caught:
+        api.task("task-1")
+    assert len(server.requests) > 3
+    assert caught.value.exit_code == 1
+
+
 def test_answers_that_are_not_of_taskflow_are_reported(server: FakeServer, api: Api) -> None:
     """A redirect is not followed (it would carry the token elsewhere), and says so."""
     server.refuse[("GET", "/task-1")] = (302, {})
@@ -105,6 +114,17 @@ def test_what_is_no_taskflow_is_not_taken_for_one(
     assert done.exit_code == exit_code
     assert "which is no answer of taskflow" in done.stderr
     assert advice in done.stderr and "taskflow token" not in done.stderr
+
+
+def test_what_a_server_says_of_an_error_can_not_steer_the_terminal(connected: FakeServer, invoke: Invoke) -> None:
+    """Its words may be those of a provider, a repository or whoever listens there."""
+    words = "no\x1b[2J such\x1b]0;title\x07 thing\nsecond line"
+    said = error("refused", words, advice="\x1b[1mdo")
+    said["error"]["fields"] = {"title": "\x1b[31mred"}
+    connected.refuse[("GET", "/task-1")] = (409, said)
+    done = invoke("show", "task-1")
+    assert "no such thing\nsecond line\n  do\n  --title: red\n" in done.stderr
+    assert not set(done.stderr) & {"\x1b", "\x07"}
 
 
 def test_a_name_that_no_host_has_is_said(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +165,13 @@ def test_an_unknown_id_is_exit_code_4(connected: FakeServer, invoke: Invoke) -> 
         assert (command, done.exit_code) == (command, 4)
         assert "no such task" in done.stderr
         assert len(done.stderr.splitlines()) == 1  # its field has nothing to add
+
+
+def test_a_run_has_no_output(connected: FakeServer, invoke: Invoke) -> None:
+    """Said before anybody is asked: its address would be one that there is not."""
+    done = invoke("logs", "run-1")
+    assert (done.exit_code, "has no output" in done.stderr) == (2, True)
+    assert connected.requests == []
 
 
 def test_a_wrong_token_is_explained(connected: FakeServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

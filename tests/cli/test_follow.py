@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 
-from taskflow.cli import follow
+from taskflow.cli import follow, runs
 from taskflow.cli.client import Api, Target
-from taskflow.cli.follow import Follower
+from taskflow.cli.follow import Follower, write_log
 from taskflow.cli.problems import NoServer
 from taskflow.cli.render import LogLines, Progress, clean
 from taskflow.clock import ManualClock
@@ -100,6 +101,49 @@ def test_following_goes_on_after_the_server_was_away(server: FakeServer) -> None
     assert any("answers again" in line for line in progress.lines)
     after = [int(request.query["after"]) for request in server.asked("GET", "/logs")]
     assert after == sorted(after)
+
+
+def test_the_output_alone_is_followed_over_a_restart_too(server: FakeServer) -> None:
+    """Each piece once, byte for byte; that the server was away is said beside it. Without following it is an error."""
+    written: list[int] = []
+    said: list[str] = []
+
+    def while_away() -> None:
+        server.chunks.append(b"two\n")
+        server.start()
+
+    acts = (server.stop, *[lambda: None] * 5, while_away, lambda: server.end("completed"))
+    script = Script(lambda: server.chunks.append(b"one\n"), lambda: None, *acts)
+    api = Api(Target(server.url, server.token), clock=script.clock, patience_s=0.0)
+
+    def take(chunk: Mapping[str, Any]) -> None:
+        written.append(chunk["number"])
+
+    write_log(api, "task-1", take, follow=True, say=said.append, sleep=script, clock=script.clock)
+    assert written == [1, 2]
+    assert [text.partition(" (")[0] for text in said] == ["the server does not answer", "the server answers again"]
+    server.stop()
+    with pytest.raises(NoServer):
+        write_log(api, "task-1", take, follow=False, say=said.append, sleep=script, clock=script.clock)
+
+
+def test_a_run_is_followed_over_a_restart_too(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a task is."""
+    acts = [lambda: None, server.stop, *[lambda: None] * 4, server.start, lambda: server.end("completed")]
+
+    class Clock(ManualClock):
+        def sleep(self, seconds: float) -> None:  # virtual
+            self.advance(1.0)
+            acts.pop(0)()
+
+    clock = Clock()
+    run = {"id": "run-1", "status": "running", "finished": False, "step": "pay"}
+    server.task.update(run)
+    api = Api(Target(server.url, server.token), clock=clock, patience_s=0.0)
+    assert runs.show(api, run, follow=True, as_json=True, clock=clock) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["status"] == "completed"
+    assert "answers again" in said.err
 
 
 def test_an_event_whose_answer_broke_off_is_shown_once(server: FakeServer) -> None:

@@ -21,7 +21,7 @@ from taskflow.cli.problems import report
 from taskflow.cli.render import Progress
 from taskflow.db.migrate import upgrade
 from taskflow.db.session import make_engine
-from taskflow.errors import InfrastructureError
+from taskflow.errors import InfrastructureError, Unauthorized
 from taskflow.settings import Settings, table
 from taskflow.stack.data_dir import DataDir
 from taskflow.stack.keeper import StackEvent
@@ -58,6 +58,21 @@ def test_a_token_is_made_listed_and_revoked(database: Path, invoke: Invoke) -> N
     assert token not in invoke("token", "list").stdout
     assert invoke("token", "revoke", rows[0]["id"]).exit_code == 0
     assert invoke("token", "revoke", rows[0]["id"]).exit_code == 4
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(
+    ("argv", "option"),
+    [(("token", "create", "--name", "x", "--expires", "nan"), "--expires"),
+     (("token", "create", "--name", "x", "--expires", "-5"), "--expires"),
+     (("token", "create", "--name", "x", "--expires", "inf"), "--expires")],
+)  # fmt: skip
+def test_a_number_that_is_none_is_refused_with_its_option(invoke: Invoke, argv: tuple[str, ...], option: str) -> None:
+    """What the library says of it would help nobody; nothing was made."""
+    done = invoke(*argv)
+    assert done.exit_code == 2, done.stderr
+    assert option in done.stderr
+    assert invoke("token", "list").stdout == "no tokens\n"
 
 
 def test_resharding_makes_another_number_acceptable(
@@ -105,6 +120,27 @@ def test_the_embedded_stack_keeps_one_live_token(database: Path, invoke: Invoke)
         shared = embedded.make_token(settings, shared=True)
         embedded.make_token(settings, shared=False)
         assert app.service.accounts.authenticate(shared, "api")
+    finally:
+        app.close()
+
+
+def test_a_browser_stays_signed_in_over_a_start_of_the_embedded_stack(database: Path, invoke: Invoke) -> None:
+    """It goes on with the new token. One that is signed in with a token that a person revokes does not."""
+    mine = json.loads(invoke("token", "create", "--name", "mine", "--json").stdout)
+    settings = Settings(data_dir=str(database.parent), redis_url="redis://127.0.0.1:1/0")
+    first = embedded.make_token(settings, shared=False)
+    app = bootstrap(settings)
+    try:
+        browsers = app.service.browsers
+        signed_in, other = (browsers.sign_in(token, "test") for token in (first, mine["token"]))
+        for _ in range(2):
+            last = embedded.make_token(settings, shared=False)
+            caller = browsers.authenticate(signed_in.secret).caller
+            assert caller.token_id == app.service.accounts.authenticate(last, "api").token_id
+        assert browsers.authenticate(other.secret).caller.token_id == mine["id"]
+        app.service.accounts.revoke_token(mine["id"])
+        with pytest.raises(Unauthorized):
+            browsers.authenticate(other.secret)
     finally:
         app.close()
 

@@ -42,3 +42,9 @@ def test_the_result_says_what_there_is_to_take() -> None:
     nothing = render.result_block(make_task(status="completed"))
     assert "the command changed nothing" in nothing
     assert "changed nothing" not in render.result_block(make_task(status="failed"))
+
+
+def test_what_happens_then_is_said_once() -> None:
+    """The sentence of the API begins with the word that stands before it here."""
+    text = render.why_text({"summary": "it waits", "then": "then the step fails", "step": "running"})
+    assert text.splitlines()[-1].split() == ["then", "the", "step", "fails"]

@@ -39,6 +39,7 @@ def test_sweeps_are_shown_with_their_state_and_what_they_fail_at(
     monkeypatch.setattr("taskflow.cli.sweeps.stores_app", _app(health=health))
     shown = invoke("sweeps").stdout
     assert "degraded" in shown
+    assert "done 1, failed 1" in shown
     assert "delete_orphans fails at cloud/17 (3 times): it is protected" in shown
     assert json.loads(invoke("sweeps", "list", "--json").stdout)["sweeps"] == [{**SWEEP, "paused": False}]
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import insert, update
 
-from taskflow.db.models import ErrorRow, Node, Run, Sweep, SweepBackoff, Task
+from taskflow.db.models import ErrorRow, Event, Node, Run, Sweep, SweepBackoff, Task
 from taskflow.errors import InfrastructureError
 from tests.dashboard.conftest import See
 from tests.web.world import World
@@ -352,6 +352,31 @@ def test_a_failed_attempt_leads_to_what_it_was_of(world: World, see: See) -> Non
     page = see("/errors")
     assert page.all("a", href=f"/nodes/{place.node_id}") and page.all("a", href=f"/runs/{own['id']}")
     assert "build-7" in page.text and "order book 9" in page.text
+
+
+def test_of_a_long_history_the_newest_is_shown_and_followed(world: World, see: See) -> None:
+    """Of a task, a node and a run: not the first thousand, after which a page would never be done."""
+    task = world.submit()
+    place, own = world.place(task), world.start(subject="long")
+    owner_id = world.row(Task, task["id"]).owner_id
+    subject_of = world.row(Run, own["id"]).subject_id
+    for kind, subject_id, run_id, path in (
+        ("task", task["id"], task["run_id"], f"/tasks/{task['id']}"),
+        ("node", place.node_id, None, f"/nodes/{place.node_id}"),
+        ("own", subject_of, own["id"], f"/runs/{own['id']}"),
+    ):
+        rows = [
+            {
+                "owner_id": owner_id, "subject_kind": kind, "subject_id": subject_id, "seq": seq, "run_id": run_id,
+                "kind": "noted", "actor": "test", "data": {"said": f"event-{seq}-"}, "at": 1.0,
+            }
+            for seq in range(100, 1300)
+        ]  # fmt: skip
+        world.database.write(lambda tx, rows=rows: tx.execute(insert(Event), rows))  # type: ignore[misc]
+        page = see(path)
+        live = next(found for found in page.all("div") if found.get("class") == "live")
+        assert live["data-after"] == "1299" and "1000 or more, the newest 200" in page.text, path
+        assert "event-1299-" in page.text and "event-1099-" not in page.text, path
 
 
 def test_a_cancelled_task_says_why_and_who_asked(world: World, see: See) -> None:

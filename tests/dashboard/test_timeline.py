@@ -107,6 +107,28 @@ def test_attempts_are_marks_and_a_long_history_is_cut() -> None:
     assert drawn.bars[0].attempts[0].says.endswith("failed: no; again in 1.0 s")
 
 
+def test_a_step_that_was_left_long_ago_is_not_called_never_entered() -> None:
+    """Its stay is no longer drawn, but the diagram knows it."""
+    run = {"id": "r", "created_at": "2026-01-01T00:00:00.000Z", "finished_at": None, "step": "loop"}
+    froms = ["first"] + ["loop"] * (BARS_MAX + 5)
+    events = [
+        {"run_id": "r", "kind": "step_entered", "step": "loop", "at": f"2026-01-01T00:{number:02d}:{number % 2:02d}.000Z",
+         "data": {"from": name, "duration_s": 1.0}, "actor": "runner"}
+        for number, name in enumerate(froms[:59])
+    ]  # fmt: skip
+    events += [{**events[-1], "data": {"from": "loop", "duration_s": 1.0}} for _ in range(BARS_MAX)]
+    drawn = timeline(events, run, 1767225600.0 + 7200)
+    assert "first" not in {bar.step for bar in drawn.bars}
+    assert drawn.states == {"first": "done", "loop": "now"}
+
+
+def test_the_stay_under_way_begins_where_it_began_though_its_beginning_is_not_read() -> None:
+    """Of a long history only the newest events are read: without any of a step being entered it is told since when."""
+    run = {"id": "r", "created_at": "2026-01-01T00:00:00.000Z", "finished_at": None, "step": "a"}
+    (bar,) = timeline([], run, 1767225600.0 + 7200, since="2026-01-01T01:59:00.000Z").bars
+    assert (bar.step, bar.state, bar.seconds) == ("a", "now", 60.0)
+
+
 def test_charts_are_as_high_as_their_highest_bar_and_empty_without_numbers() -> None:
     """Nothing is divided by nothing."""
     nothing: dict[str, Any] = {"completed": 0, "failed": 0, "cancelled": 0, "mean_s": None, "longest_s": None}

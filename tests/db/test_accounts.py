@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy import Engine, delete, event, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from taskflow.clock import ManualClock
@@ -52,9 +52,8 @@ INSERT INTO tokens (id, owner_id, scope, subject_id, name, token_hash, created_a
 def test_tokens_that_are_there_go_on_and_come_back(sqlite_engine: Engine) -> None:
     """Users' tokens become admins', those of nodes have no role; going back leaves the rows and checks as they were."""
     _migrate(sqlite_engine, "0006", up=True)
+    _execute(sqlite_engine, _BEFORE)
     with sqlite_engine.begin() as connection:
-        for statement in _BEFORE.strip().split(";\n"):
-            connection.execute(text(statement.rstrip(";\n")))
         tokens = text("SELECT * FROM tokens ORDER BY id")
         before = [dict(row._mapping) for row in connection.execute(tokens)]
         said = text("SELECT sql FROM sqlite_master WHERE name = 'tokens'")
@@ -79,6 +78,58 @@ def test_tokens_that_are_there_go_on_and_come_back(sqlite_engine: Engine) -> Non
         assert (check in after) == (check in checks) is True
     assert "role" not in after
     upgrade(sqlite_engine)
+
+
+_AFTER = """
+INSERT INTO audit (owner_id, actor, action, outcome, data, at) VALUES ('o', 'a', 'x', 'done', '{}', 1);
+INSERT INTO browser_sessions (id, token_id, secret_hash, csrf_secret, user_agent, created_at, last_seen_at, expires_at)
+  VALUES ('b', 't-1', 's', 'c', 'u', 1, 1, 1);
+INSERT INTO sign_in_codes (code_hash, token_id, created_at, expires_at) VALUES ('c', 't-1', 1, 1);
+INSERT INTO runs (id, pipeline, version, subject_kind, subject_id, number, owner_id, step, rev, step_entered_at, results,
+  created_at) VALUES ('r', 'order', 1, 'own', 'own-1', 1, 'o', 'paid', 0, 1, '{}', 1);
+INSERT INTO own_runs (run_id, owner_id, subject) VALUES ('r', 'o', 'book 7');
+INSERT INTO run_callbacks (run_id, signal, token_hash, created_at, expires_at) VALUES ('r', 'paid', 'h', 1, 1)
+"""
+
+
+def _execute(engine: Engine, statements: str) -> None:
+    with engine.execution_options(taskflow_writes=True).begin() as connection:
+        for statement in statements.strip().rstrip(";").split(";\n"):
+            connection.execute(text(statement))
+
+
+def _shape(engine: Engine) -> dict[str, Any]:
+    """Of each table its columns, indexes and what its rows have to fit."""
+    found = inspect(engine)
+    return {
+        table: (
+            sorted((one["name"], str(one["type"]), one["nullable"]) for one in found.get_columns(table)),
+            sorted((str(one["name"]), str(one["column_names"])) for one in found.get_indexes(table)),
+            sorted(str(one["name"]) for one in found.get_check_constraints(table)),
+            sorted((str(one["name"]), str(one["options"])) for one in found.get_foreign_keys(table)),
+        )
+        for table in found.get_table_names()
+    }
+
+
+@pytest.mark.integration
+def test_migrations_are_taken_back_as_they_came_with_rows_in_the_tables(empty_database_url: str) -> None:
+    """On both databases: what was there before has its old form again, and they can be applied anew."""
+    engine = make_engine(empty_database_url)
+    _migrate(engine, "0006", up=True)
+    _execute(engine, _BEFORE)
+    before = _shape(engine)
+    upgrade(engine)
+    after = _shape(engine)
+    _execute(engine, _AFTER)
+    _migrate(engine, "0006", up=False)
+    assert _shape(engine) == before
+    upgrade(engine)
+    assert _shape(engine) == after
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT id, role FROM tokens ORDER BY id")).all()
+    assert [tuple(row) for row in found] == [("t-1", "admin"), ("t-2", None)]
+    engine.dispose()
 
 
 @pytest.mark.integration
@@ -153,6 +204,19 @@ def test_of_many_who_are_an_owners_first_each_acts_for_the_same(engine: Engine) 
         with ThreadPoolExecutor(4) as pool:
             assert len(set(pool.map(act, range(4)))) == 1
     assert (_count(database, Owner), _count(database, Token)) == (3, 6)
+
+
+def test_who_acts_for_an_owner_that_is_there_writes_nothing(sqlite_engine: Engine) -> None:
+    """An application may ask for each request, and only look: a database that takes no writes does not hinder that."""
+    upgrade(sqlite_engine)
+    database = Database(sqlite_engine, ManualClock(NOW))
+    accounts = Accounts(database, ManualClock(NOW))
+    made = accounts.acting_for("ada", name="app")
+    event.listen(sqlite_engine, "connect", lambda raw, _: raw.execute("PRAGMA query_only = ON"))
+    database.dispose()  # what is opened from now on only reads
+    assert accounts.acting_for("ada", name="app") == made
+    with pytest.raises(InfrastructureError):
+        accounts.acting_for("bob", name="app")
 
 
 def _count(database: Database, table: Any) -> int:

@@ -41,8 +41,7 @@ _OWN_PIPELINES = (
     ),
     Mutant(
         "own-run-again-twice", "a client that asks again to run again gets a further run once the new one has failed",
-        (Edit(_RUNS, "            known = self._known(tx, caller, key)\n            if known is not None:\n"
-              "                return known, False\n            if run.finished_at", "            if run.finished_at"),),
+        (Edit(_RUNS, "            return self._once(tx, caller, key, make)\n", "            return make(tx), True\n"),),
         _OF_RUNS,
     ),
     Mutant(
@@ -75,8 +74,7 @@ _OWN_PIPELINES = (
     ),
     Mutant(
         "own-key-forgotten", "a client that asks again gets a second run",
-        (Edit(_RUNS, "            known = self._known(tx, caller, key)\n            if known is not None:\n"
-              "                return known, False\n            self._admission", "            self._admission"),),
+        (Edit(_RUNS, "lambda tx: self._once(tx, caller, key, make)", "lambda tx: (make(tx), True)"),),
         _OF_RUNS,
     ),
     Mutant(

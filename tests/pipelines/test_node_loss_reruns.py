@@ -240,8 +240,7 @@ def test_a_crash_while_the_promise_is_kept_makes_one_further_run(
     world = remote_world
     task = lose(world, node_loss_reruns=3)
     tasks, crashed = world.service.tasks, list[str]()
-    starter = tasks._starter
-    start = starter.start
+    start = tasks._starter.start
 
     def die(*_: Any) -> None:
         if not crashed:
@@ -251,11 +250,11 @@ def test_a_crash_while_the_promise_is_kept_makes_one_further_run(
             raise Crash(place)
         start(*_)
 
-    queue = tasks._queue
     if place == "before":
+        queue = tasks._queue
         monkeypatch.setattr(tasks, "_queue", lambda *a, **k: _die_once(crashed, queue, *a, **k))
     else:
-        monkeypatch.setattr(starter, "start", die)
+        monkeypatch.setattr(tasks._starter, "start", die)
     outbox = world.app.sweeps["outbox"]
 
     def sweep(memory: Any) -> Any:

@@ -138,12 +138,18 @@ def test_a_destroyed_node_is_told_to_stop(world: World) -> None:
 
 
 @pytest.fixture
-def shared_world(make_world: MakeWorld, empty_database_url: str) -> World:
-    """A world on each of the databases."""
+def migrated_url(empty_database_url: str) -> str:
+    """A database of each kind, with the schema."""
     engine = make_engine(empty_database_url)
     migrate.upgrade(engine)
     engine.dispose()
-    return make_world(database_url=empty_database_url)
+    return empty_database_url
+
+
+@pytest.fixture
+def shared_world(make_world: MakeWorld, migrated_url: str) -> World:
+    """A world on each of the databases."""
+    return make_world(database_url=migrated_url)
 
 
 def test_of_many_answers_at_once_exactly_one_is_stored(shared_world: World) -> None:
@@ -170,9 +176,12 @@ def test_of_many_answers_at_once_exactly_one_is_stored(shared_world: World) -> N
     world.assert_settled()
 
 
-def test_many_requests_with_one_idempotency_key_make_one_task(shared_world: World) -> None:
-    """The twins that lose the race hear of the task that won."""
-    world = shared_world
+@pytest.mark.parametrize("limit", [0, 1])
+def test_many_requests_with_one_idempotency_key_make_one_task(
+    make_world: MakeWorld, migrated_url: str, limit: int
+) -> None:
+    """The twins that lose the race hear of the task that won, also where that was the last one to be let in."""
+    world = make_world(database_url=migrated_url, owner_open_tasks_max=limit)
     spec = {"repository": "/r", "command": ["true"], "time_limit_s": 60.0}
     with ThreadPoolExecutor(6) as pool:
         made = list(pool.map(lambda _: world.service.tasks.submit(world.caller, spec, idempotency_key="k"), range(6)))

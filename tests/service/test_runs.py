@@ -9,6 +9,7 @@ import pytest
 from marshmallow import Schema, fields
 from sqlalchemy import func, select
 
+from taskflow.db import own_runs
 from taskflow.db.models import Event, Run, SignalRow
 from taskflow.db.own_models import OwnRun, RunCallback
 from taskflow.errors import Conflict, Gone, InvalidInput, NotFound, Overloaded, TooMany, Unauthorized, UsageError
@@ -126,6 +127,23 @@ def test_an_idempotency_key_makes_one_run(kit: Kit) -> None:
     with pytest.raises(Conflict):
         kit.start("wait", {"words": []}, idempotency_key="k")
     assert _count(kit, Run) == 1
+
+
+@pytest.mark.parametrize("others", [0, 4])
+def test_a_twin_that_came_first_stands_in_nobodys_way(kit: Kit, monkeypatch: pytest.MonkeyPatch, others: int) -> None:
+    """What is open for the subject, or was the last that the limit lets in, is the run of who asks again."""
+    for number in range(others):
+        kit.start("wait", GIVEN, subject=f"other {number}")
+    asked: dict[str, Any] = {"subject": "it" if not others else None, "idempotency_key": "k"}
+    first = kit.start("wait", GIVEN, **asked)
+    look = own_runs.run_of_key
+    # What a twin that is not committed yet leaves: this one does not see the key when it looks.
+    looks = iter([None])
+    monkeypatch.setattr(own_runs, "run_of_key", lambda *args: next(looks, look(*args)))
+    again, made = kit.service.runs.start(kit.caller, "wait", GIVEN, **asked)
+    assert (again["id"], made, list(looks)) == (first.id, False, [])
+    with pytest.raises((Conflict, TooMany)):
+        kit.start("wait", GIVEN, **{**asked, "idempotency_key": "another"})
 
 
 def test_a_subject_has_one_open_run_of_its_owner(kit: Kit, bob: Caller) -> None:

@@ -82,3 +82,21 @@ def test_what_celery_says_of_every_alarm_is_for_those_who_look_for_something(
     for name in ("celery.worker.strategy", "celery.app.trace"):
         assert logging.getLogger(name).isEnabledFor(logging.INFO) is seen
         assert logging.getLogger(name).isEnabledFor(logging.ERROR)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_nothing_that_is_logged_steers_the_terminal_where_the_log_is_read(
+    fresh: None, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    """The path of a request is anybody's text. It is still told from another one, and a traceback keeps its lines."""
+    logs.configure(Settings(log_level="INFO", log_json=as_json))
+    logs.get_logger("web").info("request", path="/\x1b[31m\x9b2J\x07\u202e\r/ü", said=["\x1b[31m"])
+    logging.getLogger("library").warning("said \x1b]0;title\x07")
+    try:
+        raise ValueError("\x1b[31m")
+    except ValueError:
+        logs.get_logger("web").exception("failed")
+    written = capsys.readouterr().err
+    assert not [letter for letter in written if not letter.isprintable() and letter != "\n"]
+    assert "31m" in written and "title" in written and ("/ü" in written) is not as_json
+    assert (len(written.splitlines()) > 5) is not as_json

@@ -94,6 +94,17 @@ def test_what_nothing_works_without_is_there_once_at_least(variable: str) -> Non
     assert set(caught.value.fields) == {variable}
 
 
+@pytest.mark.parametrize(
+    "raw", ["tasks.example", "//tasks.example", "https://", "http://[x", "https://a:port", "ftp://a"]
+)
+def test_a_public_address_that_is_none_is_refused(raw: str) -> None:
+    """Browsers would show their cookie without TLS where its scheme is forgotten, and no agent would find it."""
+    with pytest.raises(UsageError) as caught:
+        Settings.from_env({"TASKFLOW_PUBLIC_URL": raw})
+    assert set(caught.value.fields) == {"TASKFLOW_PUBLIC_URL"}
+    assert Settings.from_env({"TASKFLOW_PUBLIC_URL": "HTTPS://Tasks.example:8443/"}).public_url
+
+
 def test_all_wrong_values_are_named_at_once() -> None:
     """Two wrong variables are one error that names both."""
     with pytest.raises(UsageError) as caught:

@@ -59,7 +59,18 @@ def test_the_cookie_is_for_https_alone_where_the_public_address_is(world: World,
     """Behind a proxy that speaks TLS the server itself sees http."""
     safe = create_app(world.service, dataclasses.replace(settings, public_url="https://tasks.example"))
     browser = Browser(dataclasses.replace(world, client=safe.test_client()))
-    assert "; Secure" in browser.sign_in(world.token).headers["Set-Cookie"]
+    said = browser.sign_in(world.token).headers["Set-Cookie"]
+    assert "; Secure" in said
+    # What a browser takes for a cookie of such a name from this host alone: nobody beside it plants a session.
+    assert said.startswith("__Host-taskflow_session=tf_browser_") and "; Path=/;" in f"{said};" and "Domain" not in said
+    assert browser.is_signed_in
+    planted = browser.client.get_cookie("__Host-taskflow_session")
+    assert planted is not None
+    other = safe.test_client()
+    other.set_cookie("taskflow_session", planted.value)
+    assert other.get("/account").status_code == 303
+    out = browser.post("/logout", {"csrf_token": browser.csrf_token()})
+    assert out.headers["Set-Cookie"].startswith("__Host-taskflow_session=;") and "; Secure" in out.headers["Set-Cookie"]
 
 
 def test_a_browser_that_names_only_its_origin_signs_in_behind_a_proxy(world: World, settings: Settings) -> None:
@@ -104,6 +115,12 @@ def test_one_address_may_try_so_often_a_minute(world: World, settings: Settings)
     elsewhere = {"REMOTE_ADDR": "192.0.2.7"}
     answer = browser.client.post("/login", data={"token": world.token}, environ_overrides=elsewhere)
     assert answer.status_code == 303
+
+
+def test_who_tries_too_often_is_told_no_time_that_is_too_short(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes again after it is let in: seconds are counted up."""
+    monkeypatch.setattr(world.client.application.extensions["taskflow.sign_in_limit"]._limit, "wait_s", lambda _: 7.2)
+    assert Browser(world).sign_in(world.token).headers["Retry-After"] == "8"
 
 
 def test_behind_proxies_that_are_trusted_the_address_is_the_one_that_they_name(

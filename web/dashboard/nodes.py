@@ -6,10 +6,8 @@ from flask import Response, request
 
 from web.auth import caller
 from web.dashboard.frame import Pages, show
+from web.dashboard.histories import EVENTS_READ, History
 from web.door import service
-
-_EVENTS_READ = 1000
-EVENTS_SHOWN = 100
 
 pages = Pages("nodes")
 
@@ -31,8 +29,7 @@ def see_node(node_id: str) -> Response:
     """One node, its tasks and its history."""
     who, served = caller(), service()
     node = served.nodes.show(who, node_id)
-    events = served.events.of_node(who, node_id, limit=_EVENTS_READ)
+    history = History(served.events.newest_of_node(who, node_id, EVENTS_READ))
     return show(
-        "node.html", node=node, tasks=served.lookups.tasks_on(who, node_id),
-        events=list(reversed(events[-EVENTS_SHOWN:])), after=events[-1]["seq"] if events else 0,
+        "node.html", node=node, tasks=served.lookups.tasks_on(who, node_id), history=history,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from taskflow.service import RunFilter
 from web.auth import caller
 from web.dashboard.drawings import diagrams
 from web.dashboard.frame import Pages, show
-from web.dashboard.histories import EVENTS_SHOWN, history
+from web.dashboard.histories import EVENTS_READ, History
 from web.dashboard.timeline import WIDTH, timeline
 from web.door import service
 
@@ -41,12 +41,11 @@ def see_run(run_id: str) -> Response:
     """A run with everything that is known of it."""
     who, served = caller(), service()
     found = served.runs.get(who, run_id)
-    events = history(lambda after, limit: served.runs.events(who, run_id, after=after, limit=limit))
+    history, why = History(served.runs.newest_events(who, run_id, EVENTS_READ)), served.run_explain.why(who, run_id)
     # A finished one's view names no step; its bars all come from its events.
-    drawn = timeline(events, found, served.now())
+    drawn = timeline(history.events, found, served.now(), since=why.get("since"))
     steps = served.lookups.steps(found["pipeline"])
     return show(
         "run.html", run=found, drawn=drawn, width=WIDTH, diagrams=diagrams(steps, drawn.states) if steps else None,
-        why=served.run_explain.why(who, run_id), events=list(reversed(events[-EVENTS_SHOWN:])),
-        events_total=len(events), after=events[-1]["seq"] if events else 0,
+        why=why, history=history,
     )  # fmt: skip

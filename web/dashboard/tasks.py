@@ -14,7 +14,7 @@ from taskflow.service import TaskFilter
 from web.auth import caller
 from web.dashboard.drawings import diagrams
 from web.dashboard.frame import Pages, operators_only, show
-from web.dashboard.histories import EVENTS_SHOWN, history
+from web.dashboard.histories import EVENTS_READ, History
 from web.dashboard.timeline import WIDTH, timeline
 from web.door import service
 
@@ -91,16 +91,15 @@ def see_task(task_id: str) -> Response:
     """A task with everything that is known of it; ``?run=`` chooses one of its runs."""
     who, served = caller(), service()
     task = served.tasks.get(who, task_id)
-    events = history(lambda after, limit: served.events.of_task(who, task_id, after=after, limit=limit))
+    history, why = History(served.events.newest_of_task(who, task_id, EVENTS_READ)), served.explain.why(who, task_id)
     runs = served.lookups.runs(who, task_id)
     run = _chosen_run(runs)
-    drawn = None if run is None else timeline(events, run, served.now())
+    drawn = None if run is None else timeline(history.events, run, served.now(), since=why.get("since"))
     states = {} if drawn is None else drawn.states
     return show(
         "task.html", task=task, runs=runs, run=run, drawn=drawn, width=WIDTH,
-        diagrams=diagrams(served.lookups.steps(), states), why=served.explain.why(who, task_id),
-        events=list(reversed(events[-EVENTS_SHOWN:])), events_total=len(events),
-        after=events[-1]["seq"] if events else 0, ended=_ENDED, allowed=_allowed(task),
+        diagrams=diagrams(served.lookups.steps(), states), why=why, history=history, ended=_ENDED,
+        allowed=_allowed(task),
     )  # fmt: skip
 
 

@@ -59,22 +59,24 @@ class Timeline:
     bars: tuple[Bar, ...]
     total_s: float
     left_out: int
+    #: Each step that was entered, and how its last stay went; also of those that were left out.
+    states: Mapping[str, str]
 
     @property
     def kinds(self) -> frozenset[str]:
         """The kinds of marks that are in the bars."""
         return frozenset(mark.kind for bar in self.bars for mark in bar.marks)
 
-    @property
-    def states(self) -> dict[str, str]:
-        """Each step that was entered, and how its last stay went."""
-        return {bar.step: bar.state for bar in self.bars}
 
-
-def timeline(events: Sequence[Mapping[str, Any]], run: Mapping[str, Any], now: float) -> Timeline:
-    """The bars of ``run``, from the events of its task."""
+def timeline(
+    events: Sequence[Mapping[str, Any]], run: Mapping[str, Any], now: float, since: str | None = None
+) -> Timeline:
+    """The bars of ``run``, from the events of its task, of which the oldest may be missing. ``since``: when the step was
+    entered in which it is now."""
     began = epoch(run["created_at"])
     bars = _bars([event for event in events if event["run_id"] == run["id"]], run, began, now)
+    if since is not None and bars and bars[-1].state == "now":
+        bars[-1].began = max(bars[-1].began, min(epoch(since), bars[-1].ended))
     end = max([began + 0.001, *(bar.ended for bar in bars)])
     shown = bars[-BARS_MAX:]
     first = shown[0].began if len(bars) > BARS_MAX else began
@@ -84,7 +86,8 @@ def timeline(events: Sequence[Mapping[str, Any]], run: Mapping[str, Any], now: f
         bar.width = round(max(bar.seconds * scale, _BAR_MIN), 1)
         for mark in bar.marks:
             mark.x = round(min(max((mark.at - first) * scale, 2.0), WIDTH - 2.0), 1)
-    return Timeline(tuple(shown), end - began, len(bars) - len(shown))
+    states = {bar.step: bar.state for bar in bars}
+    return Timeline(tuple(shown), end - began, len(bars) - len(shown), states)
 
 
 def _bars(events: Sequence[Mapping[str, Any]], run: Mapping[str, Any], began: float, now: float) -> list[Bar]:

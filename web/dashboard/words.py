@@ -88,21 +88,21 @@ def money(amount: float | None) -> str:
 
 
 def compact(data: Mapping[str, Any]) -> str:
-    """What an event says, in one line."""
-    return ", ".join(_said(data))
+    """What an event says, in one line; seconds are read as times."""
+    told = {}
+    for name, value in data.items():
+        is_time = name.endswith("_s") and isinstance(value, (int, float)) and not isinstance(value, bool)
+        told[name.removesuffix("_s") if is_time else name] = duration(value) if is_time else value
+    return ", ".join(f"{name}: {_text(value)}" for name, value in told.items() if value not in (None, "", [], {}))
 
 
 def lines(data: Mapping[str, Any]) -> str:
-    """The same, each in a line of its own."""
-    return "\n".join(_said(data))
-
-
-def _said(data: Mapping[str, Any]) -> list[str]:
-    return [f"{name}: {_text(value)}" for name, value in data.items() if value not in (None, "", [], {})]
+    """What somebody gave or a step returned, each in a line of its own and as it is."""
+    return "\n".join(f"{name}: {_text(value)}" for name, value in data.items())
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 FILTERS: dict[str, Callable[..., str]] = {

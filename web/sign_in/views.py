@@ -13,6 +13,7 @@ from taskflow.service.browsers import SignedIn, SignInRefused
 from web import audit, sessions
 from web.auth import PAGE, PUBLIC_PAGE, caller, guarded
 from web.door import service
+from web.errors import retry_after
 from web.limits import SignInLimit
 
 log = structlog.get_logger(__name__)
@@ -21,8 +22,8 @@ blueprint = Blueprint("sign_in", __name__, template_folder="templates", static_f
 
 #: Nothing but what this host serves, no script at all, and forms are sent here only.
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"
-    " frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
+    " base-uri 'none'; frame-ancestors 'none'",
     # A browser that is told to name no page where it comes from names no origin either when it sends a form.
     "Referrer-Policy": "same-origin",
 }
@@ -140,7 +141,7 @@ def _refused(error: TaskflowError, *, code: str, wanted: str) -> Response:
         response = _page(code=code, wanted=wanted, problem="A store is not usable now. Try again in a moment.")
         response.status_code = 503
     if isinstance(error, TooMany):
-        response.headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+        response.headers.update(retry_after(error.retry_after_s))
     return response
 
 

@@ -79,8 +79,13 @@ class Log {
     this.lines.append(fresh);
     this.trim();
     this.search.again();
-    if (this.ended) this.say(this.lines.childElementCount ? "ended" : "ended without output");
+    if (this.ended) this.say(this.howItEnded());
     this.toEnd();
+  }
+
+  howItEnded() {
+    if (this.lines.childElementCount) return "ended";
+    return Number(this.section.dataset.logBytes) ? "ended; what it said was deleted for its age" : "ended without output";
   }
 
   trim() {

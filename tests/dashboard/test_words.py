@@ -1,0 +1,31 @@
+"""Values as pages show them: as people read them, and without a word lost."""
+
+from __future__ import annotations
+
+from web.dashboard.words import compact, lines, shell
+
+
+def test_what_an_event_says_is_read_without_knowing_json() -> None:
+    """Seconds are times, what is empty is left out, letters are letters; flags and names that only look like times stay."""
+    said = compact(
+        {
+            "from": "a",
+            "duration_s": 0.128616,
+            "error": {"message": "gr\u00fcn"},
+            "none": None,
+            "is_s": True,
+            "at_s": "x",
+        }
+    )
+    assert said == 'from: a, duration: 0.1 s, error: {"message": "gr\u00fcn"}, is_s: true, at_s: x'
+
+
+def test_what_somebody_gave_is_shown_as_it_is() -> None:
+    """Nothing of it is left out or renamed."""
+    assert lines({"wait_s": 90, "note": "", "items": []}) == "wait_s: 90\nnote: \nitems: []" and lines({}) == ""
+
+
+def test_a_command_for_a_shell_is_shown_as_it_was_typed() -> None:
+    """Any other one is quoted so that it can be typed."""
+    assert shell(["sh", "-c", "echo 'a b' | wc"]) == "echo 'a b' | wc"
+    assert shell(["echo", "a b"]) == "echo 'a b'" and shell(["sh", "-c"]) == "sh -c" and shell(None) == ""
