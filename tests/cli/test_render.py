@@ -48,3 +48,9 @@ def test_what_happens_then_is_said_once() -> None:
     """The sentence of the API begins with the word that stands before it here."""
     text = render.why_text({"summary": "it waits", "then": "then the step fails", "step": "running"})
     assert text.splitlines()[-1].split() == ["then", "the", "step", "fails"]
+
+
+def test_a_warning_can_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """It may repeat what a server said."""
+    Progress().warn("it\x1b[2J is\x07 so\nand so")
+    assert capsys.readouterr().err == "warning: it is so\nand so\n"
