@@ -268,4 +268,4 @@ def _elsewhere(settings: Settings) -> NoServer:
 def _shown(value: object) -> str:
     if value == "":
         return "(empty)"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return render.number(value) if isinstance(value, float) else str(value)

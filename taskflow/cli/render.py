@@ -66,6 +66,11 @@ def money(amount: float | None) -> str:
     return f"{amount:.2f}" if amount == 0 or amount >= 0.01 else f"{amount:.4f}"
 
 
+def number(value: float) -> str:
+    """A number as one types it: all of its digits, no exponent, no zeros behind the point."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
 def seconds_between(start: str | None, end: str | None) -> float | None:
     """Seconds from one ISO 8601 time of the API to another; None when one is missing."""
     if not start or not end:

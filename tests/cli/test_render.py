@@ -54,3 +54,12 @@ def test_a_warning_can_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]
     """It may repeat what a server said."""
     Progress().warn("it\x1b[2J is\x07 so\nand so")
     assert capsys.readouterr().err == "warning: it is so\nand so\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2592000.0, "2592000"), (1234567.5, "1234567.5"), (0.25, "0.25"), (0.0113, "0.0113"), (0.0, "0")],
+)
+def test_a_number_is_shown_as_it_is_typed(value: float, text: str) -> None:
+    """With an exponent a limit of 1,234,567.5 would be shown as another one."""
+    assert render.number(value) == text
