@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
 import fnmatch
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,16 @@ def test_the_settings_show_no_secret_and_where_each_came_from(world: World, see:
     assert rows["TASKFLOW_LEASE_S"]["source"] == "environment" and rows["TASKFLOW_LEASE_S"]["value"] == "1"
     assert rows["TASKFLOW_SHARDS"]["source"] == "default"
     assert rows["TASKFLOW_DATABASE_URL"]["value"] == "not set"
+
+
+def test_an_address_is_shown_without_its_password(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no secret itself, and may hold one."""
+    settings = dataclasses.replace(
+        world.service.lookups._settings, public_url="https://ada:s3same-s3same@proxy.example"
+    )
+    monkeypatch.setattr(world.service.lookups, "_settings", settings)
+    page = see("/settings")
+    assert "https://ada:***@proxy.example" in page.text and "s3same" not in page.html
 
 
 def test_a_setting_is_a_number_that_people_read(see: See) -> None:
