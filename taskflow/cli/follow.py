@@ -77,7 +77,7 @@ class Patience:
             raise error
         if not self._told and now - self._lost_at >= _QUIET_S:
             self._told = True
-            self._say(f"the server does not answer ({error.why}); trying again")
+            self._say(f"the server does not answer ({render.clean(error.why)}); trying again")
 
 
 class Follower:

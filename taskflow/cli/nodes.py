@@ -132,7 +132,7 @@ def audit(as_json: bool) -> int:
         rows = [
             (
                 one["kind"], one["provider"], one["label"], one["server_id"], render.duration(one["age_s"]),
-                "?" if one["price_per_hour"] is None else f"{one['price_per_hour']:g}", one["says"],
+                "?" if one["price_per_hour"] is None else render.number(one["price_per_hour"]), one["says"],
             )
             for one in found["differences"]
         ]  # fmt: skip

@@ -69,7 +69,10 @@ complete_providers = _quiet(_providers)
 
 def complete_sweeps(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem]:
     """The scheduled jobs; no server is asked."""
+    from taskflow.cli.render import number
     from taskflow.settings import Settings
 
     intervals = Settings().sweep_intervals()
-    return [CompletionItem(name, help=f"every {s:g} s") for name, s in intervals.items() if name.startswith(typed)]
+    return [
+        CompletionItem(name, help=f"every {number(s)} s") for name, s in intervals.items() if name.startswith(typed)
+    ]

@@ -182,7 +182,7 @@ def show_settings(as_json: bool) -> int:
     for row in table():
         value = getattr(settings, row.name)
         source = "environment" if os.environ.get(row.env) else "default"
-        shown = "(hidden)" if row.secret and value else value
+        shown = "(hidden)" if row.secret and value else mask_text(value) if isinstance(value, str) else value
         rows.append({"variable": row.env, "value": shown, "unit": row.unit, "source": source, "help": row.help})
     if as_json:
         click.echo(render.to_json({"settings": rows, "data_dir": str(settings.data_path)}))
@@ -268,4 +268,4 @@ def _elsewhere(settings: Settings) -> NoServer:
 def _shown(value: object) -> str:
     if value == "":
         return "(empty)"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return render.number(value) if isinstance(value, float) else str(value)

@@ -144,20 +144,15 @@ def report(error: BaseException) -> int:
 
 
 def _print(error: TaskflowError) -> None:
-    click.echo(f"error: {_harmless(mask_text(error.message))}", err=True)
+    from taskflow.cli.render import clean_lines  # here: most commands end without an error
+
+    click.echo(f"error: {clean_lines(mask_text(error.message))}", err=True)
     if error.advice:
-        click.echo(f"  {_harmless(error.advice)}", err=True)
+        click.echo(f"  {clean_lines(error.advice)}", err=True)
     if exit_code_of(error) == NOT_FOUND:
         return  # the line above names what there is not; the field has nothing to add
     for name, text in getattr(error, "fields", {}).items():
-        click.echo(f"  {_harmless(f'{_option_name(str(name))}: {_text(text)}')}", err=True)
-
-
-def _harmless(text: str) -> str:
-    """``text``, line by line, so that it can't steer a terminal: a server's words may be a provider's or a repository's."""
-    from taskflow.cli import render  # here: most commands end without an error
-
-    return "\n".join(render.clean(line) for line in text.splitlines())
+        click.echo(f"  {clean_lines(f'{_option_name(str(name))}: {_text(text)}')}", err=True)
 
 
 def _option_name(field: str) -> str:

@@ -56,7 +56,7 @@ def _list(*, as_json: bool) -> int:
     rows = [
         (
             one["name"], offer["size"], offer["location"], f"{offer['vcpus']:g}", offer["memory_mb"], offer["slots"],
-            f"{offer['price_per_hour']:g}", f"{one['nodes']}/{one['nodes_max']}",
+            render.number(offer["price_per_hour"]), f"{one['nodes']}/{one['nodes_max']}",
             one["closed"] or (f"sold out until {offer['sold_out_until']}" if offer["sold_out_until"] else ""),
         )
         for one in found

@@ -35,6 +35,11 @@ def clean(text: object) -> str:
     return _SURROGATES.sub("\ufffd", _CONTROLS.sub("", _ESCAPES.sub("", str(text))))
 
 
+def clean_lines(text: str) -> str:
+    """The same of a text that may have several lines: a server's words may be a provider's or a repository's."""
+    return "\n".join(clean(line) for line in text.splitlines())
+
+
 def to_json(data: Any) -> str:
     """``data`` as JSON for other programs."""
     return json.dumps(data, indent=2)
@@ -59,6 +64,11 @@ def money(amount: float | None) -> str:
     if amount is None:
         return "-"
     return f"{amount:.2f}" if amount == 0 or amount >= 0.01 else f"{amount:.4f}"
+
+
+def number(value: float) -> str:
+    """A number as one types it: all of its digits, no exponent, no zeros behind the point."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
 def seconds_between(start: str | None, end: str | None) -> float | None:
@@ -114,6 +124,7 @@ class Progress:
 
     def warn(self, text: str) -> None:
         """Print a warning on standard error."""
+        text = clean_lines(text)
         with self._lock:
             if self._region is not None:
                 self._region.aside(lambda: click.echo(f"warning: {text}", err=True))

@@ -58,8 +58,8 @@ def _switch(name: str, *, paused: bool, as_json: bool) -> int:
 
 def _list(*, as_json: bool) -> int:
     with stores_app() as app:
-        found, paused = app.service.health.sweeps(), app.service.health.paused_sweeps()
-    rows = [{**one, "paused": one["name"] in paused} for one in found]
+        found = app.service.health.sweeps()
+    rows = [{**one, "paused": one["state"] == "paused"} for one in found]
     if as_json:
         click.echo(render.to_json({"sweeps": rows}))
         return OK

@@ -13,6 +13,7 @@ from taskflow.cli import connection, embedded, render, runs
 from taskflow.cli.client import Api, is_run
 from taskflow.cli.filters import task_query
 from taskflow.cli.follow import Follower, write_log
+from taskflow.cli.interrupts import Interrupts
 from taskflow.cli.options import json_option, task_argument
 from taskflow.cli.problems import EXIT_CODES, FAILED, OK
 from taskflow.cli.render import Progress
@@ -213,7 +214,8 @@ def _follow(api: Api, task: dict[str, Any], as_json: bool) -> int:
     progress = Progress(err=as_json, plain=as_json)
     follower = Follower(api, task, progress)
     try:
-        task = follower.run()
+        with Interrupts():  # a kill ends it as Ctrl-C does, with the cursor shown again
+            task = follower.run()
     except KeyboardInterrupt:
         click.echo(f"{task['id']} goes on; look at it with: taskflow show -f {task['id']}", err=True)
         raise

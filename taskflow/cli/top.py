@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from taskflow.cli import connection, live, render
+from taskflow.cli.interrupts import Interrupts
 from taskflow.cli.options import json_option
 from taskflow.cli.overview import Look, Overview, frame
 from taskflow.cli.problems import OK, CommandError, NoServer
@@ -54,7 +55,8 @@ def top(once: bool, as_json: bool) -> int:
         console.print(frame(overview.look(), look=Look.on(console)))
     else:
         api.patience_s = 0.0
-        Screen(overview).run()
+        with Interrupts():  # whoever ends it, the terminal is as it was
+            Screen(overview).run()
     return OK
 
 

@@ -86,7 +86,7 @@ def limits_text(limits: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str | None:
-    return None if value is None else f"{value:g}"
+    return None if value is None else render.number(value)
 
 
 def _usage_text(found: Mapping[str, Any]) -> str:

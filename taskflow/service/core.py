@@ -85,7 +85,7 @@ class Service:
         self.runs = Runs(database, control, ringer, vault, pipelines, settings, self.now, admission, meter)
         self.run_explain = RunExplain(database, control, pipelines, settings, self.now)
         self.metrics = Metrics(
-            database, control, settings, vault, self.now, depths or (lambda: {ALARM_QUEUE: ringer.backlog()})
+            database, control, settings, vault, clock, depths or (lambda: {ALARM_QUEUE: ringer.backlog()})
         )
         self.workers = Workers(control, self.now)
         self.health = Health(

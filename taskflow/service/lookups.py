@@ -14,6 +14,7 @@ from taskflow.db.session import Database
 from taskflow.db.tasks import get_task
 from taskflow.engine.pipeline import Pipeline
 from taskflow.errors import NotFound
+from taskflow.logs import mask_text
 from taskflow.service.accounts import Caller
 from taskflow.settings import Settings, table
 
@@ -130,4 +131,4 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     # Not 2.592e+06: nobody reads that as thirty days.
-    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else mask_text(str(value))

@@ -186,6 +186,7 @@ def test_settings_say_where_values_come_from(invoke: Invoke, monkeypatch: pytest
     """Every row of the table is there, with its source; the values of secrets are not."""
     monkeypatch.setenv("TASKFLOW_SECRET_KEY", "sesame")
     monkeypatch.setenv("TASKFLOW_PORT", "9000")
+    monkeypatch.setenv("TASKFLOW_URL", "https://ada:sesame@proxy.example")
     done = invoke("settings", "--json")
     rows = {row["variable"]: row for row in json.loads(done.stdout)["settings"]}
     assert list(rows) == [row.env for row in table()]

@@ -48,3 +48,18 @@ def test_what_happens_then_is_said_once() -> None:
     """The sentence of the API begins with the word that stands before it here."""
     text = render.why_text({"summary": "it waits", "then": "then the step fails", "step": "running"})
     assert text.splitlines()[-1].split() == ["then", "the", "step", "fails"]
+
+
+def test_a_warning_can_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """It may repeat what a server said."""
+    Progress().warn("it\x1b[2J is\x07 so\nand so")
+    assert capsys.readouterr().err == "warning: it is so\nand so\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2592000.0, "2592000"), (1234567.5, "1234567.5"), (0.25, "0.25"), (0.0113, "0.0113"), (0.0, "0")],
+)
+def test_a_number_is_shown_as_it_is_typed(value: float, text: str) -> None:
+    """With an exponent a limit of 1,234,567.5 would be shown as another one."""
+    assert render.number(value) == text

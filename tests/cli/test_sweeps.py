@@ -35,13 +35,15 @@ def test_sweeps_are_shown_with_their_state_and_what_they_fail_at(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A human sees which item it is and why, without reading logs."""
-    health = SimpleNamespace(sweeps=lambda: [SWEEP], paused_sweeps=lambda: frozenset())
+    paused = {**SWEEP, "name": "prune", "state": "paused", "failing": []}
+    health = SimpleNamespace(sweeps=lambda: [SWEEP, paused])
     monkeypatch.setattr("taskflow.cli.sweeps.stores_app", _app(health=health))
     shown = invoke("sweeps").stdout
     assert "degraded" in shown
     assert "done 1, failed 1" in shown
     assert "delete_orphans fails at cloud/17 (3 times): it is protected" in shown
-    assert json.loads(invoke("sweeps", "list", "--json").stdout)["sweeps"] == [{**SWEEP, "paused": False}]
+    rows = json.loads(invoke("sweeps", "list", "--json").stdout)["sweeps"]
+    assert rows == [{**SWEEP, "paused": False}, {**paused, "paused": True}]
 
 
 def test_a_price_that_nobody_knows_is_not_shown_as_nothing(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,9 +79,9 @@ def terminal(server: FakeServer, *argv: str, **environ: str) -> Iterator[Termina
         found.close()
 
 
-@pytest.mark.parametrize("how", ["q", "ctrl-c"])
+@pytest.mark.parametrize("how", ["q", "SIGINT", "SIGTERM", "SIGHUP"])
 def test_top_draws_on_a_screen_of_its_own_and_leaves_the_terminal_as_it_was(server: FakeServer, how: str) -> None:
-    """Enter opens the why; q ends it with 0, Ctrl-C with 130."""
+    """Enter opens the why; q ends it with 0, Ctrl-C or being told to end with 130."""
     server.why = {"summary": "the command runs; its outcome is awaited, since 7 s"}
     with terminal(server, "top") as screen:
         screen.shows(b"task-1")
@@ -91,15 +91,16 @@ def test_top_draws_on_a_screen_of_its_own_and_leaves_the_terminal_as_it_was(serv
         if how == "q":
             screen.press(b"q")
         else:
-            screen.process.send_signal(signal.SIGINT)
+            screen.process.send_signal(signal.Signals[how])
         assert screen.ended() == (0 if how == "q" else 130)
         assert _OWN_SCREEN in screen.seen
         assert screen.is_as_before()
         assert b"Traceback" not in screen.seen
 
 
-def test_a_followed_task_is_drawn_and_ctrl_c_shows_the_cursor_again(server: FakeServer) -> None:
-    """What is awaited stands below the lines; after Ctrl-C the task goes on, and is named."""
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_followed_task_is_drawn_and_a_signal_shows_the_cursor_again(server: FakeServer, how: signal.Signals) -> None:
+    """What is awaited stands below the lines; after Ctrl-C, or another end, the task goes on, and is named."""
     server.walk_to_running()
     server.why = {
         "summary": "its outcome is awaited, since 7 s", "waited_s": 7.0, "since": "2026-01-01T00:00:00Z",
@@ -108,7 +109,7 @@ def test_a_followed_task_is_drawn_and_ctrl_c_shows_the_cursor_again(server: Fake
     with terminal(server, "show", "-f", "task-1") as screen:
         screen.shows(b"59:5")
         assert b"its outcome is awaited" in screen.seen
-        screen.process.send_signal(signal.SIGINT)
+        screen.process.send_signal(how)
         assert screen.ended() == 130
         assert b"task-1 goes on" in screen.seen
         assert screen.is_as_before()

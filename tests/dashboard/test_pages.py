@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
 import fnmatch
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,16 @@ def test_runs_are_narrowed_by_what_became_of_them(world: World, see: See) -> Non
     page = see("/runs?status=running,waiting")
     assert "still open" in page.text and "gone wrong" not in page.text and page.problems() == []
     assert see("/runs?status=nonsense", status=400).h1 == "This did not work"
+
+
+def test_an_address_is_shown_without_its_password(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no secret itself, and may hold one."""
+    settings = dataclasses.replace(
+        world.service.lookups._settings, public_url="https://ada:s3same-s3same@proxy.example"
+    )
+    monkeypatch.setattr(world.service.lookups, "_settings", settings)
+    page = see("/settings")
+    assert "https://ada:***@proxy.example" in page.text and "s3same" not in page.html
 
 
 def test_a_setting_is_a_number_that_people_read(see: See) -> None:

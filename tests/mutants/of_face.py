@@ -190,7 +190,7 @@ _SEEN = (
     ),
     Mutant(
         "failure-blamed-on-cleanup", "the step that failed is drawn as done",
-        (Edit("web/dashboard/timeline.py", '"failed" if error and event["kind"] == "step_entered" else "done"', '"done"'),),
+        (Edit("web/dashboard/timeline.py", 'in (None, _CANCELLED) else "failed"', 'in (None, _CANCELLED) else "done"'),),
         ("tests/dashboard/test_timeline.py",),
     ),
     Mutant(
@@ -206,12 +206,12 @@ _SEEN = (
     ),
     Mutant(
         "dead-counted-at-each-scrape", "the work of a dead process grows with every look",
-        (Edit(_FILES, "        for path in of_kind:\n            path.unlink(missing_ok=True)\n", ""),),
+        (Edit(_FILES, "                (directory / name).unlink(missing_ok=True)\n", "                pass\n"),),
         _OF_METRICS,
     ),
     Mutant(
         "dead-not-counted", "counters fall when a process is replaced",
-        (Edit(_FILES, "                sums[key] += value\n", "                sums[key] = value\n"),),
+        (Edit(_FILES, "            sums[key] += value\n", "            sums[key] = value\n"),),
         _OF_METRICS,
     ),
     Mutant(

@@ -229,6 +229,21 @@ def test_a_store_that_is_away_is_said_and_the_rest_is_there(counted: Counted, mo
     assert counted.values("taskflow_sweep_interval_seconds")
 
 
+def test_a_redis_that_hangs_is_waited_for_once(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scrape has ten seconds, and each wait may take five: the time of the rest is the host's then."""
+    waited: list[str] = []
+
+    def hangs(*_: object, **__: object) -> float:
+        waited.append("five seconds")
+        raise redis.TimeoutError("timed out")
+
+    counted.world.travel.shift(3600.0)  # whoever remembers the time of Redis would ask for it anew
+    monkeypatch.setattr(counted.world.redis, "execute_command", hangs)
+    monkeypatch.setattr(counted.world.app.control, "now", hangs)
+    assert counted.values("taskflow_store_up") == {"database": 1.0, "redis": 0.0, "broker": 0.0}
+    assert len(waited) == 1
+
+
 def test_a_broker_of_its_own_is_asked_itself(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits there is not looked for in the Redis of the control state; one that is away hides nothing else."""
     world = counted.world

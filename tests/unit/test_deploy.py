@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from taskflow.settings import Settings, table
-from taskflow.stack import commands
+from taskflow.stack import commands, gunicorn_conf
 from taskflow.stack.environment import READY_FILE
 from tests.support.house import ROOT
 
@@ -176,3 +176,12 @@ def test_the_proxy_passes_callbacks_as_long_as_the_web_takes_them() -> None:
     site = (DEPLOY / "nginx.conf").read_text()
     assert f"client_max_body_size {CALLBACK_BODY_BYTES_MAX // 2**20}m;" in site
     assert f"server 127.0.0.1:{Settings().port};" in site and "proxy_buffering off;" in site
+
+
+def test_the_proxy_lets_go_of_an_idle_connection_before_the_web_does() -> None:
+    """Else a callback now and then is sent on a connection that is being closed, and answered 502."""
+    kept = re.search(r"keepalive_timeout (\d+)s;", (DEPLOY / "nginx.conf").read_text())
+    assert kept is not None
+    page = (ROOT / "docs" / "how-to" / "deploy" / "reverse-proxy.md").read_text()
+    web_s = gunicorn_conf.keepalive
+    assert int(kept.group(1)) < web_s and f"after {web_s} seconds" in page
