@@ -206,12 +206,22 @@ _SEEN = (
     ),
     Mutant(
         "dead-counted-at-each-scrape", "the work of a dead process grows with every look",
-        (Edit(_FILES, "        for path in of_kind:\n            path.unlink(missing_ok=True)\n", ""),),
+        (Edit(_FILES, "                (directory / name).unlink(missing_ok=True)\n", "                pass\n"),),
         _OF_METRICS,
     ),
     Mutant(
+        "killed-reader-doubles", "counts jump when a reader is killed while it adds up those of the dead",
+        (Edit(_FILES, "    begun.replace(merged)\n", ""),),
+        ("tests/observe/test_files.py",),
+    ),
+    Mutant(
+        "two-readers-fold", "two readers at once count the dead twice",
+        (Edit(_FILES, "    if not lock.acquire(wait_s=_WAIT_S):", "    if not lock.acquire(wait_s=_WAIT_S) and False:"),),
+        ("tests/observe/test_files.py",),
+    ),
+    Mutant(
         "dead-not-counted", "counters fall when a process is replaced",
-        (Edit(_FILES, "                sums[key] += value\n", "                sums[key] = value\n"),),
+        (Edit(_FILES, "            sums[key] += value\n", "            sums[key] = value\n"),),
         _OF_METRICS,
     ),
     Mutant(
