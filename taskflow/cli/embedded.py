@@ -50,12 +50,11 @@ def make_token(settings: Settings, *, shared: bool) -> str:
     app = bootstrap(settings)
     try:
         accounts = app.service.accounts
-        former = [row for row in accounts.list_tokens() if row["name"] == name and row["revoked_at"] is None]
+        former = [row["id"] for row in accounts.list_tokens() if row["name"] == name and row["revoked_at"] is None]
         made = accounts.create_token(name=name)
-        for row in former:
-            if (row["owner"], row["role"]) == (made["owner"], made["role"]):
-                app.service.browsers.hand_over(row["id"], made["id"])
-            accounts.revoke_token(row["id"])
+        for token_id in former:
+            app.service.browsers.hand_over(token_id, made["id"])
+            accounts.revoke_token(token_id)
         return str(made["token"])
     finally:
         app.close()

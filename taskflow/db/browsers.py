@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, or_, select, update
+from sqlalchemy.orm import aliased
 
 from taskflow.db.account_models import BrowserSession, SignInCode
-from taskflow.db.models import Token
+from taskflow.db.models import Owner, Token
 
+_WHOM: tuple[Any, ...] = (Owner.name.label("owner"), Token.name, Token.role)
 _SIGNED_IN = (
     select(
         BrowserSession.id.label("browser_id"),
@@ -43,9 +45,15 @@ def delete_browser(tx: Connection, secret_hash: str) -> None:
     tx.execute(delete(BrowserSession).where(BrowserSession.secret_hash == secret_hash))
 
 
-def move_browsers(tx: Connection, token_id: str, to: str) -> None:
-    """Those that are signed in with one token are signed in with another."""
-    tx.execute(update(BrowserSession).where(BrowserSession.token_id == token_id).values(token_id=to))
+def move_browsers(tx: Connection, token_id: str, to: str, now: float) -> None:
+    """Those that are signed in with one token are signed in with another, if that gives the same rights to the same owner
+    and the one before is still good: who is signed out stays so."""
+    former, heir = aliased(Token), aliased(Token)
+    fits = exists().where(
+        former.id == token_id, former.revoked_at.is_(None), or_(former.expires_at.is_(None), former.expires_at > now),
+        heir.id == to, heir.owner_id == former.owner_id, heir.role == former.role,
+    )  # fmt: skip
+    tx.execute(update(BrowserSession).where(BrowserSession.token_id == token_id, fits).values(token_id=to))
 
 
 def insert_code(tx: Connection, code_hash: str, token_id: str, now: float, expires_at: float) -> None:
@@ -53,11 +61,14 @@ def insert_code(tx: Connection, code_hash: str, token_id: str, now: float, expir
     tx.execute(insert(SignInCode).values(code_hash=code_hash, token_id=token_id, created_at=now, expires_at=expires_at))
 
 
+def _good(code_hash: str, now: float) -> tuple[Any, ...]:
+    """That a link was not used and is not too old."""
+    return SignInCode.code_hash == code_hash, SignInCode.used_at.is_(None), SignInCode.expires_at > now
+
+
 def use_code(tx: Connection, code_hash: str, now: float) -> str | None:
     """The token that the link signs in for, to whoever comes first and in time; None to everybody else."""
-    unused = update(SignInCode).where(
-        SignInCode.code_hash == code_hash, SignInCode.used_at.is_(None), SignInCode.expires_at > now
-    )
+    unused = update(SignInCode).where(*_good(code_hash, now))
     row = tx.execute(unused.values(used_at=now).returning(SignInCode.token_id)).first()
     return None if row is None else str(row.token_id)
 
@@ -66,6 +77,18 @@ def token_of_code(tx: Connection, code_hash: str) -> Row[Any] | None:
     """The token for which a link was made, whether the link is still good or not."""
     of_code = select(Token.__table__).join(SignInCode, SignInCode.token_id == Token.id)
     return tx.execute(of_code.where(SignInCode.code_hash == code_hash)).first()
+
+
+def whom_code_is_for(tx: Connection, code_hash: str, now: float) -> Row[Any] | None:
+    """For whom a link signs in while it is good: ``owner``, ``name`` and ``role`` of its token."""
+    for_whom = (
+        select(*_WHOM)
+        .join(Token, Token.owner_id == Owner.id)
+        .join(SignInCode, SignInCode.token_id == Token.id)
+        .where(*_good(code_hash, now))
+        .where(Token.revoked_at.is_(None), or_(Token.expires_at.is_(None), Token.expires_at > now))
+    )
+    return tx.execute(for_whom).first()
 
 
 def prune_browsers(tx: Connection, now: float, limit: int) -> int:

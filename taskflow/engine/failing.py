@@ -6,7 +6,7 @@ import traceback
 
 import structlog
 
-from taskflow.engine.outcomes import Outcome
+from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Snooze
 from taskflow.engine.pipeline import StepContext
 from taskflow.engine.store import RunRow
 from taskflow.errors import PermanentError, StepError, TransientError
@@ -40,3 +40,9 @@ def fail_expired(context: StepContext) -> Outcome:
         f"{run.step}: {what} within {waited_s:.0f} s", code="step_timeout",
         detail={"step": run.step, "awaited": run.awaiting, "since": run.step_entered_at, "until": run.deadline_at},
     )  # fmt: skip
+
+
+def check_decision(step: str, outcome: object) -> None:
+    """Raise ``PermanentError`` unless a step returned a decision: one that forgot its ``return`` does so each time."""
+    if not isinstance(outcome, (Advance, AwaitSignal, Done, Snooze)):
+        raise PermanentError(f"{step} returned {outcome!r}, which is no decision", code="no_decision")

@@ -14,6 +14,15 @@ from taskflow.ids import RunId
 Effect = Callable[[Any], "Iterable[RunId] | None"]
 
 
+_NAME_MAX = 64
+
+
+def _check_seconds(what: str, seconds: object) -> None:
+    # Said where the step makes it: later nobody could tell which line it was.
+    if not isinstance(seconds, (int, float)):
+        raise TypeError(f"{what}: {seconds!r} is no length of time in seconds")
+
+
 class Refused(Exception):
     """The guard of an effect did not hold (the last slot is taken, the row is in another state)."""
 
@@ -40,6 +49,9 @@ class Snooze:
 
     seconds: float
 
+    def __post_init__(self) -> None:
+        _check_seconds("Snooze", self.seconds)
+
 
 @dataclass(frozen=True)
 class AwaitSignal:
@@ -51,6 +63,12 @@ class AwaitSignal:
     name: str
     poll_s: float | None = None
     effects: tuple[Effect, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= _NAME_MAX:
+            raise TypeError(f"AwaitSignal: {self.name!r} is no name of a signal: 1 to {_NAME_MAX} characters")
+        if self.poll_s is not None:
+            _check_seconds("AwaitSignal", self.poll_s)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,16 @@ from taskflow.errors import StepError
 INPUT = "$input"
 #: The code of the error of a run that was cancelled.
 CANCELLED = "cancelled"
+#: What a step says is longer than this is taken for this long: ten years.
+LONGEST_S = 10 * 366 * 86_400.0
+
+
+def bounded_s(seconds: float) -> float:
+    """A length of time of which a due time can be made: a run that is due in infinity would never be looked at again.
+
+    From 0 to ``LONGEST_S``; what is not a number is 0.
+    """
+    return min(max(0.0, seconds), LONGEST_S)
 
 
 @dataclass
@@ -69,7 +79,10 @@ class StepContext:
         )
 
     def take(self, name: str) -> Signal | None:
-        """The oldest unconsumed signal ``name``, which the apply of this step's decision will mark consumed."""
+        """The oldest unconsumed signal ``name``, which the apply of this step's decision will mark consumed.
+
+        A ``Snooze`` and a raised error write nothing: after them it is there again.
+        """
         for signal in self.signals:
             if signal.name == name and signal.id not in self.consumed:
                 self.consumed.append(signal.id)
@@ -106,7 +119,7 @@ class Step:
         """When a stay that began at ``entered_at`` must end."""
         limit = self.limit_s(run) if callable(self.limit_s) else self.limit_s
         began = self.since(run) if self.since is not None else None
-        return None if limit is None else (entered_at if began is None else began) + limit
+        return None if limit is None else (entered_at if began is None else began) + bounded_s(limit)
 
 
 def end_cancelled(ctx: StepContext) -> Outcome:

@@ -24,11 +24,11 @@ import structlog
 from taskflow.clock import Clock
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Alarm, Committed, Control, Fired, Standing, alarm_of
-from taskflow.engine.failing import fail_expired, unexpected, without_secrets
+from taskflow.engine.failing import check_decision, fail_expired, unexpected, without_secrets
 from taskflow.engine.lease import Renewer, new_token
 from taskflow.engine.meter import SILENT, Meter, Told, outcome_name
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Refused, Snooze
-from taskflow.engine.pipeline import Pipeline, Step, StepContext
+from taskflow.engine.pipeline import Pipeline, Step, StepContext, bounded_s
 from taskflow.engine.retry import backoff_s
 from taskflow.engine.store import CancelRequested, Change, Failure, RunRow, Signal, SignalArrived, Store, Superseded
 from taskflow.errors import InfrastructureError, PermanentError, StepError, TransientError
@@ -274,6 +274,7 @@ class Runner:
             self.checkpoint(f"perform:{step.name}")
             outcome = function(context)
             self.checkpoint(f"performed:{step.name}")
+            check_decision(step.name, outcome)
             return outcome
 
     def _check_bounds(self, turn: _Turn, step: Step, pipeline: Pipeline) -> None:
@@ -385,6 +386,7 @@ class Runner:
 
     def _before_deadline(self, turn: _Turn, seconds: float) -> float:
         """The deadline is not slept past; once it is past, the step's own pace goes on."""
+        seconds = bounded_s(seconds)
         to_deadline = None if turn.row.deadline_at is None else turn.row.deadline_at - self._now(turn)
         return seconds if to_deadline is None or to_deadline <= 0 else min(seconds, to_deadline)
 
@@ -428,7 +430,7 @@ class Runner:
 
     def _await_delay(self, turn: _Turn, outcome: AwaitSignal) -> float:
         deadline_at = turn.row.deadline_at
-        delay_s = IDLE_POLL_S if outcome.poll_s is None else outcome.poll_s
+        delay_s = IDLE_POLL_S if outcome.poll_s is None else bounded_s(outcome.poll_s)
         if deadline_at is not None:
             to_deadline = max(0.0, deadline_at - self._now(turn))
             delay_s = to_deadline if outcome.poll_s is None else min(delay_s, to_deadline)

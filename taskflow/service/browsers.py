@@ -18,6 +18,7 @@ from taskflow.db.browsers import (
     signed_in_browser,
     token_of_code,
     use_code,
+    whom_code_is_for,
 )
 from taskflow.db.models import Token
 from taskflow.db.session import Database
@@ -121,8 +122,10 @@ class Browsers:
         self._database.write(lambda tx: delete_browser(tx, hash_token(secret)))
 
     def hand_over(self, token_id: str, to: str) -> None:
-        """Browsers that are signed in with a token go on with the one that takes its place: same owner, same role."""
-        self._database.write(lambda tx: move_browsers(tx, token_id, to))
+        """Browsers that are signed in with a token go on with the one that takes its place, if that is of the same owner
+        with the same role, and the token is still good."""
+        now = self._clock.now()
+        self._database.write(lambda tx: move_browsers(tx, token_id, to, now))
 
     def make_link(self, caller: Caller) -> dict[str, Any]:
         """A code that signs one browser in for the caller's token, once and soon: ``{"code", "expires_at"}``."""
@@ -130,6 +133,12 @@ class Browsers:
         expires_at = now + self._settings.sign_in_code_s
         self._database.write(lambda tx: insert_code(tx, hash_token(code), caller.token_id, now, expires_at))
         return {"code": code, "expires_at": isoformat(expires_at)}
+
+    def whom(self, code: str) -> dict[str, str] | None:
+        """For whom a link signs in, ``{"owner", "name", "role"}``; None when it is not good, or no more."""
+        with self._database.read() as tx:
+            row = whom_code_is_for(tx, hash_token(code), self._clock.now())
+        return None if row is None else dict(row._mapping)
 
     # --- every request
 

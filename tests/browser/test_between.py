@@ -216,6 +216,33 @@ def test_a_time_that_changes_is_told_anew_and_one_that_stays_is_left_alone(page:
     assert found == [True, True]
 
 
+def test_what_comes_up_by_itself_is_said_in_places_that_are_always_there(page: Any) -> None:
+    """A screen reader reads out what changes in a place, and not a place that appears."""
+    page.goto("/tasks")
+    for name in ("#connection", "#toast"):
+        place = page.locator(name)
+        assert place.get_attribute("aria-live") == "polite" and place.inner_text() == ""
+        shown = place.evaluate("place => [getComputedStyle(place).display, getComputedStyle(place).visibility]")
+        assert shown == ["block", "visible"], name
+    assert page.evaluate("() => document.documentElement.scrollHeight - document.body.scrollHeight") <= 0
+
+
+def test_a_filter_is_chosen_by_keyboard_without_leaving_at_the_first_arrow(page: Any) -> None:
+    """Each arrow is a change, and none is the choice yet; with a pointer the choice is made at once."""
+    page.goto("/tasks")
+    page.get_by_label("Status").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")
+    for _ in range(4):
+        page.keyboard.press("ArrowDown")
+    chosen = page.get_by_label("Status").input_value()
+    assert (chosen, page.url.split("/")[-1]) == ("failed", "tasks")
+    page.get_by_role("button", name="Filter").press("Enter")
+    page.wait_for_url("**/tasks?status=failed*")
+    page.get_by_label("Status").select_option("completed")
+    page.wait_for_url("**/tasks?status=completed*")
+
+
 def test_no_page_is_wider_than_a_phone(page: Any, stack: Stack, repository: Path) -> None:
     """Neither the page nor a table in it is scrolled sideways, and what is chosen in the navigation is in sight."""
     task_id = stack.submit(repository, ["sh", "-c", "exit 7"], title="unbroken" * 20, labels={"l": "v" * 60})

@@ -94,6 +94,7 @@ def test_output_is_followed_in_colours_and_searched_and_never_becomes_markup(
     _shows(page, "1 of 3 lines", "[data-log-count]")
     page.keyboard.press("Enter")
     _shows(page, "2 of 3 lines", "[data-log-count]")
+    assert page.evaluate("() => CSS.highlights.get('found').size") == 3
     assert lines.locator(".hit").count() == 3 and lines.locator(".at").inner_text() == "line 2"
     _shows(page, "ended", "[data-log-state]")
 

@@ -20,8 +20,9 @@ PAIRS = [
     *((text, "card", _TEXT) for text in ("link", "bad")),
     ("link", "ground", _TEXT), ("link", "sunk", _TEXT), ("bad", "sunk", _TEXT), ("accent-text", "accent", _TEXT),
     *((state, f"{state}-ground", _TEXT) for state in _STATES),
-    *((colour, "log", _TEXT) for colour in _LOG),
-    *(("text", f"{state}-ground", _TEXT) for state in _STATES), ("log", "text", _TEXT), ("card", "bad", _TEXT),
+    *((colour, ground, _TEXT) for colour in _LOG for ground in ("log", "hit")),
+    *(("text", f"{state}-ground", _TEXT) for state in _STATES),
+    ("log", "text", _TEXT), ("text", "hit-at", _TEXT), ("card", "bad", _TEXT),
     ("ground", "text", _TEXT), ("line-strong", "card", _EDGE), ("accent", "card", _EDGE),
     *((f"{fill}-fill", "card", _EDGE) for fill in ("good", "bad", "running")),
 ]  # fmt: skip

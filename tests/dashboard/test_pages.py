@@ -312,6 +312,18 @@ def test_the_settings_show_no_secret_and_where_each_came_from(world: World, see:
     assert rows["TASKFLOW_DATABASE_URL"]["value"] == "not set"
 
 
+def test_runs_are_narrowed_by_what_became_of_them(world: World, see: See) -> None:
+    """In the address, as tasks are; the form shows it, and a status that there is not is refused."""
+    world.start(subject="still open")
+    world.end_run(world.start(subject="gone wrong"), {"code": "declined", "message": "the card was declined"})
+    page = see("/runs?status=failed")
+    assert "gone wrong" in page.text and "still open" not in page.text
+    assert [found["value"] for found in page.all("option") if "selected" in found] == ["failed"]
+    page = see("/runs?status=running,waiting")
+    assert "still open" in page.text and "gone wrong" not in page.text and page.problems() == []
+    assert see("/runs?status=nonsense", status=400).h1 == "This did not work"
+
+
 def test_an_address_is_shown_without_its_password(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no secret itself, and may hold one."""
     settings = dataclasses.replace(

@@ -224,6 +224,34 @@ def _count(database: Database, table: Any) -> int:
         return len(tx.execute(select(table.__table__)).all())
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("heir", "former", "goes_on"),
+    [
+        ({}, {}, True), ({"owner": "bob"}, {}, False), ({"role": "admin"}, {}, False), ({"role": "viewer"}, {}, False),
+        ({}, {"expires_s": 5.0}, False), ({}, {"expires_s": 50.0}, True), ({}, {"revoked": True}, False),
+    ],
+)  # fmt: skip
+def test_a_browser_goes_on_with_a_token_of_the_same_rights_alone(
+    engine: Engine, heir: dict[str, Any], former: dict[str, Any], goes_on: bool
+) -> None:
+    """Neither for somebody else, nor with other rights, nor when it is signed out already."""
+    clock = ManualClock(NOW)
+    database = Database(engine)
+    accounts, browsers = Accounts(database, clock), Browsers(database, clock, S)
+    old = accounts.create_token(owner="ada", name="old", role="operator", expires_s=former.get("expires_s"))
+    new = accounts.create_token(**{"owner": "ada", "name": "new", "role": "operator", **heir})
+    secret = browsers.sign_in(old["token"], "b").secret
+    clock.advance(10)
+    if former.get("revoked"):
+        accounts.revoke_token(old["id"])
+    browsers.hand_over(old["id"], new["id"])
+    with database.read() as tx:
+        assert tx.execute(select(BrowserSession.token_id)).scalar_one() == (new if goes_on else old)["id"]
+    if goes_on:
+        assert browsers.authenticate(secret).caller.token_id == new["id"]
+
+
 def test_what_signed_out_browsers_leave_and_old_lines_are_pruned(sqlite_engine: Engine) -> None:
     """Sessions and links when their time is over, the trail by its own setting; 0 keeps it for ever."""
     upgrade(sqlite_engine)

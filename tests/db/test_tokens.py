@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from taskflow.db.models import Token
+from taskflow.db.own_runs import grant_callback
 from taskflow.db.runs import get_run
 from taskflow.db.tokens import insert_callback_token, newest_tokens
 from taskflow.service.renewal import renewed_tokens
@@ -70,3 +71,15 @@ def test_one_that_never_expires_is_never_renewed(world: World) -> None:
         return renewed_tokens(tx, VAULT, node_id, seen=0, now=1e9, life_s=100.0)
 
     assert world.write(work) == {"callback_token": None, "workspace_tokens": {}}
+
+
+def test_a_callback_of_a_run_is_only_lengthened_and_says_until_when_it_is_good(world: World) -> None:
+    """On both databases, which have other words for the later of two times."""
+    run = world.run("run-1", "own-1", "own")
+
+    def until(expires_at: float) -> Any:
+        return world.write(
+            lambda tx: grant_callback(tx, run.id, "paid", token_hash="h", now=1.0, expires_at=expires_at)
+        )
+
+    assert [until(10.0), until(30.0), until(20.0)] == [10.0, 30.0, 30.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from datetime import datetime, timezone
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy import select
 
 from taskflow.db.models import Event
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Snooze
-from taskflow.engine.pipeline import Step, StepContext
+from taskflow.engine.pipeline import LONGEST_S, Step, StepContext
 from taskflow.errors import InfrastructureError, PermanentError, TransientError
 from tests.engine.conftest import MakeRig
 from tests.support.engine import SimulatedCrash, advance, toy
@@ -94,6 +95,8 @@ def _bad_effect(tx: Any) -> None:
         (Advance("cleanup", effects=(_bad_effect,)), "unexpected"),
         (Advance("cleanup", error={"code": "c", "message": "m", "at": NOW}), "unexpected"),
         (Advance("nowhere"), "unknown_step"),
+        (None, "no_decision"),
+        ("cleanup", "no_decision"),
     ],
 )
 def test_a_decision_that_cannot_be_written_fails_the_step(make_rig: MakeRig, outcome: Outcome, code: str) -> None:
@@ -280,3 +283,45 @@ def test_no_secret_of_a_decision_is_stored(make_rig: MakeRig) -> None:
     run_id = rig.start()
     rig.run_alarms()
     assert rig.row(run_id).error == {"code": "no", "message": "at redis://:***@h/0", "password": "***"}
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Snooze(math.inf), Snooze(1e30), Snooze(math.nan), Snooze(-1e30), AwaitSignal("never", poll_s=math.inf),
+        TransientError("busy", retry_after_s=math.inf),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_no_run_is_put_off_for_ever(make_rig: MakeRig, outcome: Any) -> None:
+    """Whatever length of time a step, or who told it to wait, says: it is due some day."""
+
+    def once(ctx: StepContext) -> Outcome:
+        if ctx.fires > 1:
+            return Done()
+        if isinstance(outcome, Exception):
+            raise outcome
+        decided: Outcome = outcome
+        return decided
+
+    rig = make_rig(toy(Step("one", once)))
+    run_id = rig.start()
+    rig.run_alarms(turns=10)
+    row = rig.row(run_id)
+    assert row.finished_at is not None and row.error is None
+    assert row.finished_at - row.step_entered_at <= LONGEST_S + 60
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [(Snooze, "5"), (Snooze, None), (AwaitSignal, None), (AwaitSignal, "n" * 65), (AwaitSignal, "go", "5")],
+    ids=repr,
+)
+def test_a_decision_of_the_wrong_kind_fails_where_it_is_made(make_rig: MakeRig, decide: Any) -> None:
+    """With the step's own line in the error, instead of as a worker that died again and again."""
+    rig = make_rig(toy(Step("one", lambda ctx: decide[0](*decide[1:]), max_attempts=1)))
+    run_id = rig.start()
+    rig.run_alarms(turns=10)
+    error = rig.row(run_id).error
+    assert error is not None and (error["code"], error["step"]) == ("unexpected", "one")
+    assert error["message"].startswith("TypeError: ") and __file__ in error["detail"]["traceback"]

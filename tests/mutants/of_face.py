@@ -190,7 +190,7 @@ _SEEN = (
     ),
     Mutant(
         "failure-blamed-on-cleanup", "the step that failed is drawn as done",
-        (Edit("web/dashboard/timeline.py", '"failed" if error and event["kind"] == "step_entered" else "done"', '"done"'),),
+        (Edit("web/dashboard/timeline.py", 'in (None, _CANCELLED) else "failed"', 'in (None, _CANCELLED) else "done"'),),
         ("tests/dashboard/test_timeline.py",),
     ),
     Mutant(

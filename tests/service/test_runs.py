@@ -92,6 +92,15 @@ def test_a_wrong_input_names_each_field_and_makes_nothing(kit: Kit, given: dict[
     assert (_count(kit, Run), _count(kit, OwnRun), _count(kit, Event)) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("limit_s", [1e300, -1e300])
+def test_a_limit_that_no_calendar_has_keeps_no_run_from_being_shown(kit: Kit, limit_s: float) -> None:
+    """An input may say one: it would break every list that the run is in."""
+    run = kit.start("wait", {**GIVEN, "limit_s": limit_s})
+    assert run.status == ("waiting" if limit_s > 0 else "failed")
+    assert _listed(kit) == [run.id]
+    assert run.why
+
+
 def test_an_input_full_of_wrong_names_is_not_sent_back_whole(kit: Kit) -> None:
     """A megabyte of them would be answered with several."""
     with pytest.raises(InvalidInput) as refused:

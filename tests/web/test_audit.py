@@ -55,6 +55,17 @@ def test_a_line_about_several_tasks_names_those_to_which_it_was_done(world: Worl
     assert (rerun["outcome"], rerun["data"]) == ("failed", {"status": 200, "done": [], "not_done": 1})
 
 
+def test_what_was_given_to_somebody_outside_is_on_the_trail_without_its_token(world: World) -> None:
+    """For which signal of which run, and until when; what is refused gave nothing."""
+    run = world.start()
+    made = world.call("POST", f"/api/runs/{run['id']}/callbacks", {"signal": "paid"}).get_json()
+    world.call("POST", f"/api/runs/{run['id']}/callbacks", {"signal": "s3cret"})
+    refused, given, *_ = _lines(world)
+    assert (given["action"], given["subject_kind"], given["subject_id"]) == ("open_callback", "run", run["id"])
+    assert given["data"] == {"status": 200, "signal": "paid", "expires_at": made["expires_at"]}
+    assert (refused["outcome"], "s3cret" in str(refused)) == ("failed", False)
+
+
 def test_reads_are_no_lines(world: World) -> None:
     """Nor are the reports of nodes."""
     task = world.submit()

@@ -164,6 +164,25 @@ def test_a_link_signs_one_browser_in_once(world: World, browser: Browser) -> Non
     assert form["code"] not in refused.text
 
 
+def test_a_link_says_whom_it_makes_of_one_while_it_is_good(world: World, browser: Browser) -> None:
+    """Else somebody who is sent another's link works there without knowing; who has an old one learns nothing."""
+    made = world.service.accounts.create_token(owner="ada", name="<b>ci</b>", role="viewer")
+    link = world.call("POST", "/api/sign-in-links", {}, token=made["token"]).get_json()["path"]
+    page = " ".join(browser.get(link).text.split())
+    said = "as <strong>&lt;b&gt;ci&lt;/b&gt;</strong> (viewer) of <strong>ada</strong>. It works once."
+    assert said in page
+    late = _link(world)
+    browser.post("/login", fields(browser.get(link)))
+    texts = [browser.get(link).text, browser.get("/login?code=x").text]
+    world.clock.advance(S.sign_in_code_s)
+    texts.append(browser.get(late).text)
+    lost = _link(world)
+    world.service.accounts.revoke_token(world.service.accounts.authenticate(world.token, "api").token_id)
+    texts.append(browser.get(lost).text)
+    for number, text in enumerate(texts):
+        assert "It works once." in text and "strong" not in text and "ada" not in text, number
+
+
 def test_a_link_gives_what_its_token_may(world: World, browser: Browser) -> None:
     """A viewer's link makes a viewer."""
     viewer = world.service.accounts.create_token(owner="ada", name="v", role="viewer")["token"]

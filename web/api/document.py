@@ -22,8 +22,8 @@ given, when the request writes. Bodies are JSON, one
 MiB at most; an unknown field is refused. Every error has one shape, `ErrorBody`, whose `request_id` is also in the
 header `X-Request-Id` and in the log. A body or query that does not fit answers 422; one that fits but can't be done
 answers 400. Callbacks answer 400 for both, because their senders stop at that status. 429 and 503 come with
-`Retry-After`, and nothing was done: 429 when this token asks too often or its owner has too many tasks that have not
-ended, 503 when a store is not usable or the installation takes no more tasks.
+`Retry-After`, and nothing was done: 429 when this token asks too often or its owner has too many tasks or runs that have
+not ended, 503 when a store is not usable or the installation takes no more of them.
 """
 _TOKENS = {
     "api": "a user's token; acts for its owner",

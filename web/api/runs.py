@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response
 
 from taskflow.service import RunFilter
-from web import streams
+from web import audit, streams
 from web.api import answers, following, queries, schemas
 from web.api.keys import REPLAYED, WELCOME, idempotency_key, idempotency_parameter
 from web.api.routes import Routes
@@ -183,7 +183,9 @@ def signal_run(payload: dict[str, Any], run_id: str, name: str) -> dict[str, Any
 )
 def open_callback(body: dict[str, Any], run_id: str) -> dict[str, Any]:
     """Get the address and the token with which an outside system may send one signal to this run, and nothing else."""
-    return service().runs.callback(caller(), run_id, body["signal"], valid_s=body["valid_s"])
+    made = service().runs.callback(caller(), run_id, body["signal"], valid_s=body["valid_s"])
+    audit.note(data={"signal": body["signal"], "expires_at": made["expires_at"]})
+    return made
 
 
 @callback_routes.add(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import urlencode
 
 from flask import Response, request
@@ -18,22 +19,34 @@ PAGE_ROWS = 50
 
 pages = Pages("runs")
 
+#: What may be chosen as a status: (value in the URL, what it is called).
+STATUS_CHOICES = (
+    ("", "all"), ("running,waiting", "not ended"), ("running", "running"), ("waiting", "waiting"), ("failed", "failed"),
+    ("completed", "completed"), ("cancelled", "cancelled"),
+)  # fmt: skip
+
 
 @pages.add("/runs")
 def see_runs() -> Response:
     """The list, newest first, as the URL filters it."""
     who, served = caller(), service()
-    chosen = {name: value for name in ("pipeline", "subject") if (value := request.args.get(name, "").strip())}
+    chosen = {
+        name: value for name in ("status", "pipeline", "subject") if (value := request.args.get(name, "").strip())
+    }
     after = served.events.place("now")
     rows, cursor = served.runs.list(
-        who, RunFilter(pipeline=chosen.get("pipeline"), subject=chosen.get("subject")), limit=PAGE_ROWS,
-        cursor=request.args.get("cursor") or None,
+        who, _wanted(chosen), limit=PAGE_ROWS, cursor=request.args.get("cursor") or None
     )  # fmt: skip
     return show(
-        "runs.html", after=after, rows=rows, chosen=chosen,
+        "runs.html", after=after, rows=rows, chosen=chosen, choices=STATUS_CHOICES,
         following=None if cursor is None else "/runs?" + urlencode({**chosen, "cursor": cursor}),
         first="/runs?" + urlencode(chosen) if "cursor" in request.args else None,
     )  # fmt: skip
+
+
+def _wanted(chosen: Mapping[str, str]) -> RunFilter:
+    statuses = tuple(word for word in chosen.get("status", "").split(",") if word)
+    return RunFilter(statuses=statuses, pipeline=chosen.get("pipeline"), subject=chosen.get("subject"))
 
 
 @pages.add("/runs/<run_id>")

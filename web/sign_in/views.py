@@ -150,7 +150,15 @@ def _sentence(message: str) -> str:
 
 
 def _page(*, code: str, wanted: str, problem: str = "") -> Response:
-    return _html("sign_in/login.html", code=code, wanted=wanted, problem=problem)
+    return _html("sign_in/login.html", code=code, whom=_whom(code) if code else None, wanted=wanted, problem=problem)
+
+
+def _whom(code: str) -> dict[str, str] | None:
+    """Who a link makes one: somebody may have been sent another's, to work there without knowing."""
+    try:
+        return service().browsers.whom(code)
+    except InfrastructureError:
+        return None  # the button says so too
 
 
 def _html(template: str, **context: object) -> Response:

@@ -20,10 +20,14 @@ async function press(button) {
   const label = button.textContent;
   underWay.add(address);
   mark();
-  const body = title ? await ask(title, text, button) : {};
-  if (body && (await act(address, body, label, then))) return;
-  underWay.delete(address);
-  mark();
+  let isLeft = false;
+  try {
+    const body = title ? await ask(title, text, button) : {};
+    isLeft = body !== null && (await act(address, body, label, then));
+  } finally {
+    if (!isLeft) underWay.delete(address);
+    mark();
+  }
 }
 
 // Whether this page is left.

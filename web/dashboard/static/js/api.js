@@ -63,5 +63,11 @@ export function toast(text, bad = false) {
   element.classList.toggle("bad", bad);
   element.classList.add("shown");
   clearTimeout(toast.timer);
-  toast.timer = setTimeout(() => element.classList.remove("shown"), bad ? 10000 : 4000);
+  toast.timer = setTimeout(
+    () => {
+      element.classList.remove("shown");
+      element.textContent = "";
+    },
+    bad ? 10000 : 4000,
+  );
 }

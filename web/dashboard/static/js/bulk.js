@@ -15,7 +15,7 @@ export function startBulk() {
   document.addEventListener("change", (event) => {
     if (event.target.matches("[data-pick-all]")) for (const box of boxes()) box.checked = event.target.checked;
     if (event.target.matches("[data-pick], [data-pick-all]")) count();
-    // By keyboard each arrow is a change: there it is sent with Enter or the button.
+    // By keyboard each arrow is a change: there it is sent with the button.
     const isByPointer = !event.target.matches(":focus-visible");
     if (event.target.matches("[data-submit-on-change]") && isByPointer) event.target.form.requestSubmit();
   });
@@ -61,12 +61,16 @@ async function act(button) {
   const many = ids.length === 1 ? "1 task" : `${ids.length} tasks`;
   const title = verb === "cancel" ? `Cancel ${many}?` : `Run ${many} again?`;
   busy = true;
-  const body = await ask(title, "", button);
-  const refused = body ? await askFor(ids, verb, body) : null;
-  busy = false;
-  if (refused) tell(verb, many, ids.length - refused.size, refused);
-  count();
-  if (refused) refresh();
+  try {
+    const body = await ask(title, "", button);
+    if (!body) return;
+    const refused = await askFor(ids, verb, body);
+    tell(verb, many, ids.length - refused.size, refused);
+    refresh();
+  } finally {
+    busy = false;
+    count();
+  }
 }
 
 // Of those that were refused: id -> why.

@@ -99,7 +99,7 @@ async function update() {
   const focused = document.activeElement;
   morph(document.getElementById("main"), fresh);
   // Who was on something that is gone goes on from here by keyboard, not from the top of the page.
-  if (!focused.isConnected) document.getElementById("main").focus({ preventScroll: true });
+  if (focused && !focused.isConnected) document.getElementById("main").focus({ preventScroll: true });
   for (const listener of listeners) listener();
   window.dispatchEvent(new CustomEvent("taskflow:update"));
 }

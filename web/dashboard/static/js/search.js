@@ -1,4 +1,7 @@
-// Finds a text in the lines of an output, marks the lines, and walks from one to the next.
+// Finds a text in the lines of an output, marks the lines and the text in them, and walks from one to the next.
+// So many places are marked; the lines all are.
+const MARKED_MAX = 5000;
+
 export class Search {
   constructor(section, lines, onWalk) {
     Object.assign(this, { lines, onWalk, found: [], at: -1, searched: null });
@@ -30,7 +33,26 @@ export class Search {
     this.found = wanted ? [...this.lines.children].filter((line) => line.textContent.toLowerCase().includes(wanted)) : [];
     for (const line of this.found) line.classList.add("hit");
     this.at = this.found.indexOf(present);
+    this.mark(wanted);
     this.tell();
+  }
+
+  // Without a change to the lines: what is selected in them stays. Text whose colour changes within is not marked.
+  mark(wanted) {
+    if (!window.Highlight) return;
+    const marks = new Highlight();
+    CSS.highlights.set("found", marks);
+    for (const line of this.found) {
+      const texts = document.createTreeWalker(line, NodeFilter.SHOW_TEXT);
+      while (texts.nextNode()) {
+        const node = texts.currentNode;
+        const text = node.data.toLowerCase();
+        for (let from = text.indexOf(wanted); from >= 0; from = text.indexOf(wanted, from + wanted.length)) {
+          if (marks.size >= MARKED_MAX) return;
+          marks.add(new StaticRange({ startContainer: node, startOffset: from, endContainer: node, endOffset: from + wanted.length }));
+        }
+      }
+    }
   }
 
   walk(step) {
