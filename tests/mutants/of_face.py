@@ -210,6 +210,16 @@ _SEEN = (
         _OF_METRICS,
     ),
     Mutant(
+        "killed-reader-doubles", "counts jump when a reader is killed while it adds up those of the dead",
+        (Edit(_FILES, "    begun.replace(merged)\n", ""),),
+        ("tests/observe/test_files.py",),
+    ),
+    Mutant(
+        "two-readers-fold", "two readers at once count the dead twice",
+        (Edit(_FILES, "    if not lock.acquire(wait_s=_WAIT_S):", "    if not lock.acquire(wait_s=_WAIT_S) and False:"),),
+        ("tests/observe/test_files.py",),
+    ),
+    Mutant(
         "dead-not-counted", "counters fall when a process is replaced",
         (Edit(_FILES, "            sums[key] += value\n", "            sums[key] = value\n"),),
         _OF_METRICS,
