@@ -294,14 +294,20 @@ class Runner:
     def _settle(self, turn: _Turn, outcome: Outcome | StepError, *, keep: bool, depth: int = 0) -> Committed | None:
         """Make the decision true: SQL first, then Redis. None when the run is over."""
         if depth > _FALLBACKS_MAX:
-            raise InfrastructureError(f"{turn.row.pipeline}.{turn.row.step} found no decision that could be applied")
+            return self._stand(turn, PermanentError("no decision of it can be applied", code="no_decision_applies"))
+        given_up = isinstance(outcome, StepError)
         if isinstance(outcome, StepError):
             outcome = without_secrets(outcome)
             retry_s = self._retry_delay(turn, outcome)
             self._record(turn, outcome, retry_s)
             if retry_s is not None:
                 return self._commit(turn, retry_s, False, attempt=turn.attempt + 1)
-            outcome = self._give_up(turn, outcome)
+            try:
+                outcome = self._give_up(turn, outcome)
+            except InfrastructureError:
+                raise
+            except Exception as error:
+                return self._stand(turn, error if isinstance(error, StepError) else unexpected(turn.row, error))
         if isinstance(outcome, Snooze):
             return self._commit(turn, self._before_deadline(turn, outcome.seconds), keep)
         if (
@@ -327,7 +333,8 @@ class Runner:
         except (Superseded, InfrastructureError):
             raise
         except Exception as error:  # a bug in an effect, or a value SQL can't hold: the same as one in the step
-            return self._settle(turn, unexpected(turn.row, error), keep=keep, depth=depth + 1)
+            bug = unexpected(turn.row, error)
+            return self._stand(turn, bug) if given_up else self._settle(turn, bug, keep=keep, depth=depth + 1)
         return self._applied(turn, change, row, rings, keep)
 
     def _applied(
@@ -367,6 +374,17 @@ class Runner:
         turn.fires += 1
         turn.lost = lost
         return committed
+
+    def _stand(self, turn: _Turn, error: StepError) -> Committed:
+        """What gives the run up fails as well, by a bug in it: the run stays where it is, and nothing of it is lost.
+
+        The step is tried again, ever more rarely, until a release comes that mends it.
+        """
+        settings = self._settings
+        retry_s = backoff_s(turn.attempt + 1, base_s=settings.retry_base_s, max_s=settings.retry_max_s, rng=self._rng)
+        log.error("not_given_up", run_id=turn.run_id, step=turn.row.step, code=error.code, retry_in_s=round(retry_s, 1))
+        self._record(turn, without_secrets(error), retry_s)
+        return self._commit(turn, retry_s, False, attempt=turn.attempt + 1)
 
     def _retry_delay(self, turn: _Turn, error: StepError) -> float | None:
         """Seconds until the next attempt, None when there is nothing left to try."""

@@ -179,13 +179,12 @@ def test_a_step_is_taken_over_when_its_worker_is_killed(stack: Stack, repository
     assert_completed_once(stack, repository, warm_up)
     task = stack.submit(repository, ["sh", "-c", "sleep 3; echo 1 > one.txt"])
     stack.at_step(task, "running")
-    run_id = stack.task(task)["run_id"]
-    second = stack.submit(repository, ["sh", "-c", "echo 2 > two.txt"], setup_command=["true"])
-    run_id = stack.task(second)["run_id"]
     agents = stack.agent_pids()
     for pid in agents:
         os.kill(pid, signal.SIGSTOP)  # so that a step hangs in its call and can be caught in the middle
     try:
+        second = stack.submit(repository, ["sh", "-c", "echo 2 > two.txt"], setup_command=["true"])
+        run_id = stack.task(second)["run_id"]
         with worker(stack.worker_environ() | {"TASKFLOW_READY_FILE": ""}, tmp_path / "second.log", "second"):
             first = psutil.Process(stack.pid("worker"))
             owners = {child.pid: first.pid for child in first.children()}

@@ -109,6 +109,41 @@ def test_a_decision_that_cannot_be_written_fails_the_step(make_rig: MakeRig, out
     assert_no_keys_left(rig.client, rig.settings.key_prefix)
 
 
+def _give_up_badly(ctx: StepContext, error: Any) -> Outcome:
+    return Done(error=error.as_dict(), effects=(_bad_effect,))
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "code"),
+    [
+        (_give_up_badly, "unexpected"),
+        (lambda ctx, error: {}["gone"], "unexpected"),
+        (lambda ctx, error: None, "unexpected"),
+        (lambda ctx, error: _raise(PermanentError("never", code="never"))(ctx), "never"),
+        (lambda ctx, error: Advance("nowhere"), "no_decision_applies"),
+    ],
+)
+def test_who_can_not_be_given_up_is_tried_ever_more_rarely_until_that_is_mended(
+    make_rig: MakeRig, on_failure: Any, code: str
+) -> None:
+    """A bug in what ends a run neither loses the run nor keeps the workers busy with it; a mended release ends it."""
+    failing = Step("one", _raise(PermanentError("no", code="no")))
+    rig = make_rig(toy(failing, on_failure=on_failure))
+    rig.configure(retry_base_s=1.0, retry_max_s=60.0)
+    run_id, began = rig.start(), rig.clock.now()
+    rig.run_alarms(until=lambda: rig.clock.now() > began + 3600)
+    rows = rig.errors(run_id)
+    assert rig.row(run_id).finished_at is None and rows[-1].code == code
+    starts = {row.attempt for row in rows}
+    assert 60 < len(starts) < 200, "about every half minute in the end"
+    assert rows[-1].retry_in_s is not None and len(rows) <= 7 * len(starts)
+    rig.pipelines["toy"] = toy(failing)
+    rig.run_alarms()
+    run = rig.row(run_id)
+    assert run.finished_at is not None and run.error is not None and run.error["code"] == "no"
+    assert_no_keys_left(rig.client, rig.settings.key_prefix)
+
+
 def test_an_error_with_a_detail_that_is_not_json_is_recorded_all_the_same(make_rig: MakeRig) -> None:
     """The record of a failure is not what fails, and its run ends with the cause."""
     detail: dict[Any, Any] = {"at": NOW, "ratio": float("nan"), (1, 2): "a pair"}
