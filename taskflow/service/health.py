@@ -171,7 +171,7 @@ class Health:
         found = [{"check": name, "state": "ok" if says == "ok" else "error", "says": says}
                  for name, says in self._stores().items()]  # fmt: skip
         if all(one["state"] == "ok" for one in found):
-            found += [self._broker(), *self._redis_settings(), *self._processes(), *self._sweep_ages()]
+            found += [self._broker(), *self._processes(), *self._sweep_ages()]
             found += [*self._providers_answer(), *self._unregistered_pipelines()]
         return found
 
@@ -191,28 +191,6 @@ class Health:
         if says != "ok":
             return {"check": "broker", "state": "error", "says": f"{says}: nothing runs until it answers"}
         return {"check": "broker", "state": "ok", "says": f"answers; {self._backlog()} hints wait"}
-
-    def _redis_settings(self) -> list[dict[str, str]]:
-        client = self._control.client
-        try:
-            memory: dict[str, Any] = client.info("memory")
-            persistence: dict[str, Any] = client.info("persistence")
-        except redis.RedisError as error:
-            says = f"INFO is refused ({error}): see to it that maxmemory-policy is noeviction"
-            return [{"check": "redis settings", "state": "warning", "says": says}]
-        policy, aof = memory.get("maxmemory_policy", "noeviction"), persistence.get("aof_enabled", 0)
-        return [
-            {
-                "check": "redis eviction", "state": "ok" if policy == "noeviction" else "error",
-                "says": "noeviction" if policy == "noeviction"
-                else f"{policy}: Redis may evict queues and control state; set maxmemory-policy noeviction",
-            },
-            {
-                "check": "redis persistence", "state": "ok" if aof else "warning",
-                "says": "append-only file on" if aof
-                else "no append-only file: a restart empties it and every open run is rebuilt from SQL",
-            },
-        ]  # fmt: skip
 
     def _sweep_ages(self) -> list[dict[str, str]]:
         failing, paused = failing_items(self._database), self.paused_sweeps()

@@ -39,6 +39,10 @@ class StackInfo:
         return f"StackInfo(url={self.url!r}, supervisor_pid={self.supervisor_pid})"
 
 
+#: One of these says that a directory is ours already, or was made ready for us.
+_OURS = frozenset((SQLITE_FILE, "secret.key", "nodes", "valkey", "providers.toml", "stack.json"))
+
+
 class DataDir:
     """``settings.data_path``, made when needed, for this user only (0700)."""
 
@@ -46,6 +50,7 @@ class DataDir:
         self._settings = settings
         self.root = settings.data_path.expanduser().absolute()
         try:
+            self._check_unshared()
             for path in (self.root, self.nodes, self.logs, self.run):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
                 path.chmod(0o700)
@@ -54,6 +59,19 @@ class DataDir:
                 f"the data directory {self.root} is not usable: {error}",
                 advice="set TASKFLOW_DATA_DIR to a directory you can write",
             ) from error
+
+    def _check_unshared(self) -> None:
+        """Refuse a directory that others use for other things: closing it to them (``/tmp``, ``/var``) would harm them."""
+        try:
+            mode = self.root.stat().st_mode
+        except FileNotFoundError:
+            return
+        names = {path.name for path in self.root.iterdir()} if mode & 0o077 else set()
+        if names and not names & _OURS:
+            raise InfrastructureError(
+                f"the data directory {self.root} holds other things and is open to other users",
+                advice="set TASKFLOW_DATA_DIR to a directory of its own",
+            )
 
     @property
     def valkey(self) -> Path:

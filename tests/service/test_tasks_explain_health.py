@@ -169,18 +169,6 @@ def test_ready_says_which_store_is_missing(world: World, monkeypatch: pytest.Mon
     assert (said["ready"], said["checks"]["redis"], said["checks"]["database"]) == (False, "refused", "ok")
 
 
-@pytest.mark.parametrize(("policy", "state"), [("noeviction", "ok"), ("allkeys-lru", "error")])
-def test_the_doctor_names_what_could_lose_work(
-    world: World, monkeypatch: pytest.MonkeyPatch, policy: str, state: str
-) -> None:
-    """A Redis that evicts is an error, a rescue that never ran a warning."""
-    info = {"memory": {"maxmemory_policy": policy}, "persistence": {"aof_enabled": 1}}
-    monkeypatch.setattr(world.redis, "info", lambda section: info[section])
-    found = {one["check"]: one["state"] for one in world.service.health.doctor()}
-    assert (found["redis eviction"], found["redis persistence"]) == (state, "ok")
-    assert found["sweep rescue"] == "warning"
-
-
 def test_a_sweep_that_does_not_succeed_is_for_a_human_and_no_reason_to_take_no_requests(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,13 +213,6 @@ def test_the_doctor_warns_of_a_worker_or_beat_that_is_missing(world: World) -> N
     assert said()["worker"] == ("ok", "1 worker processes live"), "its pump says it again"
     world.service.workers.goes()
     assert world.service.health.workers() == {}
-
-
-def test_the_doctor_works_where_info_is_refused(world: World) -> None:
-    """A proxy may forbid it: that is a warning, not the end of the examination."""
-    found = {one["check"]: one["state"] for one in world.service.health.doctor()}
-    assert found["redis settings"] == "warning"
-    assert "sweep rescue" in found
 
 
 def test_a_paused_sweep_is_left_out_and_doctor_reminds_of_it(world: World) -> None:

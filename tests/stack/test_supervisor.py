@@ -152,6 +152,29 @@ def test_stack_file_is_private_and_counts_only_while_serving(settings: Settings)
     assert data_dir.read_stack_info() is None
 
 
+def test_a_directory_of_others_is_refused_and_left_as_it_is(settings: Settings) -> None:
+    """Made private, ``/tmp`` or ``/var`` would be closed to everybody who uses it."""
+    root = settings.data_path
+    root.mkdir(parents=True, exist_ok=True)
+    root.chmod(0o1777)
+    (root / "somebody's").touch()
+    with pytest.raises(InfrastructureError, match="holds other things") as caught:
+        DataDir(settings)
+    assert caught.value.advice == "set TASKFLOW_DATA_DIR to a directory of its own"
+    assert stat.S_IMODE(root.stat().st_mode) == 0o1777 and [path.name for path in root.iterdir()] == ["somebody's"]
+
+
+@pytest.mark.parametrize("ready", [(), ("providers.toml",), ("secret.key", "taskflow.db")])
+def test_a_directory_that_was_made_ready_is_taken_and_closed(settings: Settings, ready: tuple[str, ...]) -> None:
+    """Empty, with a catalogue written before the first start, or restored from a backup."""
+    root = settings.data_path
+    root.mkdir(parents=True, exist_ok=True)
+    root.chmod(0o755)
+    for name in ready:
+        (root / name).touch()
+    assert stat.S_IMODE(DataDir(settings).root.stat().st_mode) == 0o700
+
+
 def test_the_secret_key_is_made_once(settings: Settings) -> None:
     """Every reader gets the same key, and only this user can read it."""
     key = DataDir(settings).secret_key()
