@@ -22,6 +22,7 @@ from taskflow.cli.demo_pipeline import ANSWER, EFFECT, LOOKS, PIPELINE
 from taskflow.cli.interrupts import Interrupts
 from taskflow.cli.problems import FAILED, OK
 from taskflow.cli.render import Progress
+from taskflow.clock import duration
 from taskflow.db.migrate import upgrade
 from taskflow.db.models import Event
 from taskflow.db.runs import get_run, insert_run, record_answer
@@ -80,7 +81,7 @@ def show(*, as_json: bool) -> int:
         click.echo(render.to_json({"cases": [case.view() for case in cases], "held": held}))
     else:
         rows = [
-            (case.fault, case.then, _took(case.took_s), render.duration(case.promised_s), case.effects)
+            (case.fault, case.then, _took(case.took_s), duration(case.promised_s), case.effects)
             for case in cases
         ]  # fmt: skip
         headers = ("WHAT HAPPENED", "WHAT CAME OF IT", "AFTER", "PROMISED", "EFFECTS")
@@ -90,7 +91,7 @@ def show(*, as_json: bool) -> int:
 
 
 def _took(seconds: float | None) -> str:
-    return "not at all" if seconds is None else render.duration(seconds)
+    return "not at all" if seconds is None else duration(seconds)
 
 
 class Scratch:

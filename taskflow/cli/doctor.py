@@ -11,6 +11,7 @@ from taskflow.cli import connection, render
 from taskflow.cli.operate import stores_app
 from taskflow.cli.options import json_option
 from taskflow.cli.problems import FAILED, OK
+from taskflow.clock import duration
 from taskflow.settings import Settings
 
 _ORDER = ("error", "warning", "ok")
@@ -70,5 +71,5 @@ def _consequence(one: Mapping[str, Any]) -> str:
     if not one["consequence"]:
         return ""
     if one["at_most_s"] is not None:
-        return f"at most {render.duration(one['at_most_s'])}: {one['consequence']}"
+        return f"at most {duration(one['at_most_s'])}: {one['consequence']}"
     return f"until it is mended: {one['consequence']}" if one["risk"] == "delayed" else str(one["consequence"])

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from taskflow import logs
 from taskflow.cli.client import Api, Target
-from taskflow.cli.render import Progress, duration
+from taskflow.cli.render import Progress
+from taskflow.clock import duration
 from taskflow.errors import TaskflowError
 from taskflow.settings import Settings
 from taskflow.stack.data_dir import StackInfo

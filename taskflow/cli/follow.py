@@ -237,7 +237,7 @@ class Follower:
         entered = None if waited_s is None else now - float(waited_s)
         limit_s = render.seconds_between(found.get("since"), found.get("until"))
         return Awaited(
-            now, render.since_left_out(found.get("summary") or ""), entered,
+            now, render.clean(found.get("summary") or ""), entered,
             None if entered is None or limit_s is None else entered + limit_s, render.clean(found.get("then") or ""),
         )  # fmt: skip
 

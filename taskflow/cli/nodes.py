@@ -12,7 +12,7 @@ from taskflow.cli.offers import complete_providers
 from taskflow.cli.operate import database_app
 from taskflow.cli.options import json_goes_last, json_option, node_argument
 from taskflow.cli.problems import FAILED, OK
-from taskflow.clock import SystemClock
+from taskflow.clock import SystemClock, duration
 from taskflow.settings import Settings
 
 #: How often a node that is waited for is looked at.
@@ -131,7 +131,7 @@ def audit(as_json: bool) -> int:
     else:
         rows = [
             (
-                one["kind"], one["provider"], one["label"], one["server_id"], render.duration(one["age_s"]),
+                one["kind"], one["provider"], one["label"], one["server_id"], duration(one["age_s"]),
                 "?" if one["price_per_hour"] is None else render.number(one["price_per_hour"]), one["says"],
             )
             for one in found["differences"]
@@ -151,7 +151,7 @@ def _list(*, with_destroyed: bool, as_json: bool) -> int:
     rows = [
         (
             node["id"], node["provider"], node["status"], f"{node['live_workspaces']}/{node['slots']}",
-            render.duration(node["heartbeat_age_s"]), node["load1"], render.money(node.get("cost")),
+            duration(node["heartbeat_age_s"]), node["load1"], render.money(node.get("cost")),
             (node["error"] or {}).get("message"),
         )
         for node in found

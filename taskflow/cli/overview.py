@@ -16,6 +16,7 @@ from taskflow.cli import render
 from taskflow.cli.client import Api
 from taskflow.cli.live import overflow_on
 from taskflow.cli.problems import CommandError
+from taskflow.clock import duration
 
 #: Open tasks that are counted and listed at most; the newest first.
 TASKS_MAX = 200
@@ -182,8 +183,8 @@ def _task(task: Mapping[str, Any], *, mark: str) -> dict[str, RenderableType]:
     return {
         "": mark, "TASK": task["id"], "TITLE": Text(render.clean(task["title"])),
         "STATUS": Text(task["status"], _COLOURS.get(task["status"], "")),
-        "STEP": Text(render.clean(task["step"] or "-")), "SINCE": render.duration(why.get("waited_s")),
-        "WAITS FOR": Text(render.since_left_out(why.get("summary") or "")),
+        "STEP": Text(render.clean(task["step"] or "-")), "SINCE": duration(why.get("waited_s")),
+        "WAITS FOR": Text(render.clean(why.get("summary") or "")),
     }  # fmt: skip
 
 
@@ -195,7 +196,7 @@ def _nodes(nodes: Sequence[Mapping[str, Any]], look: Look) -> RenderableType:
             "NODE": node["id"], "PROVIDER": Text(render.clean(node["provider"])),
             "STATUS": Text(node["status"], "red" if node["status"] == "error" or node.get("unreachable_since") else ""),
             "WORKSPACES": f"{node['live_workspaces']}/{node['slots']}",
-            "HEARTBEAT": render.duration(node["heartbeat_age_s"]),
+            "HEARTBEAT": duration(node["heartbeat_age_s"]),
             "LOAD": "-" if node["load1"] is None else f"{node['load1']:g}",
             "ERROR": Text(render.clean((node["error"] or {}).get("message") or "")),
         }

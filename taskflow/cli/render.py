@@ -16,6 +16,7 @@ import click
 
 from taskflow.cli.live import Standing, is_live, make_region
 from taskflow.cli.repository import merge_command
+from taskflow.clock import duration
 
 LOG_PREFIX = "  | "
 TAIL_LINES = 10
@@ -26,8 +27,6 @@ _LINE_MAX = 8192
 _ESCAPES = re.compile(r"\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]", re.DOTALL)
 _SURROGATES = re.compile("[\ud800-\udfff]")  # parts of names that are not UTF-8; no stream takes them
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x80-\x9f\u202a-\u202e\u2066-\u2069]")
-
-_SINCE = re.compile(r", since \d+ s\b")
 
 
 def clean(text: object) -> str:
@@ -43,20 +42,6 @@ def clean_lines(text: str) -> str:
 def to_json(data: Any) -> str:
     """``data`` as JSON for other programs."""
     return json.dumps(data, indent=2)
-
-
-def duration(seconds: float | None) -> str:
-    """A duration for people."""
-    if seconds is None:
-        return "-"
-    if seconds < 0.0995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def money(amount: float | None) -> str:
@@ -333,11 +318,6 @@ def why_text(found: Mapping[str, Any]) -> str:
         ]
     )
     return f"{clean(found.get('summary'))}\n{facts}"
-
-
-def since_left_out(summary: str) -> str:
-    """The sentence of a ``why`` without its time, for where the time goes on beside it."""
-    return _SINCE.sub("", clean(summary))
 
 
 def to_json_line(data: Any) -> str:

@@ -11,6 +11,7 @@ from taskflow.cli import connection, render
 from taskflow.cli.operate import database_app
 from taskflow.cli.options import json_option
 from taskflow.cli.problems import OK
+from taskflow.clock import duration
 from taskflow.db.usage import LIMITS
 from taskflow.settings import Settings
 
@@ -93,7 +94,7 @@ def _usage_text(found: Mapping[str, Any]) -> str:
     about = render.pairs(
         [
             ("month", f"{found['month']}, until {found['until']}"),
-            ("nodes stood", render.duration(found["node_seconds"])),
+            ("nodes stood", duration(found["node_seconds"])),
             ("cost", render.money(found["cost"])),
             ("of it by tasks", render.money(found["tasks_cost"])),
             ("of it idle", render.money(found["idle_cost"])),
@@ -104,14 +105,14 @@ def _usage_text(found: Mapping[str, Any]) -> str:
     )
     providers = [
         (
-            one["name"], one["nodes"], render.duration(one["node_seconds"]), f"{one['vcpu_hours']:.2f}",
+            one["name"], one["nodes"], duration(one["node_seconds"]), f"{one['vcpu_hours']:.2f}",
             render.money(one["cost"]), render.money(one["idle_cost"]),
         )
         for one in found["providers"]
     ]  # fmt: skip
     projects = [
         (
-            one["name"] or "(none)", one["tasks"], render.duration(one["task_seconds"]), f"{one['vcpu_hours']:.2f}",
+            one["name"] or "(none)", one["tasks"], duration(one["task_seconds"]), f"{one['vcpu_hours']:.2f}",
             render.money(one["cost"]), limits_text(one["limits"]) or None,
         )
         for one in found["projects"]

@@ -76,7 +76,7 @@ class Explain:
         found = control_state(self._control, run, overdue_s=self._settings.alarm_overdue_s)
         waited_s = max(0.0, now - run.step_entered_at)
         return {
-            "summary": self._summary(task, run, found, waited_s) + self._boot(node) + unheard_text(unknown),
+            "summary": self._summary(task, run, found) + self._boot(node) + unheard_text(unknown),
             "status": task.status,
             "step": run.step,
             "awaiting": run.awaiting,
@@ -113,7 +113,7 @@ class Explain:
             "then": None, "runner": "none", "error": task.error,
         }  # fmt: skip
 
-    def _summary(self, task: Row[Any], run: RunRow, found: Mapping[str, Any], waited_s: float) -> str:
+    def _summary(self, task: Row[Any], run: RunRow, found: Mapping[str, Any]) -> str:
         pipeline = self._pipelines.get(run.pipeline)
         if pipeline is None or run.version > pipeline.version:
             return f"its state was written by a newer release (version {run.version}); a newer worker will take it up"
@@ -124,7 +124,7 @@ class Explain:
             said = "a cancel was requested; the runner acts on it at its next look"
         elif task.status in TERMINAL:
             said = f"it is {task.status}; {said}"
-        return f"{said}, since {waited_s:.0f} s{RUNNER_SAID.get(found['runner'], '')}"
+        return f"{said}{RUNNER_SAID.get(found['runner'], '')}"
 
     def _boot(self, node: Row[Any] | None) -> str:
         """How far the boot of the server is, while its agent is waited for and the server says it."""

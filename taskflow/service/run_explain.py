@@ -52,7 +52,7 @@ class RunExplain:
         found = control_state(self._control, run, overdue_s=self._settings.alarm_overdue_s)
         waited_s = max(0.0, self._now() - run.step_entered_at)
         return {
-            "summary": self._summary(run, found, waited_s, failed),
+            "summary": self._summary(run, found, failed),
             "status": shown["status"],
             "step": run.step,
             "awaiting": run.awaiting,
@@ -72,7 +72,7 @@ class RunExplain:
             "awaiting": None, "since": None, "until": None, "then": None, "runner": "none", "error": shown["error"],
         }  # fmt: skip
 
-    def _summary(self, run: RunRow, found: Mapping[str, Any], waited_s: float, failed: Row[Any] | None) -> str:
+    def _summary(self, run: RunRow, found: Mapping[str, Any], failed: Row[Any] | None) -> str:
         parked = self._parked(run)
         if parked is not None:
             return parked
@@ -87,7 +87,7 @@ class RunExplain:
             said = f"it is at {run.step}"
         if run.error is not None and run.step in table.closing:
             said = f"it ends ({run.error['message']}); {said}"
-        return f"{said}, since {waited_s:.0f} s{RUNNER_SAID.get(found['runner'], '')}"
+        return f"{said}{RUNNER_SAID.get(found['runner'], '')}"
 
     def _parked(self, run: RunRow) -> str | None:
         """Why no worker of this release takes the run up; None when one does."""

@@ -61,15 +61,16 @@ class DataDir:
             ) from error
 
     def _check_unshared(self) -> None:
-        """Refuse a directory that others use for other things: closing it to them (``/tmp``, ``/var``) would harm them."""
+        """Refuse a directory in which others write other things: closing it to them, as ``/tmp``, would harm them."""
         try:
-            mode = self.root.stat().st_mode
+            found = self.root.stat()
         except FileNotFoundError:
             return
-        names = {path.name for path in self.root.iterdir()} if mode & 0o077 else set()
+        others_write = bool(found.st_mode & 0o022) or found.st_uid != os.geteuid()
+        names = {path.name for path in self.root.iterdir()} if others_write else set()
         if names and not names & _OURS:
             raise InfrastructureError(
-                f"the data directory {self.root} holds other things and is open to other users",
+                f"the data directory {self.root} holds other things, and other users write in it",
                 advice="set TASKFLOW_DATA_DIR to a directory of its own",
             )
 

@@ -128,7 +128,7 @@ def test_a_follower_says_what_is_awaited_by_its_own_clock(server: FakeServer) ->
     """Since when and until when come from the server as lengths of time: a clock that differs does no harm."""
     server.walk_to_running()
     server.why = {
-        "summary": "the command runs; its outcome is awaited, since 7 s; its alarm is overdue", "waited_s": 7.0,
+        "summary": "the command runs; its outcome is awaited; its alarm is overdue", "waited_s": 7.0,
         "since": "1999-01-01T00:00:00Z", "until": "1999-01-01T00:01:00Z", "then": "then the step fails",
     }  # fmt: skip
     progress = Watched()

@@ -6,17 +6,18 @@ import pytest
 
 from taskflow.cli import render
 from taskflow.cli.render import Progress
+from taskflow.clock import duration
 from tests.cli.fake_server import make_task
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(None, "-"), (0.0, "0 ms"), (0.0204, "20 ms"), (1.24, "1.2 s"), (59.9, "59.9 s"), (61, "1 min 1 s"),
-     (3600, "1 h 0 min"), (7380, "2 h 3 min")],
+     (3600, "1 h"), (60, "1 min"), (3 * 86_400 + 7_200, "3 days 2 h"), (7380, "2 h 3 min")],
 )  # fmt: skip
 def test_durations_are_for_people(seconds: float | None, text: str) -> None:
     """Two digits that matter, in the unit that fits."""
-    assert render.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_tables_are_aligned() -> None:

@@ -82,12 +82,12 @@ def terminal(server: FakeServer, *argv: str, **environ: str) -> Iterator[Termina
 @pytest.mark.parametrize("how", ["q", "SIGINT", "SIGTERM", "SIGHUP"])
 def test_top_draws_on_a_screen_of_its_own_and_leaves_the_terminal_as_it_was(server: FakeServer, how: str) -> None:
     """Enter opens the why; q ends it with 0, Ctrl-C or being told to end with 130."""
-    server.why = {"summary": "the command runs; its outcome is awaited, since 7 s"}
+    server.why = {"summary": "the command runs; its outcome is awaited", "since": "2026-01-01T00:00:00Z"}
     with terminal(server, "top") as screen:
         screen.shows(b"task-1")
         assert _OTHER_SCREEN in screen.seen
         screen.press(b"\r")
-        screen.shows(b"since 7 s")
+        screen.shows(b"2026-01-01T00:00:00Z")
         if how == "q":
             screen.press(b"q")
         else:
@@ -103,7 +103,7 @@ def test_a_followed_task_is_drawn_and_a_signal_shows_the_cursor_again(server: Fa
     """What is awaited stands below the lines; after Ctrl-C, or another end, the task goes on, and is named."""
     server.walk_to_running()
     server.why = {
-        "summary": "its outcome is awaited, since 7 s", "waited_s": 7.0, "since": "2026-01-01T00:00:00Z",
+        "summary": "its outcome is awaited", "waited_s": 7.0, "since": "2026-01-01T00:00:00Z",
         "until": "2026-01-01T01:00:00Z", "then": "then the step fails",
     }  # fmt: skip
     with terminal(server, "show", "-f", "task-1") as screen:

@@ -360,7 +360,7 @@ def test_why_says_what_is_waited_for_and_until_when(kit: Kit) -> None:
     run = kit.start("wait", GIVEN)
     kit.advance(5)
     found = kit.service.run_explain.why(kit.caller, run.id)
-    assert found["summary"] == "it is at wait and waits for the signal go, since 5 s"
+    assert found["summary"] == "it is at wait and waits for the signal go"
     assert (found["awaiting"], found["runner"], found["then"]) == ("go", "alive", "then the step fails")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import yaml
 
 from taskflow.settings import Settings, table
-from taskflow.stack import commands, gunicorn_conf
+from taskflow.stack import commands
 from taskflow.stack.environment import READY_FILE
 from tests.support.house import ROOT
 
@@ -183,5 +184,5 @@ def test_the_proxy_lets_go_of_an_idle_connection_before_the_web_does() -> None:
     kept = re.search(r"keepalive_timeout (\d+)s;", (DEPLOY / "nginx.conf").read_text())
     assert kept is not None
     page = (ROOT / "docs" / "how-to" / "deploy" / "reverse-proxy.md").read_text()
-    web_s = gunicorn_conf.keepalive
+    web_s = runpy.run_module("taskflow.stack.gunicorn_conf")["keepalive"]
     assert int(kept.group(1)) < web_s and f"after {web_s} seconds" in page

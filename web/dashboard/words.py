@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from taskflow.clock import duration
+
 #: Status of a task -> the group it is shown as; the names of groups are the classes of their colours.
 _GROUPS = {
     "draft": "idle", "ready": "waiting", "queued": "waiting", "delegated": "running", "in_progress": "running",
@@ -26,23 +28,6 @@ _SHELLS = (("sh", "-c"), ("bash", "-c"))
 def epoch(text: str) -> float:
     """An ISO 8601 time of ours in seconds."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-
-
-def duration(seconds: float | None) -> str:
-    """A length of time."""
-    if seconds is None:
-        return "-"
-    if seconds < 0.0995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{hours // 24} days {hours % 24} h" if hours % 24 else f"{hours // 24} days"
 
 
 def between(begun: str | None, ended: str | None, now: float | None = None) -> str:
