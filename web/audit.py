@@ -48,9 +48,7 @@ def _record(response: Response) -> Response:
         entry = AuditEntry(**{**_facts(who, response), **said, "data": _data(who, response) | said.get("data", {})})
         try:
             service().audit.record(entry)
-        except (
-            Exception
-        ) as error:  # whatever it was: the work is done, and an answer that says otherwise would be wrong
+        except Exception as error:  # whatever it was: the work is done, and another answer would be wrong
             why = error.code if isinstance(error, TaskflowError) else type(error).__name__
             log.error("audit_not_written", action=entry.action, outcome=entry.outcome, actor=entry.actor, code=why)
     return response
