@@ -61,9 +61,9 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/api/runs/<run_id>/rerun"): _API,
     ("GET", "/api/runs/<run_id>/events"): _API,
     ("GET", "/api/runs/<run_id>/why"): _API,
-    ("POST", "/api/runs/<run_id>/signals/<name>"): _API,
+    ("POST", "/api/runs/<run_id>/signals/<string:name>"): _API,
     ("POST", "/api/runs/<run_id>/callbacks"): _API,
-    ("POST", "/callbacks/runs/<run_id>/signals/<name>"): _RUN,
+    ("POST", "/callbacks/runs/<run_id>/signals/<string:name>"): _RUN,
     ("GET", "/api/events"): _LIST,
     ("GET", "/api/nodes/<node_id>/events"): _API,
     ("GET", "/api/tasks/<task_id>/why"): _API,
@@ -149,7 +149,7 @@ class Scene:
             "run_id": self.run_id, "name": "paid",
         }  # fmt: skip
         for name, value in ids.items():
-            rule = rule.replace(f"<{name}>", value)
+            rule = rule.replace(f"<{name}>", value).replace(f"<string:{name}>", value)
         return rule
 
 

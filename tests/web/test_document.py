@@ -44,7 +44,7 @@ def _is_page(app: Flask, endpoint: str) -> bool:
 def test_every_route_and_method_is_listed_and_no_other(app: Flask, document: dict[str, Any]) -> None:
     """The document and the map of URLs name the same operations; pages are no operations."""
     served = {
-        (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method)
+        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method)
         for rule in app.url_map.iter_rules()
         if not _is_page(app, rule.endpoint)
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
@@ -56,7 +56,7 @@ def test_every_route_and_method_is_listed_and_no_other(app: Flask, document: dic
 def test_every_operation_says_what_it_takes_answers_and_needs(app: Flask, document: dict[str, Any]) -> None:
     """Each has a summary, a tag, an id of its own, success and error schemas, its path parameters, and its token."""
     guards = {
-        (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method): guard_of(app.view_functions[rule.endpoint])
+        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method): guard_of(app.view_functions[rule.endpoint])
         for rule in app.url_map.iter_rules()
         for method in rule.methods or ()
     }

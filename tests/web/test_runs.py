@@ -134,6 +134,9 @@ def test_a_signal_may_be_called_like_anything_else(world: World, name: str, monk
     path = f"/callbacks/runs/{run['id']}/signals/{name}"
     assert world.call("POST", path, {}, token=given["token"]).get_json() == {"recorded": False}
     assert world.call("GET", f"/api/tasks/{name}").status_code == (405 if name != "signals" else 404)
+    if name != "signals":
+        allowed = world.call("OPTIONS", f"/api/tasks/{name}").headers["Allow"]
+        assert {*allowed.split(", ")} == {"OPTIONS", "POST"}, "as the document says"
 
 
 def test_a_signal_with_a_key_is_one_of_several(world: World) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Flask
 from flask_smorest import Api
+from werkzeug.routing import UnicodeConverter
 
 from web.api import (
     agent,
@@ -28,9 +29,21 @@ from web.api import (
 )
 from web.api.answers import ErrorBodySchema
 
+#: What several tasks are asked for at once is no task: a request of another method is told so.
+_VERBS = ("cancel", "rerun")
+
+
+class _Thing(UnicodeConverter):
+    """A part of a path that is the id of a thing. A name that anybody may choose is a ``string`` instead."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.regex = rf"(?!(?:{'|'.join(_VERBS)})\Z){self.regex}"
+
 
 def register(app: Flask) -> None:
     """Add the user's routes, then the callbacks, each in blueprints of their own, and the document of all of them."""
+    app.url_map.converters["default"] = _Thing
     api: Any = Api(spec_kwargs=document.spec_options())
     api.ERROR_SCHEMA = ErrorBodySchema
     api.init_app(app)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -32,8 +33,9 @@ _IDS = {
     "stage": "booted, agent_fetched or agent_started",
     "token_id": "the id of a token",
     "run_id": "the id of a run",
-    "name": "the name of a thing, as its list shows it",
+    "name": "the name of a signal",
 }
+_PART = re.compile(r"<(?:\w+:)?(\w+)>")
 _RETRY_AFTER: dict[str, Any] = {
     "description": "seconds after which to ask again", "schema": {"type": "integer", "minimum": 1}
 }  # fmt: skip
@@ -142,9 +144,8 @@ class Routes:
 
 
 def _in_path(rule: str) -> list[dict[str, Any]]:
-    return [
-        {"in": "path", "name": name, "description": text} for name, text in _IDS.items() if f"<{name}>" in rule
-    ]  # fmt: skip
+    named = set(_PART.findall(rule))
+    return [{"in": "path", "name": name, "description": text} for name, text in _IDS.items() if name in named]
 
 
 def _required(body: type[ma.Schema]) -> bool:

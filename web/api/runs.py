@@ -157,7 +157,7 @@ def explain_run(run_id: str) -> dict[str, Any]:
 
 @routes.add(
     "POST",
-    f"{_RUN}/signals/<name>",
+    f"{_RUN}/signals/<string:name>",
     guard=API_WRITE,
     body=schemas.SignalSchema,
     answers={200: answers.SignalRecordedSchema},
@@ -190,7 +190,7 @@ def open_callback(body: dict[str, Any], run_id: str) -> dict[str, Any]:
 
 @callback_routes.add(
     "POST",
-    "/callbacks/runs/<run_id>/signals/<name>",
+    "/callbacks/runs/<run_id>/signals/<string:name>",
     guard=RUN,
     body=schemas.SignalSchema,
     answers={200: answers.SignalRecordedSchema},

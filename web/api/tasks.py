@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Response, request
-from werkzeug.exceptions import MethodNotAllowed
 
 from taskflow.service import TaskFilter, Verb
 from web import audit, streams
@@ -21,8 +20,6 @@ routes = Routes("tasks", "What is to be done, and what became of it")
 
 _TASK = "/api/tasks/<task_id>"
 _NO_TASK = "no such task, or not yours"
-#: What several tasks are asked for at once is no task.
-_OF_SEVERAL = ("cancel", "rerun")
 _Answer = tuple[dict[str, Any], int, Mapping[str, str]]
 
 
@@ -123,8 +120,6 @@ def _all(verb: Verb, body: Mapping[str, Any], reason: str | None = None) -> dict
 @routes.add("GET", _TASK, guard=API, answers={200: answers.TaskSchema}, refusals={404: _NO_TASK})
 def get_task(task_id: str) -> dict[str, Any]:
     """Show a task."""
-    if task_id in _OF_SEVERAL:
-        raise MethodNotAllowed(valid_methods=("POST",))
     return service().tasks.get(caller(), task_id)
 
 
