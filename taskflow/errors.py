@@ -120,6 +120,14 @@ class UsageError(TaskflowError):
         self.fields = fields or {}
 
 
+def unreadable_url(variable: str, form: str) -> UsageError:
+    """What is said of a setting that is no URL of this ``form``. Not the URL itself: it may hold a password."""
+    return UsageError(
+        f"{variable} is no URL that can be used here", fields={variable: f"must be {form}"},
+        advice="in a user's name or password, / is written %2F, ? is %3F, # is %23, @ is %40, % is %25",
+    )  # fmt: skip
+
+
 class InvalidInput(UsageError):
     """It does not fit the schema of what it is for. ``fields`` names each wrong field."""
 

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 import redis
 from redis.sentinel import Sentinel
 
-from taskflow.errors import UsageError
+from taskflow.errors import unreadable_url
 
 _SENTINEL_PORT = 26379
 _FORM = "sentinel://[user:password@]host[:port],host[:port]/<master name>[/<database>]"
@@ -51,7 +51,7 @@ def parse_sentinel(url: str, variable: str) -> SentinelUrl | None:
     except ValueError:
         found = None
     if found is None or not found.master or parts.query or found.database < 0:
-        raise _unreadable(variable, _FORM)
+        raise unreadable_url(variable, _FORM)
     return found
 
 
@@ -78,7 +78,7 @@ def check_readable(url: str, variable: str, form: str) -> None:
     whoever reads the URL later says it back. Celery takes several URLs with ``;`` between them.
     """
     if not all(_is_readable(one) for one in url.split(";")):
-        raise _unreadable(variable, form)
+        raise unreadable_url(variable, form)
 
 
 def _is_readable(url: str) -> bool:
@@ -95,15 +95,7 @@ def _server(url: str, variable: str, options: dict[str, Any]) -> redis.Redis:
     try:
         return redis.Redis.from_url(url, **options)
     except ValueError:  # not chained: it may hold a part of the URL
-        raise _unreadable(variable, _SERVER_FORM) from None
-
-
-def _unreadable(variable: str, form: str) -> UsageError:
-    # Not the URL itself: it may hold a password.
-    return UsageError(
-        f"{variable} is no URL that can be read here", fields={variable: f"must be {form}"},
-        advice="in a user's name or password, / is written %2F, ? is %3F, # is %23, @ is %40, % is %25",
-    )  # fmt: skip
+        raise unreadable_url(variable, _SERVER_FORM) from None
 
 
 def _host(text: str) -> tuple[str, int]:

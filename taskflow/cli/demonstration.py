@@ -22,7 +22,6 @@ from taskflow.cli.demo_pipeline import ANSWER, EFFECT, LOOKS, PIPELINE
 from taskflow.cli.interrupts import Interrupts
 from taskflow.cli.problems import FAILED, OK
 from taskflow.cli.render import Progress
-from taskflow.clock import duration
 from taskflow.db.migrate import upgrade
 from taskflow.db.models import Event
 from taskflow.db.runs import get_run, insert_run, record_answer
@@ -34,6 +33,7 @@ from taskflow.stack.data_dir import DataDir
 from taskflow.stack.environment import READY_FILE, child_environment
 from taskflow.stack.process import ProcessSpec, SupervisedProcess
 from taskflow.stack.valkey import EmbeddedValkey
+from taskflow.words import duration
 
 #: All cases together take no longer than this, in seconds; what did not happen by then is said not to have happened.
 LIMIT_S = 75.0

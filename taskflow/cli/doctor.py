@@ -11,8 +11,8 @@ from taskflow.cli import connection, render
 from taskflow.cli.operate import stores_app
 from taskflow.cli.options import json_option
 from taskflow.cli.problems import FAILED, OK
-from taskflow.clock import duration
 from taskflow.settings import Settings
+from taskflow.words import duration
 
 _ORDER = ("error", "warning", "ok")
 

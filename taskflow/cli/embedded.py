@@ -10,12 +10,12 @@ from collections.abc import Callable
 from taskflow import logs
 from taskflow.cli.client import Api, Target
 from taskflow.cli.render import Progress
-from taskflow.clock import duration
 from taskflow.errors import TaskflowError
 from taskflow.settings import Settings
 from taskflow.stack.data_dir import StackInfo
 from taskflow.stack.keeper import OnEvent, StackEvent
 from taskflow.stack.supervisor import Supervisor
+from taskflow.words import duration
 
 TOKEN_NAME = "cli (embedded)"  # noqa: S105 - a name
 NODES_GONE_S = 30.0

@@ -12,8 +12,9 @@ from taskflow.cli.offers import complete_providers
 from taskflow.cli.operate import database_app
 from taskflow.cli.options import json_goes_last, json_option, node_argument
 from taskflow.cli.problems import FAILED, OK
-from taskflow.clock import SystemClock, duration
+from taskflow.clock import SystemClock
 from taskflow.settings import Settings
+from taskflow.words import duration, money, number
 
 #: How often a node that is waited for is looked at.
 _LOOK_S = 2.0
@@ -132,7 +133,7 @@ def audit(as_json: bool) -> int:
         rows = [
             (
                 one["kind"], one["provider"], one["label"], one["server_id"], duration(one["age_s"]),
-                "?" if one["price_per_hour"] is None else render.number(one["price_per_hour"]), one["says"],
+                "?" if one["price_per_hour"] is None else number(one["price_per_hour"]), one["says"],
             )
             for one in found["differences"]
         ]  # fmt: skip
@@ -151,7 +152,7 @@ def _list(*, with_destroyed: bool, as_json: bool) -> int:
     rows = [
         (
             node["id"], node["provider"], node["status"], f"{node['live_workspaces']}/{node['slots']}",
-            duration(node["heartbeat_age_s"]), node["load1"], render.money(node.get("cost")),
+            duration(node["heartbeat_age_s"]), node["load1"], money(node.get("cost")),
             (node["error"] or {}).get("message"),
         )
         for node in found

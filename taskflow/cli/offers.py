@@ -69,8 +69,8 @@ complete_providers = _quiet(_providers)
 
 def complete_sweeps(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem]:
     """The scheduled jobs; no server is asked."""
-    from taskflow.cli.render import number
     from taskflow.settings import Settings
+    from taskflow.words import number
 
     intervals = Settings().sweep_intervals()
     return [

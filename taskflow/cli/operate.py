@@ -22,6 +22,7 @@ from taskflow.db.roles import ROLES
 from taskflow.logs import mask_text
 from taskflow.settings import Settings, table
 from taskflow.stack.data_dir import SQLITE_FILE, DataDir, StackInfo
+from taskflow.words import number
 
 if TYPE_CHECKING:
     from taskflow.bootstrap import App
@@ -268,4 +269,4 @@ def _elsewhere(settings: Settings) -> NoServer:
 def _shown(value: object) -> str:
     if value == "":
         return "(empty)"
-    return render.number(value) if isinstance(value, float) else str(value)
+    return number(value) if isinstance(value, float) else str(value)

@@ -16,7 +16,7 @@ from taskflow.cli import render
 from taskflow.cli.client import Api
 from taskflow.cli.live import overflow_on
 from taskflow.cli.problems import CommandError
-from taskflow.clock import duration
+from taskflow.words import duration
 
 #: Open tasks that are counted and listed at most; the newest first.
 TASKS_MAX = 200

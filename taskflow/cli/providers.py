@@ -10,6 +10,7 @@ from taskflow.cli.operate import database_app
 from taskflow.cli.options import json_goes_last, json_option
 from taskflow.cli.problems import FAILED, OK
 from taskflow.settings import Settings
+from taskflow.words import number
 
 
 @click.group(invoke_without_command=True)
@@ -56,7 +57,7 @@ def _list(*, as_json: bool) -> int:
     rows = [
         (
             one["name"], offer["size"], offer["location"], f"{offer['vcpus']:g}", offer["memory_mb"], offer["slots"],
-            render.number(offer["price_per_hour"]), f"{one['nodes']}/{one['nodes_max']}",
+            number(offer["price_per_hour"]), f"{one['nodes']}/{one['nodes_max']}",
             one["closed"] or (f"sold out until {offer['sold_out_until']}" if offer["sold_out_until"] else ""),
         )
         for one in found

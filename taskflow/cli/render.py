@@ -16,7 +16,7 @@ import click
 
 from taskflow.cli.live import Standing, is_live, make_region
 from taskflow.cli.repository import merge_command
-from taskflow.clock import duration
+from taskflow.words import duration, money
 
 LOG_PREFIX = "  | "
 TAIL_LINES = 10
@@ -42,18 +42,6 @@ def clean_lines(text: str) -> str:
 def to_json(data: Any) -> str:
     """``data`` as JSON for other programs."""
     return json.dumps(data, indent=2)
-
-
-def money(amount: float | None) -> str:
-    """An amount for people: cents, and more digits where it is less than that."""
-    if amount is None:
-        return "-"
-    return f"{amount:.2f}" if amount == 0 or amount >= 0.01 else f"{amount:.4f}"
-
-
-def number(value: float) -> str:
-    """A number as one types it: all of its digits, no exponent, no zeros behind the point."""
-    return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
 def seconds_between(start: str | None, end: str | None) -> float | None:

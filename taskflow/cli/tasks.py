@@ -20,12 +20,11 @@ from taskflow.cli.render import Progress
 from taskflow.cli.repository import merge_command
 from taskflow.cli.running import Run, warn_about
 from taskflow.cli.spec import build, task_options
+from taskflow.db.status import RUN_STATUSES, STATUSES
 from taskflow.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_STATUSES = ("draft", "ready", "queued", "delegated", "in_progress", "completed", "failed", "cancelled")
-_RUN_STATUSES = ("running", "waiting", "completed", "failed", "cancelled")
 #: What follows the first word that is no option belongs to the user's command, dashes and all.
 _COMMAND_LAST = {"allow_interspersed_args": False}
 
@@ -92,7 +91,7 @@ def rerun(task_id: str, follow: bool, as_json: bool) -> int:
 @click.option(
     "--status",
     multiple=True,
-    type=click.Choice(tuple(dict.fromkeys((*_STATUSES, *_RUN_STATUSES)))),
+    type=click.Choice(tuple(dict.fromkeys((*STATUSES, *RUN_STATUSES)))),
     help="Only these; running and waiting are of runs. Repeatable.",
 )
 @click.option("--project", metavar="NAME", help="Only those of this project.")
@@ -113,7 +112,7 @@ def rerun(task_id: str, follow: bool, as_json: bool) -> int:
 def list_tasks(limit: int, all_pages: bool, of_runs: bool, as_json: bool, **narrowed: Any) -> int:
     """List tasks, newest first: those that fit all that is said."""
     wanted, statuses = task_query(**narrowed), narrowed["status"]
-    wrong = set(statuses) - set(_RUN_STATUSES if of_runs else _STATUSES)
+    wrong = set(statuses) - set(RUN_STATUSES if of_runs else STATUSES)
     if wrong:
         what = "a run is" if of_runs else "a task is"
         raise click.BadParameter(f"{what} never {', '.join(sorted(wrong))}", param_hint="'--status'")

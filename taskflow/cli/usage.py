@@ -11,9 +11,9 @@ from taskflow.cli import connection, render
 from taskflow.cli.operate import database_app
 from taskflow.cli.options import json_option
 from taskflow.cli.problems import OK
-from taskflow.clock import duration
 from taskflow.db.usage import LIMITS
 from taskflow.settings import Settings
+from taskflow.words import duration, money, number
 
 #: How the options call the limits.
 _WORDS = dict(zip(LIMITS, ("nodes", "running-tasks", "node-workspaces", "vcpu-hours", "budget"), strict=True))
@@ -87,7 +87,7 @@ def limits_text(limits: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str | None:
-    return None if value is None else render.number(value)
+    return None if value is None else number(value)
 
 
 def _usage_text(found: Mapping[str, Any]) -> str:
@@ -95,9 +95,9 @@ def _usage_text(found: Mapping[str, Any]) -> str:
         [
             ("month", f"{found['month']}, until {found['until']}"),
             ("nodes stood", duration(found["node_seconds"])),
-            ("cost", render.money(found["cost"])),
-            ("of it by tasks", render.money(found["tasks_cost"])),
-            ("of it idle", render.money(found["idle_cost"])),
+            ("cost", money(found["cost"])),
+            ("of it by tasks", money(found["tasks_cost"])),
+            ("of it idle", money(found["idle_cost"])),
             ("vCPU hours", f"{found['vcpu_hours']:.2f}"),
             ("limits", limits_text(found["limits"]) or "none"),
         ],
@@ -106,14 +106,14 @@ def _usage_text(found: Mapping[str, Any]) -> str:
     providers = [
         (
             one["name"], one["nodes"], duration(one["node_seconds"]), f"{one['vcpu_hours']:.2f}",
-            render.money(one["cost"]), render.money(one["idle_cost"]),
+            money(one["cost"]), money(one["idle_cost"]),
         )
         for one in found["providers"]
     ]  # fmt: skip
     projects = [
         (
             one["name"] or "(none)", one["tasks"], duration(one["task_seconds"]), f"{one['vcpu_hours']:.2f}",
-            render.money(one["cost"]), limits_text(one["limits"]) or None,
+            money(one["cost"]), limits_text(one["limits"]) or None,
         )
         for one in found["projects"]
     ]  # fmt: skip

@@ -11,11 +11,11 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, in
 
 from taskflow.db.models import Event, Run, SignalRow
 from taskflow.db.own_models import OwnRun, RunCallback
+from taskflow.db.status import RUN_STATUSES
 from taskflow.engine.pipeline import CANCELLED
 
 SUBJECT_KIND = "own"
-#: What a run can be: the first two while it is open.
-STATUSES = RUNNING, WAITING, COMPLETED, FAILED, _CANCELLED = "running", "waiting", "completed", "failed", "cancelled"
+_RUNNING, _WAITING, _COMPLETED, _FAILED, _CANCELLED = RUN_STATUSES
 #: Runs of pipelines of one's own. As a literal: with a parameter the indexes of these runs alone can't be used.
 OWN: ColumnElement[bool] = text(f"runs.subject_kind = '{SUBJECT_KIND}'")  # type: ignore[assignment]
 _ROW = select(Run.__table__, OwnRun.subject, OwnRun.request_hash).join(OwnRun, OwnRun.run_id == Run.id)
@@ -79,7 +79,7 @@ def last_of_subject(tx: Connection, subject_id: str) -> Row[Any] | None:
 class RunFilter:
     """Which runs of an owner. What is left out does not matter; a run has to fit all that is said.
 
-    ``statuses``: of ``STATUSES``; ``subject``: in the words of who started it; ``finished``: whether it has ended.
+    ``statuses``: of ``RUN_STATUSES``; ``subject``: in the words of who started it; ``finished``: whether it has ended.
     """
 
     statuses: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ def list_own_runs(
 ) -> Sequence[Row[Any]]:
     """Runs of this owner that are ``wanted``, newest first, with ids less than ``before``."""
     query = select(*_SUMMARY).join(OwnRun, OwnRun.run_id == Run.id).limit(limit)
-    if wanted.finished is False or (wanted.statuses and set(wanted.statuses) <= {RUNNING, WAITING}):
+    if wanted.finished is False or (wanted.statuses and set(wanted.statuses) <= {_RUNNING, _WAITING}):
         # By the index of open runs, which are few; the others by that of all runs of the owner.
         place: Any = Run.id
         query = query.where(Run.owner_id == owner_id, OWN, Run.finished_at.is_(None))
@@ -117,20 +117,20 @@ def list_own_runs(
 
 
 def status_of(row: Row[Any]) -> str:
-    """One of ``STATUSES``; ``_has_status`` asks SQL the same."""
+    """One of ``RUN_STATUSES``; ``_has_status`` asks SQL the same."""
     if row.finished_at is None:
-        return RUNNING if row.awaiting is None else WAITING
+        return _RUNNING if row.awaiting is None else _WAITING
     if row.error is None:
-        return COMPLETED
-    return _CANCELLED if row.error.get("code") == CANCELLED else FAILED
+        return _COMPLETED
+    return _CANCELLED if row.error.get("code") == CANCELLED else _FAILED
 
 
 def _has_status(status: str) -> ColumnElement[bool]:
     code = Run.error["code"].as_string()
-    if status in (RUNNING, WAITING):
-        awaits = Run.awaiting.is_(None) if status == RUNNING else Run.awaiting.is_not(None)
+    if status in (_RUNNING, _WAITING):
+        awaits = Run.awaiting.is_(None) if status == _RUNNING else Run.awaiting.is_not(None)
         return and_(Run.finished_at.is_(None), awaits)
-    how = {COMPLETED: code.is_(None), FAILED: code != CANCELLED, _CANCELLED: code == CANCELLED}[status]
+    how = {_COMPLETED: code.is_(None), _FAILED: code != CANCELLED, _CANCELLED: code == CANCELLED}[status]
     return and_(Run.finished_at.is_not(None), how)
 
 

@@ -30,7 +30,7 @@ from sqlalchemy.exc import (
 )
 
 from taskflow.clock import Clock, SystemClock
-from taskflow.errors import InfrastructureError, UsageError
+from taskflow.errors import InfrastructureError, unreadable_url
 from taskflow.settings import ENV_PREFIX
 
 T = TypeVar("T")
@@ -80,11 +80,7 @@ def _parsed(url: str) -> URL:
     except (ArgumentError, ValueError):  # not chained: it may hold a part of the URL
         parsed = None
     if parsed is None or parsed.get_backend_name() not in ("postgresql", "postgres", "sqlite"):
-        # Not the URL itself: it may hold a password.
-        raise UsageError(
-            f"{_VARIABLE} is no URL of a database that is known here", fields={_VARIABLE: f"must be {_FORM}"},
-            advice="in a user's name or password, / is written %2F, ? is %3F, # is %23, @ is %40, % is %25",
-        )  # fmt: skip
+        raise unreadable_url(_VARIABLE, _FORM)
     return parsed
 
 

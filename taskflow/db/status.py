@@ -28,6 +28,8 @@ NODE_USABLE = ("active", "warm")
 NODE_COMING = ("requested", "creating", "awaiting_agent")
 #: The provider whose nodes are processes of this machine.
 LOCAL_PROVIDER = "local"
+#: What a run of a pipeline of one's own can be: the first two while it is open.
+RUN_STATUSES = ("running", "waiting", "completed", "failed", "cancelled")
 WORKSPACE_STATUSES = ("reserved", "dispatched", "ready", "failed", "released")
 SESSION_STATUSES = ("started", "ended")
 

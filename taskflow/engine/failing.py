@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 
@@ -40,6 +42,11 @@ def fail_expired(context: StepContext) -> Outcome:
         f"{run.step}: {what} within {waited_s:.0f} s", code="step_timeout",
         detail={"step": run.step, "awaited": run.awaiting, "since": run.step_entered_at, "until": run.deadline_at},
     )  # fmt: skip
+
+
+def error_of(error: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The error that a run goes on or ends with, as it is stored: whoever reads one finds a code and a message in it."""
+    return None if error is None else {"code": "failed", "message": "it failed", **mask(error)}
 
 
 def check_decision(step: str, outcome: object) -> None:

@@ -24,7 +24,7 @@ import structlog
 from taskflow.clock import Clock
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Alarm, Committed, Control, Fired, Standing, alarm_of
-from taskflow.engine.failing import check_decision, fail_expired, unexpected, without_secrets
+from taskflow.engine.failing import check_decision, error_of, fail_expired, unexpected, without_secrets
 from taskflow.engine.lease import Renewer, new_token
 from taskflow.engine.meter import SILENT, Meter, Told, outcome_name
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome, Refused, Snooze
@@ -33,7 +33,6 @@ from taskflow.engine.retry import backoff_s
 from taskflow.engine.store import CancelRequested, Change, Failure, RunRow, Signal, SignalArrived, Store, Superseded
 from taskflow.errors import InfrastructureError, PermanentError, StepError, TransientError
 from taskflow.ids import RunId
-from taskflow.logs import mask
 from taskflow.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -424,7 +423,7 @@ class Runner:
             self._check_size(row.step, outcome.result)
             return Change(
                 row.step, now, entered=False, deadline_at=row.deadline_at, finished=True, result=outcome.result,
-                error=mask(outcome.error), effects=outcome.effects, consumed=tuple(turn.consumed),
+                error=error_of(outcome.error), effects=outcome.effects, consumed=tuple(turn.consumed),
                 seen_signal=turn.seen_signal,
             )  # fmt: skip
         if isinstance(outcome, AwaitSignal):
@@ -442,7 +441,7 @@ class Runner:
         return Change(
             target.name, now, entered=True,
             deadline_at=target.deadline_after(replace(row, results={**row.results, **outcome.results}), now),
-            results=outcome.results, error=mask(outcome.error), guarded=target.guarded, effects=outcome.effects,
+            results=outcome.results, error=error_of(outcome.error), guarded=target.guarded, effects=outcome.effects,
             consumed=tuple(turn.consumed), reason=outcome.reason, seen_signal=turn.seen_signal,
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ from taskflow.errors import NotFound
 from taskflow.logs import mask_text
 from taskflow.service.accounts import Caller
 from taskflow.settings import Settings, table
+from taskflow.words import number
 
 RUNS_MAX = 50
 _OF_RUN = (
@@ -131,4 +132,4 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     # Not 2.592e+06: nobody reads that as thirty days.
-    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else mask_text(str(value))
+    return number(value) if isinstance(value, float) else mask_text(str(value))

@@ -46,10 +46,8 @@ def explained(one: Mapping[str, str], paused: Collection[str]) -> Finding:
 def _costs(check: str, paused: Collection[str]) -> tuple[str, str]:
     kind, _, name = check.partition(" ")
     if check in STORES:
-        is_schema = check == "migrations"
-        return STORES[
-            check
-        ], "run: taskflow db upgrade" if is_schema else "see to that store; all goes on by itself then"
+        advice = "see to that store; all goes on by itself then"
+        return STORES[check], "run: taskflow db upgrade" if check == "migrations" else advice
     if check == "broker":
         return (
             "submissions are accepted, and no worker hears of what is due; it is rung again when the broker is back",

@@ -15,9 +15,10 @@ from sqlalchemy.exc import IntegrityError
 from taskflow.clock import isoformat
 from taskflow.db import own_runs
 from taskflow.db.events import append_event, newest_events
-from taskflow.db.own_runs import EVERY_RUN, STATUSES, SUBJECT_KIND, RunFilter, subject_id_of
+from taskflow.db.own_runs import EVERY_RUN, SUBJECT_KIND, RunFilter, subject_id_of
 from taskflow.db.runs import insert_run, payload_hash, record_signal, request_cancel, to_row
 from taskflow.db.session import Database
+from taskflow.db.status import RUN_STATUSES
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Control
 from taskflow.engine.meter import SILENT, Meter
@@ -224,10 +225,10 @@ class Runs:
     ) -> tuple[Sequence[dict[str, Any]], str | None]:
         """A page of the caller's runs that are ``wanted``, newest first, and the cursor of the next page (None after the
         last). Raises ``UsageError`` for a status that there is not, and for a foreign cursor."""
-        unknown = [status for status in wanted.statuses if status not in STATUSES]
+        unknown = [status for status in wanted.statuses if status not in RUN_STATUSES]
         if unknown:
             raise UsageError(
-                f"no such status: {', '.join(unknown)}", fields={"status": f"one of {', '.join(STATUSES)}"}
+                f"no such status: {', '.join(unknown)}", fields={"status": f"one of {', '.join(RUN_STATUSES)}"}
             )
         before = decode_cursor(cursor, str)[0] if cursor else None
         with self._database.read() as tx:

@@ -6,7 +6,7 @@ import pytest
 
 from taskflow.cli import render
 from taskflow.cli.render import Progress
-from taskflow.clock import duration
+from taskflow.words import duration, number
 from tests.cli.fake_server import make_task
 
 
@@ -63,4 +63,4 @@ def test_a_warning_can_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]
 )
 def test_a_number_is_shown_as_it_is_typed(value: float, text: str) -> None:
     """With an exponent a limit of 1,234,567.5 would be shown as another one."""
-    assert render.number(value) == text
+    assert number(value) == text

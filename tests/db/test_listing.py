@@ -10,6 +10,7 @@ from sqlalchemy import update
 
 from taskflow.db import listing, nodes, own_runs, waiting
 from taskflow.db.models import Run
+from taskflow.db.status import RUN_STATUSES
 from taskflow.service.pages import decode_cursor
 from tests.db.conftest import OWNER, World
 
@@ -58,7 +59,7 @@ def test_runs_are_found_by_the_status_that_they_show(world: World) -> None:
     with world.database.read() as tx:
         rows = own_runs.list_own_runs(tx, OWNER, limit=10)
         assert [row.id for row in rows] == sorted(states, reverse=True)
-        for status in own_runs.STATUSES:
+        for status in RUN_STATUSES:
             found = own_runs.list_own_runs(tx, OWNER, own_runs.RunFilter((status,)), limit=10)
             assert [row.id for row in found] == [row.id for row in rows if own_runs.status_of(row) == status] != []
         assert own_runs.open_counts(tx, OWNER, mine_max=2, all_max=10) == (2, 3)

@@ -292,6 +292,15 @@ def test_a_cancel_ends_a_run_once(kit: Kit) -> None:
     assert run.why == "nothing: it is cancelled (enough)"
 
 
+def test_an_error_that_says_little_is_an_error_all_the_same() -> None:
+    """A pipeline may end with one that has neither code nor message: its run is shown, listed and explained as failed."""
+    with Kit(Pipeline("curt", 1, (Step("one", lambda ctx: Done(error={"why": "no"})),))) as kit:
+        run = kit.start("curt")
+        assert run.error == {"code": "failed", "message": "it failed", "why": "no"}
+        assert (run.status, run.why) == ("failed", "nothing: it is failed (it failed)")
+        assert _listed(kit, statuses=("failed",)) == [run.id] and _listed(kit, statuses=("completed",)) == []
+
+
 def _listed(kit: Kit, **wanted: Any) -> list[str]:
     return [run["id"] for run in kit.service.runs.list(kit.caller, RunFilter(**wanted))[0]]
 

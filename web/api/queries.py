@@ -6,12 +6,11 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
+from taskflow.service import RUN_STATUSES, STATUSES
 from web.api import forms, texts
 
 #: In a filter, which is part of an address: those have a length that servers take.
 LABELS_ASKED_MAX = 5
-STATUSES = ("draft", "ready", "queued", "delegated", "in_progress", "completed", "failed", "cancelled")
-RUN_STATUSES = ("running", "waiting", "completed", "failed", "cancelled")
 #: The steps of a task, in their order.
 STEPS = (
     "node_selection", "waiting_for_capacity", "node_provisioning", "node_agent_ready", "workspace_creation",
@@ -49,15 +48,14 @@ def _after() -> fields.Integer:
     )
 
 
-def _part(description: str, *, most: int = 200, **kwargs: Any) -> fields.String:
+def _named(check: Any, description: str) -> fields.String:
+    """A name of a query that narrows what is listed, and that ``check`` takes."""
+    return fields.String(load_default=None, allow_none=False, validate=check, metadata={"description": description})
+
+
+def _part(description: str, *, most: int = 200) -> fields.String:
     """A text of a query that narrows what is listed."""
-    return fields.String(
-        load_default=None,
-        allow_none=False,
-        validate=[validate.Length(1, most), texts.plain],
-        metadata={"description": description},
-        **kwargs,
-    )
+    return _named([validate.Length(1, most), texts.plain], description)
 
 
 def _statuses(known: tuple[str, ...], description: str) -> fields.List[Any]:
@@ -102,24 +100,9 @@ class TaskListQuerySchema(PageQuerySchema):
 
     cursor = _cursor(forms.POINT_CURSOR)
     status = _statuses(STATUSES, "only tasks in one of these; repeated, or separated by commas")
-    project = fields.String(
-        load_default=None,
-        allow_none=False,
-        validate=texts.project,
-        metadata={"description": "only tasks of this project; empty: of none"},
-    )
-    step = fields.String(
-        load_default=None,
-        allow_none=False,
-        validate=validate.OneOf(STEPS),
-        metadata={"description": "only tasks whose open run is at this step"},
-    )
-    node = fields.String(
-        load_default=None,
-        allow_none=False,
-        validate=texts.identifier,
-        metadata={"description": "only tasks that are or were on this node"},
-    )
+    project = _named(texts.project, "only tasks of this project; empty: of none")
+    step = _named(validate.OneOf(STEPS), "only tasks whose open run is at this step")
+    node = _named(texts.identifier, "only tasks that are or were on this node")
     label = fields.List(
         fields.String(validate=[validate.Length(2, 601), texts.plain, texts.label]),
         load_default=list,
@@ -157,12 +140,7 @@ class RunListQuerySchema(PageQuerySchema):
 
     cursor = _cursor(forms.ID)
     status = _statuses(RUN_STATUSES, "only runs in one of these; repeated, or separated by commas")
-    pipeline = fields.String(
-        load_default=None,
-        allow_none=False,
-        validate=texts.identifier,
-        metadata={"description": "only of this pipeline"},
-    )
+    pipeline = _named(texts.identifier, "only of this pipeline")
     subject = _part("only about this, in the words of who started it")
     finished = fields.Boolean(
         load_default=None,
@@ -198,12 +176,7 @@ class LogQuerySchema(Schema):
 
     after = _after()
     limit = _page_size(100, 200)
-    run_id = fields.String(
-        load_default=None,
-        allow_none=False,
-        validate=texts.identifier,
-        metadata={"description": "an earlier run; default: the last one"},
-    )
+    run_id = _named(texts.identifier, "an earlier run; default: the last one")
 
 
 class TokenListQuerySchema(PageQuerySchema):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from taskflow.clock import duration
+from taskflow.words import duration, money
 
 #: Status of a task -> the group it is shown as; the names of groups are the classes of their colours.
 _GROUPS = {
@@ -63,13 +63,6 @@ def shell(arguments: Sequence[str] | None) -> str:
     if arguments and len(arguments) == 3 and tuple(arguments[:2]) in _SHELLS:
         return arguments[2].strip()
     return shlex.join(arguments or ())
-
-
-def money(amount: float | None) -> str:
-    """An amount: cents, and more digits where it is less than that."""
-    if amount is None:
-        return "-"
-    return f"{amount:.2f}" if amount == 0 or amount >= 0.01 else f"{amount:.4f}"
 
 
 def compact(data: Mapping[str, Any]) -> str:
