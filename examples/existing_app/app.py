@@ -26,7 +26,10 @@ def send_mail(key: str, to: str, text: str) -> None:
     """A task as it always was: here a mail is a file, sent once for each key."""
     directory = Path(os.environ.get("BOOKSHOP_MAILS", "mails"))
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / f"{key.replace(':', '.')}.txt").write_text(f"{to}\n{text}\n")
+    mail = directory / f"{key.replace(':', '.')}.txt"
+    aside = mail.with_suffix(".part")
+    aside.write_text(f"{to}\n{text}\n")
+    aside.replace(mail)  # half a mail is never seen, even of a worker that is killed here
 
 
 taskflow = install(app)
