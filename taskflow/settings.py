@@ -43,6 +43,9 @@ LADDER = (
     ("execution_ceiling_s", "callback_token_s"),
     ("browser_idle_s", "browser_session_s"),
 )
+#: Seconds by which the outer one has to be longer. An agent that is cut off notices within a second, and gives sessions
+#: five between SIGTERM and SIGKILL: nowhere else may their task begin again before that is over.
+MARGINS_S = {("dead_man_s", "node_lost_s"): 10.0}
 #: Counts of what nothing works without.
 _NEEDED = frozenset({"web_processes", "worker_concurrency", "shards"})
 
@@ -175,7 +178,8 @@ class Settings:
     node_lost_s: float = _setting(
         360.0,
         "s",
-        "a node on another machine silent for this long has ended its sessions: its tasks end or run again",
+        "a node on another machine silent for this long has ended its sessions: its tasks end or run again; "
+        "at least 10 s more than the dead-man time",
     )
     agent_upgrade: bool = _setting(
         True, "flag", "a node on another machine whose agent is of another release gets no new work and goes when idle"
@@ -350,12 +354,11 @@ class Settings:
     def check_ladder(self) -> None:
         """Inner limits are shorter than outer ones. Raises ``UsageError`` naming the two that disagree (L-2)."""
         for inner, outer in LADDER:
-            if getattr(self, inner) >= getattr(self, outer):
+            short, long, margin_s = getattr(self, inner), getattr(self, outer), MARGINS_S.get((inner, outer), 0.0)
+            if short >= long or long - short < margin_s:
                 a, b = ENV_PREFIX + inner.upper(), ENV_PREFIX + outer.upper()
-                raise UsageError(
-                    f"{a}={getattr(self, inner):g} must be shorter than {b}={getattr(self, outer):g}",
-                    fields={a: f"must be shorter than {b}"},
-                )
+                rule = f"must be {f'at least {margin_s:g} s ' if margin_s else ''}shorter than"
+                raise UsageError(f"{a}={short:g} {rule} {b}={long:g}", fields={a: f"{rule} {b}"})
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,8 @@ def _rests(account: Any, now: float) -> str | None:
     if account.blocked is not None:
         return f"its credential is refused: {account.blocked['message']}"
     if account.rests_until is not None and account.rests_until > now:
-        return f"nothing is bought there until {isoformat(account.rests_until)}: {account.rests_because['message']}"
+        why = (account.rests_because or {}).get("message", "it sells nothing now")
+        return f"nothing is bought there until {isoformat(account.rests_until)}: {why}"
     return None
 
 

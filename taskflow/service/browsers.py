@@ -128,7 +128,15 @@ class Browsers:
         self._database.write(lambda tx: move_browsers(tx, token_id, to, now))
 
     def make_link(self, caller: Caller) -> dict[str, Any]:
-        """A code that signs one browser in for the caller's token, once and soon: ``{"code", "expires_at"}``."""
+        """A code that signs one browser in for the caller's token, once and soon: ``{"code", "expires_at"}``.
+
+        Raises ``UsageError`` for an application's own code, which has no token (``Accounts.acting_for``).
+        """
+        if not caller.token_id:
+            raise UsageError(
+                "a browser signs in with a token, and the caller has none",
+                advice="make a token first: taskflow token create, or POST /api/tokens",
+            )
         code, now = new_secret("code"), self._clock.now()
         expires_at = now + self._settings.sign_in_code_s
         self._database.write(lambda tx: insert_code(tx, hash_token(code), caller.token_id, now, expires_at))

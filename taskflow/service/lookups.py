@@ -39,25 +39,27 @@ class Lookups:
         self._pipelines = pipelines
         self._settings = settings
 
-    def runs(self, caller: Caller, task_id: str) -> list[dict[str, Any]]:
-        """The runs of a task, newest first, each with its session and its node. Raises ``NotFound``."""
+    def runs(self, caller: Caller, task_id: str, named: str | None = None) -> list[dict[str, Any]]:
+        """The last ``RUNS_MAX`` runs of a task, newest first, each with its session and its node; after them the one that
+        is ``named``, if it is an older one. Raises ``NotFound``."""
+        statement = (
+            select(
+                *(getattr(Run, name) for name in _OF_RUN),
+                Workspace.node_id.label("node_id"),
+                AgentSession.started_at.label("session_started_at"),
+                AgentSession.ended_at.label("session_ended_at"),
+                AgentSession.outcome.label("session_outcome"),
+                AgentSession.log_bytes.label("log_bytes"),
+            )
+            .outerjoin(Workspace, Workspace.run_id == Run.id)
+            .outerjoin(AgentSession, AgentSession.run_id == Run.id)
+            .where(Run.subject_kind == "task", Run.subject_id == task_id, Run.owner_id == caller.owner_id)
+        )
         with self._database.read() as tx:
             get_task(tx, caller.owner_id, task_id)
-            rows = tx.execute(
-                select(
-                    *(getattr(Run, name) for name in _OF_RUN),
-                    Workspace.node_id.label("node_id"),
-                    AgentSession.started_at.label("session_started_at"),
-                    AgentSession.ended_at.label("session_ended_at"),
-                    AgentSession.outcome.label("session_outcome"),
-                    AgentSession.log_bytes.label("log_bytes"),
-                )
-                .outerjoin(Workspace, Workspace.run_id == Run.id)
-                .outerjoin(AgentSession, AgentSession.run_id == Run.id)
-                .where(Run.subject_kind == "task", Run.subject_id == task_id, Run.owner_id == caller.owner_id)
-                .order_by(Run.number.desc())
-                .limit(RUNS_MAX)
-            ).all()
+            rows = list(tx.execute(statement.order_by(Run.number.desc()).limit(RUNS_MAX)))
+            if named is not None and all(row.id != named for row in rows):
+                rows += tx.execute(statement.where(Run.id == named))
         return [
             {
                 "id": row.id, "number": row.number, "step": row.step, "node_id": row.node_id,

@@ -97,11 +97,20 @@ class Metrics:
         look("redis", of_redis)
         look("database", lambda: self._of_database(now))
         found |= self._of_broker(found["taskflow_store_up"])
-        usage = shutil.disk_usage(self._settings.data_path.expanduser())
-        found["taskflow_disk_free_bytes"] = {(): float(usage.free)}
-        found["taskflow_disk_size_bytes"] = {(): float(usage.total)}
+        found |= self._of_disk()
         readings: Readings = found
         return exposition(self._directory, readings)
+
+    def _of_disk(self) -> dict[str, _Gauge]:
+        try:
+            usage = shutil.disk_usage(self._settings.data_path.expanduser())
+        except OSError as error:  # the directory was taken away, or its disk
+            log.warning("metrics_incomplete", store="disk", error=str(error))
+            return {}
+        return {
+            "taskflow_disk_free_bytes": {(): float(usage.free)},
+            "taskflow_disk_size_bytes": {(): float(usage.total)},
+        }
 
     def _of_redis(self, now: float) -> dict[str, _Gauge]:
         control = self._control

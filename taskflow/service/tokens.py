@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 
 from taskflow.clock import Clock, isoformat
 from taskflow.db.models import Owner, Token
@@ -26,10 +26,12 @@ class Tokens:
         self._clock = clock
 
     def who_is(self, caller: Caller) -> dict[str, Any]:
-        """The caller as they are known here: owner, token, role."""
-        own = select(Owner.name, Token.expires_at).join(Token, Token.owner_id == Owner.id)
+        """The caller as they are known here: owner, token, role. An application's own code has no token: it is ``""``."""
+        own = select(Owner.name, Token.expires_at).outerjoin(
+            Token, and_(Token.owner_id == Owner.id, Token.id == caller.token_id)
+        )
         with self._database.read() as tx:
-            row = tx.execute(own.where(Token.id == caller.token_id)).one()
+            row = tx.execute(own.where(Owner.id == caller.owner_id)).one()
         return {
             "owner": row.name,
             "owner_id": caller.owner_id,

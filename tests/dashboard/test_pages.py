@@ -14,6 +14,7 @@ from sqlalchemy import insert, update
 
 from taskflow.db.models import ErrorRow, Event, Node, Run, Sweep, SweepBackoff, Task
 from taskflow.errors import InfrastructureError
+from taskflow.service import lookups
 from tests.dashboard.conftest import See
 from tests.web.world import World
 from web.dashboard import frame
@@ -413,6 +414,21 @@ def test_of_a_long_history_the_newest_is_shown_and_followed(world: World, see: S
         live = next(found for found in page.all("div") if found.get("class") == "live")
         assert live["data-after"] == "1299" and "1000 or more, the newest 200" in page.text, path
         assert "event-1299-" in page.text and "event-1099-" not in page.text, path
+
+
+def test_a_run_that_a_link_names_is_shown_however_old_it_is(
+    world: World, see: See, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that ran again and again shows its last runs, and who follows a link to an old one sees that one."""
+    monkeypatch.setattr(lookups, "RUNS_MAX", 1)
+    task = world.submit()
+    world.end(task, "failed")
+    world.call("POST", f"/api/tasks/{task['id']}/rerun", {})
+    path = f"/tasks/{task['id']}"
+    assert not see(path).all("a", href=f"{path}?run={task['run_id']}")
+    page = see(f"{path}?run={task['run_id']}")
+    (chosen,) = [link for link in page.all("a") if link.get("aria-current") and "run=" in link["href"]]
+    assert chosen["href"] == f"{path}?run={task['run_id']}"
 
 
 def test_a_cancelled_task_says_why_and_who_asked(world: World, see: See) -> None:

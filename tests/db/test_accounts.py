@@ -19,9 +19,10 @@ from taskflow.db.account_models import AuditRow, BrowserSession, SignInCode
 from taskflow.db.migrate import config, upgrade
 from taskflow.db.models import Owner, Token
 from taskflow.db.session import Database, make_engine
-from taskflow.errors import InfrastructureError, Unauthorized
+from taskflow.errors import InfrastructureError, Unauthorized, UsageError
 from taskflow.service.accounts import Accounts
 from taskflow.service.browsers import Browsers, SignedIn
+from taskflow.service.tokens import Tokens
 from taskflow.settings import Settings
 from taskflow.sweeps.prune import prune_all
 
@@ -217,6 +218,17 @@ def test_who_acts_for_an_owner_that_is_there_writes_nothing(sqlite_engine: Engin
     assert accounts.acting_for("ada", name="app") == made
     with pytest.raises(InfrastructureError):
         accounts.acting_for("bob", name="app")
+
+
+def test_who_acts_for_an_owner_is_known_and_signs_no_browser_in(sqlite_engine: Engine) -> None:
+    """An application's own code has no token that a browser's session could end with."""
+    upgrade(sqlite_engine)
+    database, clock = Database(sqlite_engine), ManualClock(NOW)
+    caller = Accounts(database, clock).acting_for("ada", name="app")
+    who = Tokens(database, clock).who_is(caller)
+    assert (who["owner"], who["owner_id"], who["token_id"], who["expires_at"]) == ("ada", caller.owner_id, "", None)
+    with pytest.raises(UsageError, match="has none"):
+        Browsers(database, clock, S).make_link(caller)
 
 
 def _count(database: Database, table: Any) -> int:

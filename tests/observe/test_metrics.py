@@ -229,6 +229,16 @@ def test_a_store_that_is_away_is_said_and_the_rest_is_there(counted: Counted, mo
     assert counted.values("taskflow_sweep_interval_seconds")
 
 
+def test_a_data_directory_that_is_away_hides_nothing_else(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A disk that was taken away is a fault as well, of which the rest has to be told."""
+    gone = dataclasses.replace(counted.world.settings, data_dir=str(tmp_path / "gone"))
+    monkeypatch.setattr(counted.world.service.metrics, "_settings", gone)
+    assert counted.values("taskflow_disk_free_bytes") == counted.values("taskflow_disk_size_bytes") == {}
+    assert counted.values("taskflow_store_up") == {"database": 1.0, "redis": 1.0, "broker": 1.0}
+
+
 def test_a_redis_that_hangs_is_waited_for_once(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scrape has ten seconds, and each wait may take five: the time of the rest is the host's then."""
     waited: list[str] = []

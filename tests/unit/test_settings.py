@@ -134,6 +134,14 @@ def test_ladder_names_the_two_that_disagree(inner: str, outer: str) -> None:
     assert set(caught.value.fields) == {ENV_PREFIX + inner.upper()}
 
 
+def test_a_task_runs_again_only_when_a_node_that_is_cut_off_has_had_time_to_end_its_sessions() -> None:
+    """Ten seconds, of which five are a command's between SIGTERM and SIGKILL."""
+    with pytest.raises(UsageError) as caught:
+        Settings.from_env(_as_env({"dead_man_s": 300.0, "node_lost_s": 309.0}))
+    assert "TASKFLOW_DEAD_MAN_S=300 must be at least 10 s shorter than TASKFLOW_NODE_LOST_S=309" in caught.value.message
+    assert Settings.from_env(_as_env({"dead_man_s": 300.0, "node_lost_s": 310.0})).node_lost_s == 310.0
+
+
 def test_data_path_is_per_user_by_default(tmp_path: Path) -> None:
     """An empty data directory means one of the user's own, a set one is taken as it is."""
     assert Settings(data_dir=str(tmp_path)).data_path == tmp_path

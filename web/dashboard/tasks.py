@@ -92,8 +92,9 @@ def see_task(task_id: str) -> Response:
     who, served = caller(), service()
     task = served.tasks.get(who, task_id)
     history, why = History(served.events.newest_of_task(who, task_id, EVENTS_READ)), served.explain.why(who, task_id)
-    runs = served.lookups.runs(who, task_id)
-    run = _chosen_run(runs)
+    named = request.args.get("run") or None
+    runs = served.lookups.runs(who, task_id, named)
+    run = _chosen_run(runs, named)
     drawn = None if run is None else timeline(history.events, run, served.now(), since=why.get("since"))
     states = {} if drawn is None else drawn.states
     return show(
@@ -103,12 +104,11 @@ def see_task(task_id: str) -> Response:
     )  # fmt: skip
 
 
-def _chosen_run(runs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def _chosen_run(runs: Sequence[dict[str, Any]], named: str | None) -> dict[str, Any] | None:
     """The run that the URL names, else the last one. Raises ``NotFound``."""
-    name = request.args.get("run")
-    if not name:
+    if named is None:
         return runs[0] if runs else None
-    found = next((run for run in runs if run["id"] == name), None)
+    found = next((run for run in runs if run["id"] == named), None)
     if found is None:
         raise NotFound("this task has no such run", fields={"run": "unknown"})
     return found
