@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN_PREFIX = "TASKFLOW_"
-_RESOURCES = ("provider", "location", "vcpus", "memory_mb")
+_RESOURCES = ("provider", "location", "location_policy", "vcpus", "memory_mb")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ def task_options(command: F) -> F:
             "--provider", metavar="NAME", help="Run on a node of this provider.", shell_complete=complete_providers,
         ),
         click.option("--location", metavar="L", help="Run on a node at this place of a provider."),
+        click.option(
+            "--location-policy", type=click.Choice(["require", "prefer"]),
+            help="Only there (require, the default), or there before anywhere else (prefer).",
+        ),
         click.option("--vcpus", type=float, metavar="N", help="Cores that are reserved for it on its node."),
         click.option("--memory-mb", type=int, metavar="N", help="Memory that is reserved for it on its node."),
         click.option(
