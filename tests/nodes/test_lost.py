@@ -112,6 +112,7 @@ def test_a_lost_node_that_can_not_be_destroyed_yet_is_nobodys_place(
     world = remote_world
     task = running(world)
     lost, agent = world.node().id, world.agent
+    lost_labels = {agent.order.label}
 
     def away(server_id: str) -> bool:
         raise TransientError("no route to host", code="ssh_unreachable")
@@ -120,7 +121,6 @@ def test_a_lost_node_that_can_not_be_destroyed_yet_is_nobodys_place(
     monkeypatch.setattr(
         world.provider, "destroy", lambda label: away(label) if label in lost_labels else destroy(label)
     )
-    lost_labels = {agent.order.label}
     agent.cut = True
     assert world.finish(task)["error"]["code"] == "node_lost"
     world.run_for(300.0)

@@ -138,7 +138,7 @@ def test_a_node_given_up_takes_no_room_and_can_be_destroyed_later(
     world.run_until(gone, "the node that was given up is destroyed")
 
 
-def test_a_short_visit_begins_the_warm_time_anew(make_world: MakeWorld) -> None:
+def test_a_short_visit_begins_the_warm_time_anew(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim that came and went between two looks of the node's runner still counts as use."""
     world = make_world()
     world.finish(world.submit())
@@ -148,9 +148,9 @@ def test_a_short_visit_begins_the_warm_time_anew(make_world: MakeWorld) -> None:
     task = world.submit()
     # The rings to the node's runner get lost, so it sees the node only when the visit is over.
     node_run, ring = world.node().run_id, world.app.ringer.ring
-    world.app.ringer.ring = lambda run_ids: ring([one for one in run_ids if one != node_run])  # type: ignore[method-assign]
-    world.finish(task)
-    world.app.ringer.ring = ring  # type: ignore[method-assign]
+    with monkeypatch.context() as patch:
+        patch.setattr(world.app.ringer, "ring", lambda run_ids: ring([one for one in run_ids if one != node_run]))
+        world.finish(task)
 
     world.node_is("destroyed")
 

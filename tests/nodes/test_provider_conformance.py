@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def _local(settings: Settings) -> Iterator[Subject]:
         yield Subject(provider, None)
     finally:
         for server in list(provider.inventory()):
-            wait_until(lambda one=server: provider.destroy(one.server_id), "gone")
+            wait_until(partial(provider.destroy, server.server_id), "gone")
         ended.set()
         thread.join()
         lock.release()

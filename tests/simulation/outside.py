@@ -250,7 +250,7 @@ class SimulatedWire(Wire):
     def request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
         """One request; its answer may not come back."""
         name = f"agent {method} {url.rsplit('/', 1)[-1].split('?')[0]}"
-        return passing(  # type: ignore[no-any-return]
+        return passing(
             self._gate, name, lambda: super(SimulatedWire, self).request(method, url, **kwargs), requests.ReadTimeout
         )
 

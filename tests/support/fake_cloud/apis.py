@@ -89,7 +89,8 @@ def _hetzner(ledger: Ledger) -> Blueprint:
             body["name"], body["server_type"], body["location"], body.get("user_data") or "", body.get("labels") or {}
         )
         action = {"id": 1, "command": "create_server", "status": "running", "progress": 0, "resources": []}
-        answer = {"server": _hetzner_server(made), "action": action, "next_actions": [], "root_password": None}
+        answer: dict[str, Any] = {"server": _hetzner_server(made), "action": action}
+        answer |= {"next_actions": [], "root_password": None}
         return jsonify(answer), 201
 
     @api.get("/v1/servers")
