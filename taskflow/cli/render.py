@@ -16,7 +16,7 @@ import click
 
 from taskflow.cli.live import Standing, is_live, make_region
 from taskflow.cli.repository import merge_command
-from taskflow.words import duration, money
+from taskflow.words import chosen, duration, money, refused
 
 LOG_PREFIX = "  | "
 TAIL_LINES = 10
@@ -287,8 +287,8 @@ def _json_or_none(value: Any) -> str | None:
 
 
 def why_text(found: Mapping[str, Any]) -> str:
-    """What a task waits for: the sentence, then the facts."""
-    error, node = found.get("last_error") or {}, found.get("node") or {}
+    """What a task waits for: the sentence, then the facts, then the choice of its node."""
+    error, node, placement = found.get("last_error") or {}, found.get("node") or {}, found.get("placement") or {}
     facts = pairs(
         [
             ("status", found.get("status")),
@@ -303,6 +303,8 @@ def why_text(found: Mapping[str, Any]) -> str:
             ("last error", f"{error.get('message')} (attempt {error.get('attempt')})" if error else None),
             ("node", f"{node.get('id')} {node.get('status')} {node.get('address') or ''}" if node else None),
             *_unknown(found.get("unreachable") or {}),
+            ("chosen", chosen(placement) if placement else None),
+            *(("not", one) for one in refused(placement)),
         ]
     )
     return f"{clean(found.get('summary'))}\n{facts}"

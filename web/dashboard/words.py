@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from taskflow.words import duration, money
+from taskflow.words import chosen, duration, money, refused
 
 #: Status of a task -> the group it is shown as; the names of groups are the classes of their colours.
 _GROUPS = {
@@ -83,7 +83,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-FILTERS: dict[str, Callable[..., str]] = {
+FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration, "between": between, "moment": moment, "group": group, "words": words, "sentence": sentence,
-    "shell": shell, "money": money, "compact": compact, "lines": lines,
+    "shell": shell, "money": money, "compact": compact, "lines": lines, "chosen": chosen, "refused": refused,
 }  # fmt: skip
