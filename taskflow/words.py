@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,20 @@ def money(amount: float | None) -> str:
 def number(value: float) -> str:
     """A number as one types it: all of its digits, no exponent, no zeros behind the point."""
     return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+def compact(data: Mapping[str, Any]) -> str:
+    """What an event says, in one line; seconds are read as times."""
+    told = {}
+    for name, value in data.items():
+        is_time = name.endswith("_s") and isinstance(value, (int, float)) and not isinstance(value, bool)
+        told[name.removesuffix("_s") if is_time else name] = duration(value) if is_time else value
+    return ", ".join(f"{name}: {plain(value)}" for name, value in told.items() if value not in (None, "", [], {}))
+
+
+def plain(value: Any) -> str:
+    """A text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def chosen(placement: Mapping[str, Any]) -> str:

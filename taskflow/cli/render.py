@@ -52,6 +52,11 @@ def seconds_between(start: str | None, end: str | None) -> float | None:
     return max(0.0, (ended - begun).total_seconds())
 
 
+def second(at: str | None) -> str | None:
+    """A time of the API to the second."""
+    return None if at is None else f"{at[:19]}Z".replace("T", " ")
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """An aligned table; the last column is as wide as it likes."""
     cells = [[clean("-" if cell is None else cell) for cell in row] for row in rows]
