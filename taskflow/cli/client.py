@@ -130,9 +130,10 @@ class Api:
             f"running the {_kind(task_id)} again", "POST", f"{_task(task_id)}/rerun", body={}, headers=_once()
         )
 
-    def events(self, task_id: str, after: int = 0) -> dict[str, Any]:
-        """Events with a ``seq`` greater than ``after``: ``{"events", "next"}``."""
-        return self._call("reading events", "GET", f"{_task(task_id)}/events", query={"after": after})
+    def events(self, thing_id: str, after: int = 0, *, limit: int | None = None) -> dict[str, Any]:
+        """Events of a task, run or node with a ``seq`` greater than ``after``: ``{"events", "next"}``."""
+        query = {"after": after, **({"limit": limit} if limit else {})}
+        return self._call("reading events", "GET", _events(thing_id), query=query)
 
     def logs(self, task_id: str, after: int = 0, run_id: str | None = None) -> dict[str, Any]:
         """Log chunks with a number greater than ``after``: ``{"chunks", "next", "ended"}``; data is base64."""
@@ -195,18 +196,16 @@ class Api:
 
     def drain_node(self, node_id: str, reason: str | None = None) -> dict[str, Any]:
         """Ask a node to drain and go."""
-        path = f"/api/nodes/{quote(node_id, safe='')}/drain"
-        return self._call("draining the node", "POST", path, body={"reason": reason})
+        return self._call("draining the node", "POST", f"{_node(node_id)}/drain", body={"reason": reason})
 
     def destroy_node(self, node_id: str, reason: str | None = None, *, force: bool = False) -> dict[str, Any]:
         """Let a node go; with ``force`` at once."""
-        path = f"/api/nodes/{quote(node_id, safe='')}/destroy"
         body = {"reason": reason, **({"force": True} if force else {})}
-        return self._call("destroying the node", "POST", path, body=body)
+        return self._call("destroying the node", "POST", f"{_node(node_id)}/destroy", body=body)
 
     def node(self, node_id: str) -> dict[str, Any]:
         """One node."""
-        return self._call("reading the node", "GET", f"/api/nodes/{quote(node_id, safe='')}")
+        return self._call("reading the node", "GET", _node(node_id))
 
     def providers(self) -> list[dict[str, Any]]:
         """The providers with their offers."""
@@ -303,6 +302,15 @@ def _kind(thing_id: str) -> str:
 def _task(task_id: str) -> str:
     """The path of a task, or of a run: an id says what it names."""
     return f"/api/{_kind(task_id)}s/{quote(task_id, safe='')}"
+
+
+def _node(node_id: str) -> str:
+    return f"/api/nodes/{quote(node_id, safe='')}"
+
+
+def _events(thing_id: str) -> str:
+    """The path of the events of a task, a run or a node."""
+    return f"{_node(thing_id) if thing_id.startswith('node-') else _task(thing_id)}/events"
 
 
 def _checked(what: str, where: str, answer: requests.Response) -> dict[str, Any]:

@@ -41,6 +41,8 @@ OPTION_OF_FIELD = {
     "title": "--title",
     "labels": "--label",
     "node_id": "--node",
+    "allow_node_fallback": "--or-other-node",
+    "priority": "--priority",
     "start": "--draft",
     "status": "--status",
     "limit": "--limit",

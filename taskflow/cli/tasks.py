@@ -130,7 +130,9 @@ def list_tasks(limit: int, all_pages: bool, of_runs: bool, as_json: bool, **narr
     if as_json:
         click.echo(render.to_json({"tasks": tasks, "next_cursor": cursor}))
         return OK
-    rows = [(t["id"], t["status"], t["step"], t["run_number"], _second(t["created_at"]), t["title"]) for t in tasks]
+    rows = [
+        (t["id"], t["status"], t["step"], t["run_number"], render.second(t["created_at"]), t["title"]) for t in tasks
+    ]
     click.echo(render.table(("ID", "STATUS", "STEP", "RUN", "CREATED", "TITLE"), rows) if rows else "no tasks")
     if cursor:
         click.echo("there are more: --all", err=True)
@@ -228,7 +230,3 @@ def _follow(api: Api, task: dict[str, Any], as_json: bool) -> int:
 
 def _as_json(task: Mapping[str, Any]) -> str:
     return render.to_json({**task, "merge_command": merge_command(task)})
-
-
-def _second(at: str | None) -> str | None:
-    return None if at is None else f"{at[:19]}Z".replace("T", " ")

@@ -63,7 +63,8 @@ class Explain:
 
     def why(self, caller: Caller, task_id: str) -> dict[str, Any]:
         """What the task waits for. Keys: summary (a sentence), status, step, awaiting, since, until, then,
-        next_look_in_s, runner (alive, overdue, missing, unknown, none), attempt, last_error, node, unreachable."""
+        next_look_in_s, runner (alive, overdue, missing, unknown, none), attempt, last_error, node, placement (kept
+        at rest too), unreachable."""
         now = self._now()
         with self._database.read() as tx:
             task = task_rows.get_task(tx, caller.owner_id, task_id)
@@ -110,7 +111,7 @@ class Explain:
             summary += f" ({task.error['message']})"
         return {
             "summary": summary, "status": task.status, "step": None, "awaiting": None, "since": None, "until": None,
-            "then": None, "runner": "none", "error": task.error,
+            "then": None, "runner": "none", "error": task.error, "placement": task.placement,
         }  # fmt: skip
 
     def _summary(self, task: Row[Any], run: RunRow, found: Mapping[str, Any]) -> str:

@@ -149,6 +149,11 @@ class FakeServer:
                          "role": "viewer", "browser_id": None, "expires_at": None}  # fmt: skip
         if path == "/api/audit":
             return 200, self._audit(int(request.query["limit"]), int(request.query.get("cursor", 0)))
+        if path.endswith("/events"):
+            found_events = [event for event in self.events if event["seq"] > after][
+                : int(request.query.get("limit", 200))
+            ]
+            return 200, {"events": found_events, "next": found_events[-1]["seq"] if found_events else after}
         if path.startswith("/api/nodes/"):
             node_id = path.split("/")[3]
             found = next(node for node in self.nodes if node["id"] == node_id)
@@ -159,9 +164,6 @@ class FakeServer:
             return 200, self.task
         if not path.startswith(f"/api/tasks/{TASK_ID}"):
             return 404, error("not_found", "no such task", fields={"task_id": "unknown"})
-        if path.endswith("/events"):
-            found_events = [event for event in self.events if event["seq"] > after]
-            return 200, {"events": found_events, "next": len(self.events)}
         if path.endswith("/logs"):
             numbered = [
                 {"number": n, "data": base64.b64encode(data).decode()}

@@ -161,6 +161,23 @@ def test_a_node_is_ordered_by_hand_and_let_go(api: World, invoke: Invoke) -> Non
     assert invoke("nodes", "add").exit_code == 2
 
 
+def test_a_node_is_shown_with_its_last_events(connected: FakeServer, invoke: Invoke) -> None:
+    """Twenty of them at most, the newest last, over as many pages as there are; who asked for what, and why."""
+    connected.nodes = [make_node("node-1")]
+    for number in range(1500):
+        connected.event("status_changed", to=f"number {number}")
+    connected.event("drain_requested", reason="too\x1b[2J old")
+    shown = invoke("nodes", "show", "node-1").stdout
+    _, _, history = shown.partition("last 20 of 1501 events\n")
+    lines = history.splitlines()
+    assert len(lines) == 21
+    assert lines[0].split() == ["AT", "WHAT", "STEP", "BY", "SAYS"]
+    assert "to: number 1481" in lines[1]
+    assert lines[-1].split() == ["2026-01-01", "00:00:00Z", "drain_requested", "-", "runner", "reason:", "too", "old"]
+    as_json = json.loads(invoke("nodes", "show", "node-1", "--json").stdout)
+    assert [event["seq"] for event in as_json["events"]] == list(range(1482, 1502))
+
+
 def test_waiting_for_a_node_ends_with_what_became_of_it(connected: FakeServer, invoke: Invoke) -> None:
     """0 when it can be used, 1 when it never will, with the reason."""
     connected.nodes = [make_node("node-1", status="active")]

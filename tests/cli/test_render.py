@@ -51,6 +51,32 @@ def test_what_happens_then_is_said_once() -> None:
     assert text.splitlines()[-1].split() == ["then", "the", "step", "fails"]
 
 
+def test_why_says_which_node_was_chosen_and_what_spoke_against_the_others() -> None:
+    """A node that is there, one that is bought, or none yet; and a line for each candidate that was refused."""
+    placement = {
+        "action": "use", "node_id": "node-2", "reason": "a warm node",
+        "rejected": [
+            {"node_id": "node-1", "reason": "it is draining"},
+            {"provider": "hetzner", "offer": "cx22@fsn1", "reason": "it has 2 vcpus"},
+            {"provider": "vultr", "reason": "2 of 2\x1b[2J nodes exist"},
+        ],
+    }  # fmt: skip
+    lines = render.why_text({"summary": "it runs", "placement": placement}).splitlines()
+    assert [" ".join(line.split()) for line in lines[1:]] == [
+        "chosen node-2: a warm node",
+        "not node-1: it is draining",
+        "not hetzner cx22@fsn1: it has 2 vcpus",
+        "not vultr: 2 of 2 nodes exist",
+    ]
+    offer = {"provider": "hetzner", "size": "cx22", "location": "fsn1"}
+    bought = {"action": "provision", "node_id": None, "reason": "no node with room", "rejected": [], "offer": offer}
+    assert "a new node of hetzner cx22 fsn1: no node with room" in render.why_text({"placement": bought})
+    waits = {"action": "wait", "node_id": None, "reason": "every node is full", "rejected": []}
+    assert "none yet: every node is full" in render.why_text({"placement": waits})
+    named = {**waits, "node_id": "node-1", "reason": "the node that was asked for: it is full"}
+    assert "none yet: the node that was asked for" in render.why_text({"placement": named})
+
+
 def test_a_warning_can_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """It may repeat what a server said."""
     Progress().warn("it\x1b[2J is\x07 so\nand so")

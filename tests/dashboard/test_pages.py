@@ -441,6 +441,28 @@ def test_a_cancelled_task_says_why_and_who_asked(world: World, see: See) -> None
     assert "a better idea" in page.text and "asked for by api:" in page.text
 
 
+def test_a_task_shows_the_candidates_that_were_refused(world: World, see: See) -> None:
+    """Folded away, each with its reason; nothing to unfold where there was no other."""
+    task, alone = world.submit(), world.submit()
+    rejected = [
+        {"node_id": "node-9", "reason": "it is draining"},
+        {"provider": "hetzner", "offer": "cx22@fsn1", "reason": "it has 2 vcpus, 8 are needed"},
+    ]
+    for one, others in ((task, rejected), (alone, [])):
+        placement = {"action": "use", "node_id": "node-1", "reason": "a warm node", "rejected": others}
+        world.database.write(
+            lambda tx, one=one, placement=placement: tx.execute(
+                update(Task).where(Task.id == one["id"]).values(placement=placement)
+            )
+        )
+    page = see(f"/tasks/{task['id']}")
+    assert page.problems() == []
+    assert "node-1: a warm node" in page.text and "2 others were not chosen" in page.text
+    assert "not node-9: it is draining" in page.text
+    assert "not hetzner cx22@fsn1: it has 2 vcpus, 8 are needed" in page.text
+    assert "not chosen" not in see(f"/tasks/{alone['id']}").text
+
+
 def test_a_part_is_the_page_without_what_surrounds_it(see: See, busy: dict[str, str]) -> None:
     """So an update is small, and no cache takes one for the other."""
     for path in _paths(busy):

@@ -148,6 +148,15 @@ def test_why_names_the_cancel_the_last_error_and_the_end(world: World) -> None:
     assert world.why(task["id"])["summary"] == "nothing: it is cancelled"
 
 
+def test_why_keeps_the_choice_of_the_node_after_the_end(world: World) -> None:
+    """Who looks for the reason of a failure asks where it ran, and why there."""
+    task = world.submit()
+    world.finish(task)
+    why = world.why(task["id"])
+    assert why["placement"] == world.task(task["id"])["placement"] is not None
+    assert world.why(world.submit(start=False)["id"])["placement"] is None
+
+
 def test_an_installation_with_another_number_of_shards_is_refused(world: World) -> None:
     """Starting would lose every alarm of the others."""
     object.__setattr__(world.app.settings, "shards", 8)
