@@ -56,6 +56,7 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/api/tasks/<task_id>/logs"): _API,
     ("POST", "/api/runs"): _MAKE,
     ("GET", "/api/runs"): _LIST,
+    ("GET", "/api/pipelines"): _LIST,
     ("GET", "/api/runs/<run_id>"): _API,
     ("POST", "/api/runs/<run_id>/cancel"): _API,
     ("POST", "/api/runs/<run_id>/rerun"): _API,

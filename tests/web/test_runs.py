@@ -148,3 +148,12 @@ def test_a_signal_with_a_key_is_one_of_several(world: World) -> None:
         for n, key in ((1, "a"), (2, "b"), (2, "b"), (3, "b"))
     ]
     assert said == [200, 200, 200, 409]
+
+
+def test_pipelines_are_listed_with_what_they_take(world: World) -> None:
+    """To every role and owner alike; what is started with an input that fits the schema is taken."""
+    viewer = world.service.accounts.create_token(owner="bob", name="v", role="viewer")["token"]
+    (order,) = world.call("GET", "/api/pipelines", token=viewer).get_json()["pipelines"]
+    assert (order["name"], order["version"], order["signals"]) == ("order", 1, ["note", "paid"])
+    assert [step["name"] for step in order["steps"]] == ["paid", "cleanup"]
+    assert (order["input_schema"]["required"], order["input_schema"]["additionalProperties"]) == (["amount"], False)

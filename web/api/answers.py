@@ -351,6 +351,31 @@ class RunPageSchema(Schema):
     next_cursor = _text("cursor of the next page; null after the last", none=True)
 
 
+class PipelineStepSchema(Schema):
+    """A step of a pipeline."""
+
+    name = _text("its name")
+    skip = _flag("its place is kept, runs go past it")
+    closing = _flag("it runs to its end whatever happens: cleanup")
+    guarded = _flag("it is not entered once a cancellation was asked for")
+
+
+class PipelineSchema(Schema):
+    """A pipeline of your own that is registered here."""
+
+    name = _text("its name, as a run is started with")
+    version = _count("the number that its code gives it")
+    steps = _list(PipelineStepSchema, "its steps, in order")
+    signals = _words("the signals that it waits for; empty: it takes any")
+    input_schema = _free("JSON Schema of what a run is started with; null: it takes no input")
+
+
+class PipelineListSchema(Schema):
+    """All pipelines of your own, by name."""
+
+    pipelines = _list(PipelineSchema, "the pipelines")
+
+
 class SignalRecordedSchema(Schema):
     """The signal is stored. ``recorded`` false: it was before, with the same content."""
 
