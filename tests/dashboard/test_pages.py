@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import dataclasses
 import fnmatch
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -467,11 +468,8 @@ def test_a_task_shows_the_candidates_that_were_refused(world: World, see: See) -
     ]
     for one, others in ((task, rejected), (alone, [])):
         placement = {"action": "use", "node_id": "node-1", "reason": "a warm node", "rejected": others}
-        world.database.write(
-            lambda tx, one=one, placement=placement: tx.execute(
-                update(Task).where(Task.id == one["id"]).values(placement=placement)
-            )
-        )
+        placed = update(Task).where(Task.id == one["id"]).values(placement=placement)
+        world.database.write(methodcaller("execute", placed))
     page = see(f"/tasks/{task['id']}")
     assert page.problems() == []
     assert "node-1: a warm node" in page.text and "2 others were not chosen" in page.text
