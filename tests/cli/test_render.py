@@ -71,15 +71,10 @@ def test_why_says_which_node_was_chosen_and_what_spoke_against_the_others() -> N
         "not vultr: 2 of 2 nodes exist",
     ]
     offer = {"provider": "hetzner", "size": "cx22", "location": "fsn1"}
-    bought: dict[str, Any] = {
-        "action": "provision",
-        "node_id": None,
-        "reason": "no node with room",
-        "rejected": [],
-        "offer": offer,
-    }
+    none: dict[str, Any] = {"node_id": None, "rejected": []}
+    bought = {**none, "action": "provision", "reason": "no node with room", "offer": offer}
     assert "a new node of hetzner cx22 fsn1: no node with room" in render.why_text({"placement": bought})
-    waits: dict[str, Any] = {"action": "wait", "node_id": None, "reason": "every node is full", "rejected": []}
+    waits = {**none, "action": "wait", "reason": "every node is full"}
     assert "none yet: every node is full" in render.why_text({"placement": waits})
     named = {**waits, "node_id": "node-1", "reason": "the node that was asked for: it is full"}
     assert "none yet: the node that was asked for" in render.why_text({"placement": named})
