@@ -212,6 +212,15 @@ class Api:
         found: list[dict[str, Any]] = self._call("listing providers", "GET", "/api/providers")["providers"]
         return found
 
+    def check_providers(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Ask for a check of the credentials of each provider (or one): those providers, whose ``check`` is ``pending``
+        until a worker did it."""
+        body = {"provider": name} if name else {}
+        found: list[dict[str, Any]] = self._call(
+            "asking for the check", "POST", "/api/providers/check", body=body, headers=_once()
+        )["providers"]
+        return found
+
     def usage(self, month: str | None = None) -> dict[str, Any]:
         """What was used in a month."""
         return self._call("reading the usage", "GET", "/api/usage", query={"month": month} if month else None)

@@ -51,6 +51,11 @@ def connect(settings: Settings) -> Api:
     return Api(target, relocate=lambda: find(settings))
 
 
+def over_api(settings: Settings) -> bool:
+    """Whether a command that could work on the stores goes by the API: a server is named, and none of its stores is."""
+    return bool(settings.url) and not (settings.redis_url or settings.database_url)
+
+
 def serving(settings: Settings) -> StackInfo | None:
     """The stack that serves the data directory, if one does and is ready. Changes nothing there."""
     return DataDir(settings).read_stack_info() if was_served(settings) else None

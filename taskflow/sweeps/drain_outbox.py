@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import Connection, Row
 
 from taskflow.db.events import count_resting_promises, open_promises, settle_promise
-from taskflow.db.providers import PROVIDER_CHANGED
+from taskflow.db.providers import CHECK_PROVIDER, PROVIDER_CHANGED
 from taskflow.db.session import Database
 from taskflow.db.tasks import RERUN_TASK
 from taskflow.db.usage import LIMITS_CHANGED
@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 Consumer = Callable[[Mapping[str, Any]], None]
 #: Runs a task again whose run was lost with its node: (task id, run id) -> False while it is too early for that.
 Rerun = Callable[[str, str], bool]
+#: Asks a provider whether its credential works: its name -> False while another worker is at it.
+Check = Callable[[str], bool]
 _RETRY_BASE_S = 5.0
 _RETRY_MAX_S = 600.0
 _POSTPONED_S = 1.0
@@ -53,16 +55,25 @@ def rerun_task(rerun: Rerun, payload: Mapping[str, Any]) -> None:
         raise Postponed
 
 
+def check_provider(check: Check, payload: Mapping[str, Any]) -> None:
+    """Somebody asked for a check over the API, whose process has no credentials."""
+    if not check(payload["provider"]):
+        raise Postponed
+
+
 def _allocated(tools: StepTools, owner_id: str, now: float, tx: Connection) -> list[RunId]:
     return list(allocate_effect(tools, owner_id, now)(tx) or ())
 
 
-def consumers(tools: StepTools, ringer: Ringer, now: Callable[[], float], rerun: Rerun) -> dict[str, Consumer]:
+def consumers(
+    tools: StepTools, ringer: Ringer, now: Callable[[], float], rerun: Rerun, check: Check
+) -> dict[str, Consumer]:
     """Who consumes which kind."""
     return {
         PROVIDER_CHANGED: partial(sell_again, tools, ringer, now),
         LIMITS_CHANGED: partial(look_again, tools, ringer, now),
         RERUN_TASK: partial(rerun_task, rerun),
+        CHECK_PROVIDER: partial(check_provider, check),
     }
 
 

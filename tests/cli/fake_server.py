@@ -39,6 +39,7 @@ class FakeServer:
     chunks: list[bytes] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
     audit: list[dict[str, Any]] = field(default_factory=list)
+    providers: list[dict[str, Any]] = field(default_factory=list)
     why: dict[str, Any] = field(default_factory=dict)
     ended: bool = False
     token: str = TOKEN
@@ -142,6 +143,10 @@ class FakeServer:
             return (
                 (202, self.nodes[0]) if request.method == "POST" else (200, {"nodes": self.nodes, "next_cursor": None})
             )
+        if path.startswith("/api/providers"):
+            wanted = (request.body or {}).get("provider")
+            found = [one for one in self.providers if wanted in (None, one["name"])]
+            return (202 if request.method == "POST" else 200), {"providers": found}
         if path == "/api/sign-in-links":
             return 201, {"path": "/login?code=tf_code_once", "expires_at": "2026-01-01T00:10:00.000Z"}
         if path == "/api/whoami":

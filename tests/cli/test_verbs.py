@@ -17,7 +17,7 @@ from tests.cli.fake_server import FakeServer
 SERVERS = {"agent", "nodehost"}
 #: They work on the stores themselves, which are named by other settings than TASKFLOW_URL.
 ON_THE_STORES = {
-    "up", "token", "db", "sweeps", "doctor", "quota", "settings", "completion", "metrics", "nodes audit", "providers check",
+    "up", "token", "db", "sweeps", "doctor", "quota", "settings", "completion", "metrics", "nodes audit",
     *SERVERS,
 }  # fmt: skip
 

@@ -72,6 +72,7 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/api/nodes"): _MAKE,
     ("GET", "/api/nodes/<node_id>"): _API,
     ("GET", "/api/providers"): _LIST,
+    ("POST", "/api/providers/check"): _MAKE,
     ("POST", "/callbacks/nodes/<node_id>/bootstrap"): {**_API, "another_owner": 403},
     ("POST", "/callbacks/nodes/<node_id>/boot/<stage>"): {**_API, "another_owner": 403},
     ("GET", "/api/usage"): _LIST,

@@ -19,7 +19,7 @@ VIEWER_WRITES = {("POST", "/api/sign-in-links")}
 #: What only an admin may.
 ADMIN_WRITES = {
     ("POST", "/api/nodes"), ("POST", "/api/nodes/<node_id>/destroy"), ("POST", "/api/tokens"),
-    ("DELETE", "/api/tokens/<token_id>"),
+    ("DELETE", "/api/tokens/<token_id>"), ("POST", "/api/providers/check"),
 }  # fmt: skip
 
 

@@ -249,6 +249,17 @@ class OfferSchema(Schema):
     sold_out_until = _time("not asked for again before")
 
 
+class ProviderCheckSchema(Schema):
+    """What the last check of a provider's credential found."""
+
+    pending = _flag("another one is asked for, and no worker has done it yet")
+    asked_at = _time("when one was asked for over the API; null: never")
+    at = _time("when it was found; null: not yet")
+    ok = _flag("the credential works; null: not known yet", none=True)
+    says = _text("what was found, for people", none=True)
+    code = _text("what is wrong, in a word that does not change; null: nothing", none=True)
+
+
 class ProviderSchema(Schema):
     """Where nodes come from."""
 
@@ -259,6 +270,7 @@ class ProviderSchema(Schema):
     nodes_coming = _count("of those, how many are being made")
     nodes_max = _count("that you may have at once")
     closed = _text("why nothing is sold to you now", none=True)
+    check = _nested(ProviderCheckSchema, "the last check of its credential; null: there was none", none=True)
 
 
 class ProviderListSchema(Schema):
