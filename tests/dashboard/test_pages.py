@@ -22,7 +22,9 @@ from web.dashboard import frame
 
 pytestmark = pytest.mark.usefixtures("today")
 
-PAGES = ("/", "/tasks", "/tasks/new", "/runs", "/nodes", "/errors", "/sweeps", "/settings")
+PAGES = ("/", "/tasks", "/tasks/new", "/runs", "/runs/new", "/nodes", "/errors", "/sweeps", "/settings")
+#: What a script sends something for.
+_WRITES = {"data-post", "data-bulk-do", "data-pick", "data-submit", "data-opens"}
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)"> ' " & {{ 7*7 }}"""
 
 
@@ -134,13 +136,13 @@ def test_who_only_looks_is_offered_nothing_else(world: World, see: See, busy: di
     """A viewer sees no button that writes, and no page of who runs the installation."""
     viewer = world.service.accounts.create_token(owner="ada", name="viewer", role="viewer")["token"]
     paths = _paths(busy)
-    for path in ("/tasks/new", "/sweeps", "/settings"):
+    for path in ("/tasks/new", "/runs/new", "/sweeps", "/settings"):
         assert see(path, status=403, token=viewer).h1 == "This is not for you"
         paths.remove(path)
     for path in paths:
         page = see(path, token=viewer)
-        assert page.all("a", href="/tasks/new") == []
-        assert not [tag for tag, found in page.tags if {"data-post", "data-bulk-do", "data-pick"} & found.keys()], path
+        assert page.all("a", href="/tasks/new") == [] and page.all("a", href="/runs/new") == [], path
+        assert not [tag for tag, found in page.tags if _WRITES & found.keys()], path
 
 
 def test_an_operator_sees_everything_but_the_settings(world: World, see: See) -> None:
@@ -163,6 +165,59 @@ def test_a_run_of_ones_own_pipeline_says_where_it_is_and_offers_what_is_allowed(
     assert "the card was declined" in page.text and page.buttons.count("Rerun") == 1 and "Cancel" not in page.buttons
     world.database.write(lambda tx: tx.execute(update(Run).where(Run.id == run["id"]).values(pipeline="gone")))
     assert "not registered here" in see(f"/runs/{run['id']}").text
+
+
+def _awaits(world: World, run: dict[str, Any], name: str | None) -> None:
+    world.database.write(lambda tx: tx.execute(update(Run).where(Run.id == run["id"]).values(awaiting=name)))
+
+
+def test_a_run_that_waits_for_a_signal_offers_to_send_it(world: World, see: See) -> None:
+    """By its name, to whom may write, also where its pipeline is not known; and only as long as it waits."""
+    run = world.start(subject="book 7")
+    path = f"/runs/{run['id']}"
+    assert see(path).all("button", data_opens="signal") == []
+    _awaits(world, run, "paid")
+    for pipeline in ("order", "gone"):
+        world.database.write(
+            lambda tx, name=pipeline: tx.execute(update(Run).where(Run.id == run["id"]).values(pipeline=name))
+        )  # fmt: skip
+        page = see(path)
+        (button,) = page.all("button", data_opens="signal")
+        assert button["data-named"] == "paid" and button["data-to"] == f"/api{path}/signals/paid"
+        assert page.all("dialog", id="signal") and page.problems() == []
+    assert world.call("POST", button["data-to"], {"approved": True}).get_json() == {"recorded": True}
+    viewer = world.service.accounts.create_token(owner="ada", name="viewer", role="viewer")["token"]
+    assert see(path, token=viewer).all("button", data_opens="signal") == []
+    world.end_run(run)
+    assert see(path).all("dialog", id="signal") == []
+
+
+def test_each_wait_for_a_signal_is_answered_once(world: World, see: See) -> None:
+    """Of two people who look at one wait the first one counts; the next wait for the same signal is another one."""
+    run = world.start()
+    _awaits(world, run, "paid")
+    (wait,) = see(f"/runs/{run['id']}").all("button", data_opens="signal")
+    first, second = (
+        world.call("POST", wait["data-to"], {"by": who}, headers={"Idempotency-Key": wait["data-once"]}) for who in "ab"
+    )
+    assert (first.status_code, second.status_code) == (200, 409)
+    assert second.get_json()["error"]["code"] == "answered"
+    (wait,) = see(f"/runs/{run['id']}").all("button", data_opens="signal")
+    answer = world.call("POST", wait["data-to"], {"by": "a"}, headers={"Idempotency-Key": wait["data-once"]})
+    assert answer.get_json() == {"recorded": True}
+
+
+def test_the_form_of_a_run_has_a_field_for_each_part_of_its_input(world: World, see: See) -> None:
+    """Or one for JSON, if that is wanted; a pipeline that there is not is refused."""
+    page = see("/runs/new?pipeline=order")
+    assert page.all("input", name="input.amount", data_kind="number") and page.all("input", name="input.note")
+    assert page.all("form", data_submit="/api/runs", data_then="/runs/") and page.problems() == []
+    assert page.all("textarea") == []
+    page = see("/runs/new?pipeline=order&as=json")
+    assert page.all("textarea", name="input", data_kind="json") and page.problems() == []
+    assert '"amount"' in page.text and not page.all("input", name="input.amount")
+    assert see("/runs/new?pipeline=none", status=400).h1 == "This did not work"
+    assert see("/runs").all("a", href="/runs/new")
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/tasks/new"): _PAGE,
     ("GET", "/tasks/<task_id>"): _PAGE,
     ("GET", "/runs"): _PAGE,
+    ("GET", "/runs/new"): _PAGE,
     ("GET", "/runs/<run_id>"): _PAGE,
     ("GET", "/nodes"): _PAGE,
     ("GET", "/nodes/<node_id>"): _PAGE,
@@ -110,7 +111,8 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
 #: For people: no part of the API's document.
 PAGES = frozenset(
     {
-        "/", "/tasks", "/tasks/new", "/tasks/<task_id>", "/runs", "/runs/<run_id>", "/nodes", "/nodes/<node_id>",
+        "/", "/tasks", "/tasks/new", "/tasks/<task_id>", "/runs", "/runs/new", "/runs/<run_id>", "/nodes",
+        "/nodes/<node_id>",
         "/errors", "/sweeps", "/settings", "/static/<version>/<path:name>", "/login", "/login/style.css", "/account",
         "/logout",
     }
