@@ -112,7 +112,8 @@ class NodeMachine:
         """Look the label up, buy only what is not there: a crash after the call finds the server here.
 
         An intent is used for one call. Whoever finds one that it did not write itself can't know whether it was used: then
-        the label is looked up late enough that even a slow call and a listing that lags would show the server.
+        the label is looked up late enough that even a slow call and a listing that lags would show the server. So no call
+        begins in the second half of that time, and none when the run was lost since the look-up.
         """
         node = self._node(ctx)
         limit_s = self._tools.settings.provision_timeout_s
@@ -125,8 +126,12 @@ class NodeMachine:
             wait_s = node.intent_at + self._tools.settings.provider_settle_s - ctx.now
             return Snooze(wait_s) if wait_s > 0 else self._intend(ctx)
         if server is None:
+            order = self._order(node)
+            late_s = ctx.ensure_ours(uncancelled=True) - node.intent_at
+            if late_s > self._tools.settings.provider_settle_s / 2 and not provider.creates_once:
+                return replace(self._intend(ctx), reason=f"it took {late_s:.0f} s to look the label up: once more")
             try:
-                server = provider.create(self._order(node))
+                server = provider.create(order)
             except NoCapacity as error:
                 return self._elsewhere(ctx, node, error)
             except HostUnreachable as error:

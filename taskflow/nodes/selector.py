@@ -1,17 +1,19 @@
 """Which node a task gets: a pure function over what is known, and the reasons for it.
 
-Order: the node the user named (a hard requirement unless they allow another) - a warm one - a running one with room - one
-that is coming anyway - a new one - wait. Every rejected candidate is listed with its reason.
+Order: the node the user named (no other one, unless they allow it and that one can't be used now) - a warm one - a running
+one with room - one that is coming anyway - a new one - wait. Every rejected candidate is listed with its reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from taskflow.db.status import LOCAL_PROVIDER, NODE_COMING, NODE_USABLE
 from taskflow.nodes.catalogue import Offer
+
+_ASKED = "the node that was asked for: "
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class Choice:
     reason: str
     rejected: tuple[dict[str, str], ...] = ()
     offer: Offer | None = None
+    #: The node that was named and can't be used now, where another one may be taken.
+    instead_of: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As it is stored with the task and shown."""
@@ -106,6 +110,8 @@ class Choice:
         }  # fmt: skip
         if self.offer is not None:
             found["offer"] = {name: getattr(self.offer, name) for name in ("provider", "size", "location")}
+        if self.instead_of is not None:
+            found["instead_of"] = self.instead_of
         return found
 
 
@@ -120,10 +126,29 @@ def select(
 ) -> Choice:
     """Choose. ``nodes``: every node of the owner that is not destroyed; ``offers``: what may be bought now, best first;
     ``closed``: why nothing more is bought, by provider; ``catalogue``: all that could ever be bought, if that is known."""
-    if wish.node_id is not None:
-        named = _named(wish, nodes, limits)
-        if named is not None and (named.action != "impossible" or not wish.allow_fallback):
-            return named
+    if wish.node_id is None:
+        return _any(wish, nodes, offers, closed or {}, catalogue, limits)
+    named = _named(wish, nodes, limits)
+    if not wish.allow_fallback or named.action in ("use", "await_node"):
+        return named
+    other = _any(wish, nodes, offers, closed or {}, catalogue, limits)
+    why_not = {"node_id": wish.node_id, "reason": named.reason.removeprefix(_ASKED)}
+    return replace(
+        other, instead_of=wish.node_id,
+        reason=other.reason if other.action in ("wait", "impossible") else f"instead of {wish.node_id}: {other.reason}",
+        rejected=(why_not, *(one for one in other.rejected if one.get("node_id") != wish.node_id)),
+    )  # fmt: skip
+
+
+def _any(
+    wish: Wish,
+    nodes: Sequence[Candidate],
+    offers: Sequence[Offer],
+    closed: Mapping[str, str],
+    catalogue: Sequence[Offer] | None,
+    limits: Limits,
+) -> Choice:
+    """The choice of whoever names no node."""
     rejected: list[dict[str, str]] = []
     fit: list[Candidate] = []
     for node in nodes:
@@ -147,7 +172,7 @@ def select(
     never = catalogue is not None and all(wish.fits(offer) for offer in catalogue)
     if never and all(node.status not in (*NODE_USABLE, *NODE_COMING) or _never(node, wish) for node in nodes):
         return Choice("impossible", None, "no node and no offer is what was asked for", tuple(rejected))
-    rejected += [{"provider": name, "reason": why} for name, why in (closed or {}).items()]
+    rejected += [{"provider": name, "reason": why} for name, why in closed.items()]
     return Choice("wait", None, "every node is full and no further one is allowed", tuple(rejected))
 
 
@@ -159,21 +184,20 @@ def _order(node: Candidate, wish: Wish) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _named(wish: Wish, nodes: Sequence[Candidate], limits: Limits) -> Choice | None:
+def _named(wish: Wish, nodes: Sequence[Candidate], limits: Limits) -> Choice:
+    """The choice where no other node than the named one will do."""
     node = next((node for node in nodes if node.node_id == wish.node_id), None)
     if node is None:
         return Choice("impossible", wish.node_id, f"there is no node {wish.node_id}")
     never = _never(node, wish)
     if never is not None:
-        return Choice("impossible", node.node_id, f"the node that was asked for: {never}")
-    if node.status in NODE_COMING:
+        return Choice("impossible", node.node_id, _ASKED + never)
+    why, coming = _unfit(node, wish, limits), node.status in NODE_COMING
+    if coming and (why is None or not wish.allow_fallback):
         return Choice("await_node", node.node_id, "the node that was asked for is coming")
-    why = _unfit(node, wish, limits)
     if why is None:
         return Choice("use", node.node_id, "the node that was asked for")
-    if node.status in NODE_USABLE:
-        return Choice("wait", node.node_id, f"the node that was asked for: {why}")
-    return Choice("impossible", node.node_id, f"the node that was asked for: {why}")
+    return Choice("wait" if coming or node.status in NODE_USABLE else "impossible", node.node_id, _ASKED + why)
 
 
 def _unfit(node: Candidate, wish: Wish, limits: Limits) -> str | None:

@@ -24,6 +24,10 @@ MUTANTS: tuple[Mutant, ...] = (
         (Edit("taskflow/nodes/machine.py", "not (fresh or provider.creates_once)", "False"),), _PURCHASES,
     ),
     Mutant(
+        "bought-by-who-lost-it", "a worker that slept between its look-up and its purchase buys what another one bought",
+        (Edit("taskflow/nodes/machine.py", "ctx.ensure_ours(uncancelled=True)", "ctx.now"),), _PURCHASES,
+    ),
+    Mutant(
         "gone-before-it-came", "a node is destroyed while the server of a lost answer is not listed yet",
         (Edit("taskflow/nodes/machine.py", "node.intent_at is not None and not provider.told_at_once", "False"),),
         _PURCHASES,

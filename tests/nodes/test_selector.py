@@ -79,9 +79,53 @@ def test_a_named_node_is_that_one_or_none(named: Candidate | None, action: str) 
     assert (choice.action, choice.node_id) == (action, "x")
 
 
-def test_a_named_node_that_is_impossible_is_replaced_only_when_allowed() -> None:
-    """The fallback is the usual order."""
-    assert choose(node("ok"), wish=Wish("x", allow_fallback=True)).node_id == "ok"
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [
+        (None, "there is no node x"),
+        (node("x", "error"), "it is error"),
+        (node("x", live=4), "4 of 4 slots are taken"),
+        (node("x", age_s=61.0), "its agent has not reported lately"),
+        (node("x", unreachable=True), "its agent has not reported lately"),
+        (node("x", provider="cloud", load=2.1), "its load is 2.1 for each core"),
+        (node("x", closed="2 of 2 workspaces of yours are on it"), "2 of 2 workspaces of yours are on it"),
+        (node("x", "creating", age_s=None, expected=4), "4 of 4 slots are taken, 4 of them by tasks on their way"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("others", "room", "action", "said"),
+    [
+        ([node("ok", "warm")], True, "use", "instead of x: a warm node"),
+        ([node("n", "creating", age_s=None)], True, "await_node", "instead of x: a node is coming already"),
+        ([], True, "provision", "instead of x: no node with room"),
+        ([node("full", live=4)], False, "wait", "every node is full and no further one is allowed"),
+    ],
+)
+def test_a_named_node_that_can_not_be_used_now_is_replaced_where_that_is_allowed(
+    named: Candidate | None, why: str, others: list[Candidate], room: bool, action: str, said: str
+) -> None:
+    """By the usual order; the choice says instead of which node, and why not that one, once."""
+    choice = choose(*others, *([named] if named else []), wish=Wish("x", allow_fallback=True), room=room)
+    assert (choice.action, choice.reason) == (action, said)
+    stored = choice.as_dict()
+    assert stored["instead_of"] == "x"
+    assert stored["rejected"][0] == {"node_id": "x", "reason": why}
+    assert [one.get("node_id") for one in stored["rejected"]].count("x") == 1
+
+
+@pytest.mark.parametrize("named", [node("x", live=3), node("x", "creating", age_s=None)])
+def test_a_named_node_that_will_do_is_taken_although_another_one_may_be(named: Candidate) -> None:
+    """A better one beside it changes nothing, and nothing says that it is a stand-in."""
+    choice = choose(named, node("better", "warm"), wish=Wish("x", allow_fallback=True))
+    assert choice.node_id == "x" and "instead_of" not in choice.as_dict()
+
+
+def test_what_only_the_named_node_could_ever_be_is_waited_for_there() -> None:
+    """It is full now and the catalogue has nothing like it: that is no reason to fail the task."""
+    large = node("x", live=4, vcpus=64)
+    asked = Wish("x", allow_fallback=True, vcpus=32)
+    choice = select(asked, [large], offers=[OFFER], catalogue=[OFFER], limits=LIMITS)
+    assert choice.action == "wait" and choice.rejected[0]["node_id"] == "x"
 
 
 @pytest.mark.parametrize(

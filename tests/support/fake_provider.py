@@ -43,13 +43,17 @@ class FakeProvider:
         self.unreachable: set[tuple[str, str]] = set()
         self.lose_answers = 0
         self.lag_s = 0.0
+        #: Called at the end of a look-up, when what it found is known: who asked may pause before it hears.
+        self.after_look_up: Callable[[], object] = lambda: None
         self.orders: list[NodeOrder] = []
         self._visible_at: dict[str, float] = {}
         self.destroy_takes = 0
 
     def find_by_label(self, label: str) -> Server | None:
         """The server with this label, once the listing has it."""
-        return None if time.time() < self._visible_at.get(label, 0.0) else self.get(label)
+        found = None if time.time() < self._visible_at.get(label, 0.0) else self.get(label)
+        self.after_look_up()
+        return found
 
     def create(self, order: NodeOrder) -> Server:
         """Buy a server; its agent reports after the planned boot time."""

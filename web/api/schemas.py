@@ -155,7 +155,10 @@ class TaskSpecSchema(Schema):
         metadata={"description": "the node it has to run on; null: any"},
     )
     allow_node_fallback = Flag(
-        load_default=False, metadata={"description": "take another node when the one named is not usable"}
+        load_default=False,
+        metadata={
+            "description": "take another node when the one named can't be used now: full, busy, not heard of, gone"
+        },
     )
     node_loss_reruns = Whole(
         load_default=0,
