@@ -309,7 +309,10 @@ class HeartbeatSchema(_Wire):
     disk_percent = fields.Float(load_default=None, allow_none=True, metadata=_says("in use"))
     workspaces = fields.List(fields.String(), load_default=list, metadata=_says("ids of those that are on it"))
     sessions = fields.List(
-        fields.Nested(SessionProgressSchema), load_default=list, metadata=_says("those that it knows")
+        fields.Nested(SessionProgressSchema),
+        load_default=None,
+        allow_none=True,
+        metadata=_says("those that have not ended; null: it says nothing of them"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -82,6 +83,23 @@ def verdict_at(
     if last_heartbeat_at is None or (lost_s is None and agent_answers is not False):
         return None
     return last_heartbeat_at + (_LONG * stale_s if lost_s is None else lost_s)
+
+
+def named(beat: Mapping[str, Any] | None) -> list[str] | None:
+    """The sessions that a heartbeat names; None when it says nothing of sessions, as an older agent does."""
+    sessions = None if beat is None else beat.get("sessions")
+    return None if sessions is None else [session["session_id"] for session in sessions]
+
+
+def unnamed(node: Row[Any], session_id: str, *, since: float) -> bool:
+    """Whether the node's last two heartbeats came after ``since``, and neither names the session. That is one sign: one
+    that has ended, and is not reported yet, is not named either."""
+    beat = node.heartbeat or {}
+    before = beat.get("before") or {}
+    now_named, before_named = named(beat), before.get("sessions")
+    if now_named is None or before_named is None or before["at"] is None or before["at"] <= since:
+        return False
+    return session_id not in now_named and session_id not in before_named
 
 
 def is_lost(node: Row[Any]) -> bool:

@@ -13,7 +13,8 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import insert, update
 
-from taskflow.db.models import ErrorRow, Event, Node, Run, Sweep, SweepBackoff, Task
+from taskflow.clock import isoformat
+from taskflow.db.models import AgentSession, ErrorRow, Event, Node, Run, Sweep, SweepBackoff, Task
 from taskflow.errors import InfrastructureError
 from taskflow.service import lookups
 from tests.dashboard.conftest import See
@@ -502,6 +503,21 @@ def test_a_run_that_a_link_names_is_shown_however_old_it_is(
     page = see(f"{path}?run={task['run_id']}")
     (chosen,) = [link for link in page.all("a") if link.get("aria-current") and "run=" in link["href"]]
     assert chosen["href"] == f"{path}?run={task['run_id']}"
+
+
+def test_a_running_task_says_when_its_command_last_wrote_something(world: World, see: See) -> None:
+    """A command that hangs is told from one that works."""
+    task = world.submit()
+    place = world.place(task)
+    world.database.write(lambda tx: tx.execute(update(Run).where(Run.id == task["run_id"]).values(step="running")))
+    before = see(f"/tasks/{task['id']}").text
+    assert "Last output" in before and "none yet" in before
+    at = world.clock.now() - 60.0
+    told = update(AgentSession).where(AgentSession.id == place.session_id).values(last_progress_at=at)
+    world.database.write(lambda tx: tx.execute(told))
+    page = see(f"/tasks/{task['id']}")
+    assert page.problems() == [] and "none yet" not in page.text
+    assert page.all("time", datetime=isoformat(at))
 
 
 def test_a_cancelled_task_says_why_and_who_asked(world: World, see: See) -> None:

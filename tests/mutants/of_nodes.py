@@ -72,6 +72,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/nodes/test_liveness.py",),
     ),
     Mutant(
+        "lost-by-one-sign", "a session that runs is ended because heartbeats did not name it for a moment",
+        (Edit(
+            "taskflow/pipelines/agent_task/session.py",
+            'return self._tools.agent(node, ctx.now).get_session(ctx.results["workspace_id"], session_id) is None',
+            "return True",
+        ),),
+        ("tests/pipelines/test_forgotten_sessions.py",),
+    ),
+    Mutant(
         "verdict-over-a-heartbeat", "a node that was heard of while its verdict was written is destroyed",
         (Edit(
             _NODES, ".where(Node.id == node.id, Node.last_heartbeat_at.is_not_distinct_from(node.last_heartbeat_at))",
