@@ -22,13 +22,13 @@ pages = Pages("operations")
 
 @pages.add("/errors")
 def see_errors() -> Response:
-    """What failed: tasks, and attempts of steps."""
+    """What failed: tasks, attempts of steps, and what was promised."""
     who, served = caller(), service()
     after = served.events.place("now")
     failed, cursor = served.tasks.list(who, wanted=TaskFilter(statuses=("failed",)), limit=_ROWS)
     return show(
         "errors.html", after=after, failed=failed, more=cursor is not None,
-        attempts=_alike(served.history.errors(who, limit=_ATTEMPTS_READ)[0]),
+        attempts=_alike(served.history.errors(who, limit=_ATTEMPTS_READ)[0]), promises=served.history.promises(who),
     )  # fmt: skip
 
 
