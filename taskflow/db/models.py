@@ -363,7 +363,10 @@ class LogChunk(Base):
 
 
 class OutboxRow(Base):
-    """Work that a transaction promised. ``kind`` names its consumer; the row is done when that returned."""
+    """Work that a transaction promised. ``kind`` names its consumer; the row is done when that returned.
+
+    ``owner_id``: whom it is for, NULL for the installation. ``error``: why its consumer failed last.
+    """
 
     __tablename__ = "outbox"
     __table_args__ = (
@@ -377,6 +380,8 @@ class OutboxRow(Base):
     next_at: Mapped[float]
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     done_at: Mapped[float | None]
+    owner_id: Mapped[str | None] = mapped_column(Id)
+    error: Mapped[dict[str, Any] | None]
 
 
 class Sweep(Base):

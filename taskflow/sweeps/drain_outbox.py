@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Row
 
-from taskflow.db.events import count_resting_promises, open_promises, settle_promise
+from taskflow.db.events import count_resting_promises, failing_promises, open_promises, settle_promise
 from taskflow.db.providers import CHECK_PROVIDER, PROVIDER_CHANGED
 from taskflow.db.session import Database
 from taskflow.db.tasks import RERUN_TASK
@@ -19,6 +19,7 @@ from taskflow.engine.alarms import Ringer
 from taskflow.ids import RunId
 from taskflow.nodes.admission import allocate_effect
 from taskflow.nodes.context import StepTools
+from taskflow.sweeps.items import stored_error
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +31,8 @@ Check = Callable[[str], bool]
 _RETRY_BASE_S = 5.0
 _RETRY_MAX_S = 600.0
 _POSTPONED_S = 1.0
+#: Of a row that failed before its error was kept.
+UNKNOWN: Mapping[str, Any] = {"code": "unknown", "message": "the next try says why"}
 
 
 class Postponed(Exception):
@@ -89,15 +92,29 @@ def drain_outbox(
     return {"done": len(rows) - failed, "failed": failed, "skipped": resting - failed}
 
 
+def failing_rows(database: Database, limit: int = 20) -> list[dict[str, Any]]:
+    """What the outbox fails at, of all owners, as ``failing_items`` says it: ``{"item", "failures", "error"}`` each."""
+    with database.read() as tx:
+        rows = failing_promises(tx, limit)
+    return [{"item": promise_name(row), "failures": row.attempts, "error": row.error or UNKNOWN} for row in rows]
+
+
+def promise_name(row: Row[Any]) -> str:
+    """What an outbox row is called: its kind, and what it is about."""
+    about = next((row.payload[key] for key in ("task_id", "provider", "owner_id") if key in row.payload), row.id)
+    return f"{row.kind} {about}"
+
+
 def _handle(database: Database, handlers: Mapping[str, Consumer], row: Row[Any], now: Callable[[], float]) -> bool:
-    retry_at: float | None = None
+    retry_at, said = None, None
     try:
         handlers[row.kind](row.payload)
     except Postponed:
         database.write(lambda tx: settle_promise(tx, row.id, now=now(), retry_at=now() + _POSTPONED_S, tried=False))
         return True
     except Exception as error:  # one bad row must not strand the others
-        log.error("outbox_row_failed", row_id=row.id, kind=row.kind, error=repr(error))
+        said = stored_error(error)
+        log.error("outbox_row_failed", row_id=row.id, kind=row.kind, code=said["code"], error=said["message"])
         retry_at = now() + min(_RETRY_MAX_S, _RETRY_BASE_S * 2 ** min(row.attempts, 10))
-    database.write(lambda tx: settle_promise(tx, row.id, now=now(), retry_at=retry_at))
+    database.write(lambda tx: settle_promise(tx, row.id, now=now(), retry_at=retry_at, error=said))
     return retry_at is None

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from taskflow.clock import isoformat
-from taskflow.db.models import AgentSession, ErrorRow, Event, Node, Run, Sweep, SweepBackoff, Task
+from taskflow.db.models import AgentSession, ErrorRow, Event, Node, OutboxRow, Run, Sweep, SweepBackoff, Task
 from taskflow.errors import InfrastructureError
 from taskflow.service import lookups
 from tests.dashboard.conftest import See
@@ -450,6 +450,21 @@ def test_a_failed_attempt_leads_to_what_it_was_of(world: World, see: See) -> Non
     page = see("/errors")
     assert page.all("a", href=f"/nodes/{place.node_id}") and page.all("a", href=f"/runs/{own['id']}")
     assert "build-7" in page.text and "order book 9" in page.text
+
+
+def test_a_promise_that_fails_is_shown_to_its_owner_with_why(world: World, see: See) -> None:
+    """A task that was to run again and does not: nobody would look for it in a log. A stranger sees nothing of it."""
+    task = world.submit(title="lost")
+    assert "Promises that fail" not in see("/errors").text
+    values = {
+        "kind": "rerun_task", "payload": {"task_id": task["id"]}, "owner_id": world.row(Task, task["id"]).owner_id,
+        "created_at": 1.0, "next_at": 9e9, "attempts": 4, "error": {"code": "unexpected", "message": "<it> broke"},
+    }  # fmt: skip
+    world.database.write(lambda tx: tx.execute(insert(OutboxRow), values))
+    page = see("/errors")
+    assert "Promises that fail" in page.text and "<it> broke" in page.text and "unexpected" in page.text
+    assert page.all("a", href=f"/tasks/{task['id']}")
+    assert "Promises that fail" not in see("/errors", token=world.other_token).text
 
 
 def test_what_fails_again_and_again_hides_nothing_else(world: World, see: See) -> None:

@@ -22,14 +22,14 @@ pages = Pages("operations")
 
 @pages.add("/errors")
 def see_errors() -> Response:
-    """What failed: tasks, runs of pipelines of one's own, and attempts of steps."""
+    """What failed: tasks, runs of pipelines of one's own, attempts of steps, and what was promised."""
     who, served = caller(), service()
     after = served.events.place("now")
     failed, cursor = served.tasks.list(who, wanted=TaskFilter(statuses=("failed",)), limit=_ROWS)
     runs, cursor_of_runs = served.runs.list(who, RunFilter(statuses=("failed",)), limit=_ROWS)
     return show(
         "errors.html", after=after, failed=failed, more=cursor is not None, runs=runs,
-        more_runs=cursor_of_runs is not None,
+        more_runs=cursor_of_runs is not None, promises=served.history.promises(who),
         attempts=_alike(served.history.errors(who, limit=_ATTEMPTS_READ)[0]),
     )  # fmt: skip
 
