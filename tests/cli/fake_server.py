@@ -161,10 +161,10 @@ class FakeServer:
             return 200, {"events": found_events, "next": found_events[-1]["seq"] if found_events else after}
         if path.startswith("/api/nodes/"):
             node_id = path.split("/")[3]
-            found = next(node for node in self.nodes if node["id"] == node_id)
+            shown = next(node for node in self.nodes if node["id"] == node_id)
             if request.method == "POST":
                 self.nodes = [node for node in self.nodes if node["id"] != node_id]
-            return 202, found
+            return 202, shown
         if path == f"/api/runs/{RUN_ID}":
             return 200, self.task
         if not path.startswith(f"/api/tasks/{TASK_ID}"):

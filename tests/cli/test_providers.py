@@ -98,6 +98,6 @@ def test_a_provider_that_there_is_not_ends_with_4(connected: FakeServer, invoke:
         ({}, False),
     ],
 )
-def test_a_host_of_the_stores_works_on_them(settings: dict[str, str], over_api: bool) -> None:
+def test_a_host_of_the_stores_works_on_them(settings: dict[str, Any], over_api: bool) -> None:
     """Who names the stores may do more there than a token allows, also where a server is named as well."""
     assert connection.over_api(Settings(**settings)) is over_api

@@ -64,7 +64,7 @@ def test_an_older_schema_is_refused_until_it_is_upgraded(engine: Engine) -> None
 
 @pytest.mark.integration
 def test_promises_that_were_open_are_given_their_owner(empty_database_url: str) -> None:
-    """Migration 0015: a task's by the task, those about limits by what they say, the installation's none."""
+    """Migration 0012: a task's by the task, those about limits by what they say, the installation's none."""
     engine = make_engine(empty_database_url)
     with engine.begin() as connection:
         command.upgrade(migrate.config(connection), "0010")
