@@ -85,7 +85,7 @@ class Application:
         return str(self._app.connection_for_read().transport.driver_type)
 
     def redis_info(self) -> dict[str, Any] | None:
-        """INFO of the Redis that is its broker, None where it is none. Raises ``InfrastructureError`` and what Redis does."""
+        """INFO of the Redis that is its broker, None where it is none. Raises ``InfrastructureError``, and Redis's."""
         if self.transport != "redis":
             return None
         try:
