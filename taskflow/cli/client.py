@@ -108,10 +108,7 @@ class Api:
         self, *, limit: int = 50, cursor: str | None = None, wanted: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """A page of tasks: ``{"tasks", "next_cursor"}``. ``wanted``: the query that says which."""
-        query: dict[str, Any] = {"limit": limit, **(wanted or {})}
-        if cursor:
-            query["cursor"] = cursor
-        return self._call("listing tasks", "GET", "/api/tasks", query=query)
+        return self._call("listing tasks", "GET", "/api/tasks", query={**_page(limit, cursor), **(wanted or {})})
 
     def run_draft(self, task_id: str) -> dict[str, Any]:
         """Start a draft."""
@@ -130,6 +127,12 @@ class Api:
             f"running the {_kind(task_id)} again", "POST", f"{_task(task_id)}/rerun", body={}, headers=_once()
         )
 
+    def do_many(self, verb: str, task_ids: Sequence[str], reason: str | None = None) -> dict[str, Any]:
+        """Cancel or rerun up to 100 tasks: ``{"outcomes"}``, one for each."""
+        body = {"ids": list(task_ids), **({"reason": reason} if verb == "cancel" else {})}
+        what = {"cancel": "cancelling the tasks", "rerun": "running the tasks again"}[verb]
+        return self._call(what, "POST", f"/api/tasks/{verb}", body=body, headers=_once())
+
     def events(self, thing_id: str, after: int = 0, *, limit: int | None = None) -> dict[str, Any]:
         """Events of a task, run or node with a ``seq`` greater than ``after``: ``{"events", "next"}``."""
         query = {"after": after, **({"limit": limit} if limit else {})}
@@ -146,6 +149,21 @@ class Api:
         """What the task waits for."""
         return self._call(f"asking what the {_kind(task_id)} waits for", "GET", f"{_task(task_id)}/why")
 
+    def task_runs(self, task_id: str, *, limit: int = 20, cursor: str | None = None) -> dict[str, Any]:
+        """A page of the runs of a task, the last one first: ``{"runs", "next_cursor"}``."""
+        return self._call("listing the runs", "GET", f"{_task(task_id)}/runs", query=_page(limit, cursor))
+
+    def errors(
+        self, task_id: str | None, wanted: Mapping[str, Any], *, limit: int = 50, cursor: str | None = None
+    ) -> dict[str, Any]:
+        """A page of failed attempts, of a task or of everything: ``{"errors", "next_cursor"}``."""
+        path = f"{_task(task_id)}/errors" if task_id else "/api/errors"
+        return self._call("listing failed attempts", "GET", path, query={**_page(limit, cursor), **wanted})
+
+    def queue(self, *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+        """A page of who waits for capacity: ``{"waiting", "count", "next_cursor"}``."""
+        return self._call("listing who waits", "GET", "/api/queue", query=_page(limit, cursor))
+
     # --- runs of pipelines of one's own
 
     def start_run(self, spec: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
@@ -153,10 +171,11 @@ class Api:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         return self._call("starting the run", "POST", "/api/runs", body=spec, headers=headers)
 
-    def runs(self, statuses: Sequence[str] = (), *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
-        """A page of runs in one of these statuses (none: in any): ``{"runs", "next_cursor"}``."""
-        query: dict[str, Any] = {"limit": limit, "status": list(statuses), **({"cursor": cursor} if cursor else {})}
-        return self._call("listing runs", "GET", "/api/runs", query=query)
+    def runs(
+        self, *, limit: int = 50, cursor: str | None = None, wanted: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """A page of runs: ``{"runs", "next_cursor"}``. ``wanted``: the query that says which."""
+        return self._call("listing runs", "GET", "/api/runs", query={**_page(limit, cursor), **(wanted or {})})
 
     def signal(self, run_id: str, name: str, data: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
         """Send a signal. The same again changes nothing; ``key`` tells apart several of one name."""
@@ -228,8 +247,7 @@ class Api:
 
     def audit(self, *, limit: int = 50, cursor: str | None = None) -> tuple[list[dict[str, Any]], str | None]:
         """A page of the audit trail, newest first, and the cursor of the next one."""
-        query: dict[str, Any] = {"limit": limit, **({"cursor": cursor} if cursor else {})}
-        found = self._call("reading the audit trail", "GET", "/api/audit", query=query)
+        found = self._call("reading the audit trail", "GET", "/api/audit", query=_page(limit, cursor))
         return found["lines"], found["next_cursor"]
 
     # --- how
@@ -293,6 +311,10 @@ def is_run(thing_id: str) -> bool:
 def _once() -> dict[str, str]:
     """The header by which a server sees that a request is a repeat of one whose answer was lost."""
     return {"Idempotency-Key": uuid.uuid4().hex}
+
+
+def _page(limit: int, cursor: str | None) -> dict[str, Any]:
+    return {"limit": limit, **({"cursor": cursor} if cursor else {})}
 
 
 def _kind(thing_id: str) -> str:

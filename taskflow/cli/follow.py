@@ -251,20 +251,21 @@ def write_log(
     task_id: str,
     write: Callable[[Mapping[str, Any]], None],
     *,
+    run_id: str | None = None,
     follow: bool,
     say: Callable[[str], None],
     sleep: Sleep | None = None,
     clock: Clock | None = None,
 ) -> None:
     """Give each chunk of the task's output to ``write``, in order; with ``follow`` until the command is over, also over
-    restarts of the server, of which ``say`` is told."""
+    restarts of the server, of which ``say`` is told. ``run_id``: of which run; None: of the last one."""
     clock = clock or SystemClock()
     sleep = sleep or clock.sleep
     patience = Patience(api, clock, say)
     after, pause_s = 0, FIRST_PAUSE_S
     while True:
         try:
-            found = api.logs(task_id, after)
+            found = api.logs(task_id, after, run_id)
             patience.answered()
             patience.looked()
         except CommandError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import click
 from taskflow.cli import connection, render
 from taskflow.cli.client import Api
 from taskflow.cli.follow import Patience
+from taskflow.cli.many import said
+from taskflow.cli.offers import complete_runs
 from taskflow.cli.options import json_option
+from taskflow.cli.pages import read, say_more
 from taskflow.cli.problems import EXIT_CODES, FAILED, OK, CommandError
 from taskflow.clock import Clock, SystemClock
 from taskflow.settings import Settings
@@ -47,7 +51,7 @@ def start(
 
 
 @click.command("signal")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.argument("name")
 @click.option("--data", metavar="JSON|@FILE", default="{}", help="What comes with it: a JSON object.")
 @click.option("--key", metavar="K", help="The message's own id, where several signals of one name come.")
@@ -66,7 +70,7 @@ def show_started(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: boo
         if not as_json:
             click.echo(run["id"])
         return show(api, run, follow=True, as_json=as_json)
-    click.echo(render.to_json(run) if as_json else f"{run['id']}: run {run['number']} is {run['status']}")
+    click.echo(render.to_json(run) if as_json else said("rerun", run))
     return OK
 
 
@@ -90,22 +94,16 @@ def show(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: bool, clock
     return FAILED if follow and run["status"] != "completed" else OK
 
 
-def show_list(api: Api, statuses: Sequence[str], *, limit: int | None, as_json: bool) -> int:
-    """List runs in one of these statuses (none: in any), newest first; all of them without a ``limit``."""
-    page = api.runs(statuses, limit=limit or 200)
-    found, cursor = list(page["runs"]), page["next_cursor"]
-    while limit is None and cursor:
-        page = api.runs(statuses, limit=200, cursor=cursor)
-        found += page["runs"]
-        cursor = page["next_cursor"]
+def show_list(api: Api, wanted: Mapping[str, Any], *, limit: int, all_pages: bool, as_json: bool) -> int:
+    """List the runs that ``wanted``, a query, says, newest first."""
+    found = read(partial(api.runs, wanted=wanted), "runs", limit=limit, all_pages=all_pages)
     if as_json:
-        click.echo(render.to_json({"runs": found, "next_cursor": cursor}))
+        click.echo(render.to_json({"runs": found.rows, "next_cursor": found.cursor}))
         return OK
-    rows = [(r["id"], r["pipeline"], r["status"], r["step"], r["awaiting"], r["subject"]) for r in found]
+    rows = [(r["id"], r["pipeline"], r["status"], r["step"], r["awaiting"], r["subject"]) for r in found.rows]
     head = ("ID", "PIPELINE", "STATUS", "STEP", "AWAITING", "SUBJECT")
     click.echo(render.table(head, rows) if rows else "no runs")
-    if cursor:
-        click.echo("there are more: --all", err=True)
+    say_more(found.cursor)
     return OK
 
 

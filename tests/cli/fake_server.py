@@ -38,6 +38,7 @@ class FakeServer:
     events: list[dict[str, Any]] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
     audit: list[dict[str, Any]] = field(default_factory=list)
     why: dict[str, Any] = field(default_factory=dict)
     ended: bool = False
@@ -136,6 +137,8 @@ class FakeServer:
             return 202, self.task
         if path == "/api/tasks":
             return 200, {"tasks": [self.task], "next_cursor": None}
+        if path == "/api/runs":
+            return 200, {"runs": self.runs, "next_cursor": None}
         if path == "/readyz":
             return 200, {"ready": True, "checks": {"redis": "ok"}}
         if path == "/api/nodes":
@@ -164,6 +167,8 @@ class FakeServer:
             return 200, self.task
         if not path.startswith(f"/api/tasks/{TASK_ID}"):
             return 404, error("not_found", "no such task", fields={"task_id": "unknown"})
+        if path.endswith("/runs"):
+            return 200, {"runs": self.runs, "next_cursor": None}
         if path.endswith("/logs"):
             numbered = [
                 {"number": n, "data": base64.b64encode(data).decode()}
