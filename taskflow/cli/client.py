@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
+import json
 import random
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -24,6 +26,10 @@ READ_TIMEOUT_S = 15.0
 PATIENCE_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
 _AWAY = (429, 502, 503, 504)
+#: A stream that is silent for longer is broken: the server says something every 15 seconds.
+STREAM_SILENCE_S = 40.0
+_STREAM = "text/event-stream"
+_NO_ROOM = ("too_many_streams", "no_room_for_streams")
 LOG_PAGE = 50
 NODE_PAGE = 200
 
@@ -197,6 +203,27 @@ class Api:
         query = {"after": after} if after else None
         return self._call("reading events", "GET", "/api/events", query=query)
 
+    def stream(self, thing_id: str | None, after: str) -> Iterator[tuple[str, dict[str, Any] | None]] | None:
+        """The events after a place as they come, of a task, run or node, or of everything: place and event, the event
+        None where only the place is said. It ends when the server ends it. None: there is no room for a stream, or
+        something between here and the server knows none; pages are served all the time.
+
+        The connection is made before this returns. Raises ``NoServer``, also while it is read.
+        """
+        what, path = "reading events", "/api/events" if thing_id is None else _events(thing_id)
+        where, answer = self._ask(
+            what, "GET", path, None, {"after": after}, {"Accept": _STREAM}, timeout_s=STREAM_SILENCE_S
+        )  # fmt: skip
+        if answer.ok and answer.headers.get("Content-Type", "").startswith(_STREAM):
+            return _frames(what, where, answer)
+        with contextlib.closing(answer):
+            try:
+                _checked(what, where, answer)
+            except CommandError as error:
+                if error.code not in _NO_ROOM:
+                    raise
+        return None
+
     # --- nodes
 
     def nodes(self, *, destroyed: bool = False) -> list[dict[str, Any]]:
@@ -283,12 +310,29 @@ class Api:
         query: Mapping[str, Any] | None,
         headers: Mapping[str, str] | None,
     ) -> dict[str, Any]:
+        where, answer = self._ask(what, method, path, body, query, headers)
+        return _checked(what, where, answer)
+
+    def _ask(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
+        *,
+        timeout_s: float | None = None,
+    ) -> tuple[str, requests.Response]:
+        """What was asked, for people, and the answer. ``timeout_s``: it is read as it comes, with silences that long."""
         url = self.target.url.rstrip("/") + path
         where = f"{method} {url}"
+        connect_s, read_s = self._timeout_s
         try:
             answer = self._session.request(
                 method, url, json=body, params=query, headers={"Accept": "application/json", **(headers or {})},
-                auth=_Bearer(self.target.token), timeout=self._timeout_s, allow_redirects=False,
+                auth=_Bearer(self.target.token), timeout=(connect_s, timeout_s or read_s), allow_redirects=False,
+                stream=timeout_s is not None,
             )  # fmt: skip
         except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
             raise CommandError(
@@ -300,7 +344,7 @@ class Api:
                 advice=None if isinstance(error, requests.exceptions.SSLError)
                 else "is the server running? start one with: taskflow up",
             ) from error  # fmt: skip
-        return _checked(what, where, answer)
+        return where, answer
 
 
 def is_run(thing_id: str) -> bool:
@@ -311,6 +355,28 @@ def is_run(thing_id: str) -> bool:
 def _once() -> dict[str, str]:
     """The header by which a server sees that a request is a repeat of one whose answer was lost."""
     return {"Idempotency-Key": uuid.uuid4().hex}
+
+
+def _frames(what: str, where: str, answer: requests.Response) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """The frames of a stream: place and event."""
+    # In the pieces in which it comes; where those have no lengths, waiting for more would hold back what is there.
+    chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
+    place, data = "", b""
+    try:
+        for line in answer.iter_lines(None if chunked else 1):
+            name, _, value = line.partition(b": ")
+            if name == b"id":
+                place = value.decode()
+            elif name == b"data":
+                data = value
+            elif not line and place:  # now the frame is whole
+                yield place, json.loads(data) if data else None
+                data = b""
+    except (requests.RequestException, ValueError) as error:
+        why = _why(error) if isinstance(error, requests.RequestException) else "it sent what is no event"
+        raise NoServer(what, why, where=where) from error
+    finally:
+        answer.close()
 
 
 def _page(limit: int, cursor: str | None) -> dict[str, Any]:

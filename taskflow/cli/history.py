@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,14 @@ import click
 
 from taskflow.cli import connection, render
 from taskflow.cli.client import Api, is_run
+from taskflow.cli.follow import LONGEST_PAUSE_S, Patience
+from taskflow.cli.interrupts import Interrupts
 from taskflow.cli.offers import complete_tasks, complete_things
 from taskflow.cli.options import json_option, task_argument
 from taskflow.cli.pages import page_options, read, say_more
 from taskflow.cli.problems import NOT_FOUND, OK, CommandError
+from taskflow.cli.stream import EventStream
+from taskflow.clock import Clock, SystemClock
 from taskflow.settings import Settings
 from taskflow.words import compact, duration
 
@@ -22,15 +26,33 @@ _EVENTS_AT_ONCE = 1000
 
 
 @click.command()
-@click.argument("thing_id", metavar="ID", shell_complete=complete_things)
+@click.argument("thing_id", metavar="[ID]", required=False, shell_complete=complete_things)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @page_options
-@json_option
-def events(thing_id: str, limit: int, all_pages: bool, as_json: bool) -> int:
-    """List what happened to a task, a run of a pipeline or a node: the newest events, in their order."""
-    found, count = last_events(connection.connect(Settings.from_env()), thing_id, None if all_pages else limit)
-    click.echo(render.to_json({"events": found}) if as_json else events_table(found) if found else "no events")
-    if not as_json:
-        say_more(count > len(found))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --follow one object a line.")
+def events(thing_id: str | None, follow: bool, limit: int, all_pages: bool, as_json: bool) -> int:
+    """List what happened to a task, a run of a pipeline or a node: the newest events, in their order.
+
+    Without an ID, and with --follow: what happens to everything of yours from now on.
+    """
+    if thing_id is None and not follow:
+        raise click.BadParameter("name a task, a run or a node, or follow everything with --follow", param_hint="'ID'")
+    api = connection.connect(Settings.from_env())
+    found, count = ([], 0) if thing_id is None else last_events(api, thing_id, None if all_pages else limit)
+    if not follow:
+        click.echo(render.to_json({"events": found}) if as_json else events_table(found) if found else "no events")
+        if not as_json:
+            say_more(count > len(found))
+        return OK
+
+    def show(event: Mapping[str, Any]) -> None:
+        click.echo(render.to_json_line(event) if as_json else _event_line(event, with_subject=thing_id is None))
+
+    for event in found:
+        show(event)
+    after = "now" if thing_id is None else str(found[-1]["seq"] if found else 0)
+    with Interrupts():  # a kill ends it as Ctrl-C does
+        watch(api, thing_id, after, show)
     return OK
 
 
@@ -136,12 +158,45 @@ def last_events(api: Api, thing_id: str, most: int | None) -> tuple[list[dict[st
     return list(kept), count
 
 
+def watch(
+    api: Api, thing_id: str | None, after: str, show: Callable[[Mapping[str, Any]], None], clock: Clock | None = None
+) -> None:
+    """Show each event after a place as it comes, over restarts of the server, for ever. Raises ``NoServer`` when it
+    stays away."""
+    clock = clock or SystemClock()
+    patience = Patience(api, clock, lambda text: click.echo(f"  {text}", err=True))
+    api.patience_s = 0.0  # retrying is done here, where it is seen
+    stream: EventStream | None = None
+    while True:
+        try:
+            stream = stream or EventStream(api, thing_id, after, clock=clock)
+            patience.answered()
+            patience.looked()
+            stream.wait(LONGEST_PAUSE_S)
+            while event := stream.take():
+                show(event)
+            after = stream.after
+        except CommandError as error:
+            after = stream.after if stream else after
+            stream = None
+            patience.bear(error)
+            clock.sleep(LONGEST_PAUSE_S)
+
+
 def events_table(events: Iterable[Mapping[str, Any]]) -> str:
     """Events as lines, in their order."""
     rows = [
         (render.second(one["at"]), one["kind"], one["step"], one["actor"], compact(one["data"] or {})) for one in events
     ]
     return render.table(("AT", "WHAT", "STEP", "BY", "SAYS"), rows)
+
+
+def _event_line(event: Mapping[str, Any], *, with_subject: bool) -> str:
+    """An event in a line of its own, before it is known how wide the others are."""
+    said = [render.second(event["at"]), f"{event['kind']:<18}", f"{event['step'] or '-':<20}", event["actor"]]
+    if with_subject:
+        said.insert(1, f"{_subject(event):<31}")
+    return render.clean("  ".join([*map(str, said), compact(event["data"] or {})])).rstrip()
 
 
 def _refuse_run(task_id: str) -> None:
@@ -151,10 +206,10 @@ def _refuse_run(task_id: str) -> None:
         )
 
 
-def _subject(error: Mapping[str, Any]) -> str:
-    """What failed, by the id that other commands take: an own run's subject has none."""
-    is_own = error["subject_kind"] == "own" or not error["subject_id"]
-    return str(error["run_id"] if is_own else error["subject_id"])
+def _subject(one: Mapping[str, Any]) -> str:
+    """What a failure or an event is about, by the id that other commands take: an own run's subject has none."""
+    is_own = one["subject_kind"] == "own" or not one["subject_id"]
+    return str(one["run_id"] if is_own else one["subject_id"])
 
 
 def _end(run: Mapping[str, Any]) -> str:

@@ -12,16 +12,16 @@ import click
 
 from taskflow.cli import connection, render
 from taskflow.cli.client import Api
-from taskflow.cli.follow import Patience
+from taskflow.cli.follow import Follower, see_through
 from taskflow.cli.many import said
 from taskflow.cli.offers import complete_runs
 from taskflow.cli.options import json_option
 from taskflow.cli.pages import read, say_more
 from taskflow.cli.problems import EXIT_CODES, FAILED, OK, CommandError
-from taskflow.clock import Clock, SystemClock
+from taskflow.cli.render import Progress
+from taskflow.cli.stream import EventStream
+from taskflow.clock import Clock
 from taskflow.settings import Settings
-
-_LOOK_EVERY_S = 1.0
 
 
 @click.command(epilog=EXIT_CODES)
@@ -74,22 +74,64 @@ def show_started(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: boo
     return OK
 
 
-def show(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: bool, clock: Clock | None = None) -> int:
-    """Show a run; with ``follow`` when it has ended, and then with its outcome."""
-    clock = clock or SystemClock()
-    patience = Patience(api, clock, lambda text: click.echo(f"  {text}", err=True))
-    seen = None
-    while follow and not run["finished"]:
-        if not as_json and run["step"] != seen:
-            seen = run["step"]
-            click.echo(f"  {render.clean(seen)}", err=True)
-        clock.sleep(_LOOK_EVERY_S)
+class RunFollower(Follower):
+    """Follows a run of a pipeline of one's own, over the server's stream of its events."""
+
+    #: The stream says what happens; this is for what it can't say, as that the run was deleted.
+    look_s = 15.0
+
+    def __init__(self, api: Api, run: Mapping[str, Any], progress: Progress, *, clock: Clock | None = None) -> None:
+        super().__init__(api, run, progress, sleep=self._wait, clock=clock)
+        self._stream: EventStream | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Follow to the end; the run as it is then. Raises ``NoServer`` when the server stays away."""
         try:
-            run = api.task(run["id"])
-            patience.answered()
-            patience.looked()
-        except CommandError as error:
-            patience.bear(error)
+            return super().run()
+        finally:
+            self._let_go()
+
+    def _wait(self, seconds: float) -> None:
+        if self._stream is None:
+            self._clock.sleep(seconds)
+        else:
+            self._stream.wait(seconds)
+
+    def _read_events(self) -> bool:
+        try:
+            if self._stream is None:
+                self._stream = EventStream(self._api, self._task_id, str(self._seq), clock=self._clock)
+                self._patience.answered()
+            seen = self._seq
+            while event := self._stream.take():
+                self._take(event)
+                self._seq = int(event["seq"])
+            return self._seq != seen
+        except CommandError:
+            self._let_go()
+            raise
+
+    def _read_log(self) -> bool:
+        return False  # it has no output
+
+    def _line(self, event: Mapping[str, Any]) -> str | None:
+        if event["kind"] == "signal_recorded":
+            return f"  signal {render.clean(event['data'].get('name'))} by {render.clean(event['actor'])}"
+        return super()._line(event)
+
+    def _let_go(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def show(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: bool, clock: Clock | None = None) -> int:
+    """Show a run; with ``follow`` see it through, and end with its outcome."""
+    if follow:
+        progress = Progress(err=as_json, plain=as_json)
+        run = see_through(RunFollower(api, run, progress, clock=clock), run["id"])
+        if not as_json:
+            progress.line("")
     click.echo(render.to_json(run) if as_json else render.run_details(run))
     return FAILED if follow and run["status"] != "completed" else OK
 

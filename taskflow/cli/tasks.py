@@ -13,9 +13,8 @@ import click
 from taskflow.cli import connection, embedded, render, runs
 from taskflow.cli.client import Api, is_run
 from taskflow.cli.filters import task_query
-from taskflow.cli.follow import Follower, write_log
+from taskflow.cli.follow import Follower, see_through, write_log
 from taskflow.cli.history import run_id_of
-from taskflow.cli.interrupts import Interrupts
 from taskflow.cli.many import on_each, said
 from taskflow.cli.offers import complete_task_runs
 from taskflow.cli.options import json_option, task_argument, thing_argument, things_argument
@@ -237,15 +236,10 @@ def _started(api: Api, task: dict[str, Any], follow: bool, as_json: bool) -> int
 
 
 def _follow(api: Api, task: dict[str, Any], as_json: bool) -> int:
-    """See a task through without owning it: Ctrl-C ends the following, not the task."""
+    """See a task through; how it ended."""
     progress = Progress(err=as_json, plain=as_json)
     follower = Follower(api, task, progress)
-    try:
-        with Interrupts():  # a kill ends it as Ctrl-C does, with the cursor shown again
-            task = follower.run()
-    except KeyboardInterrupt:
-        click.echo(f"{task['id']} goes on; look at it with: taskflow show -f {task['id']}", err=True)
-        raise
+    task = see_through(follower, task["id"])
     if as_json:
         click.echo(_as_json(task))
     else:

@@ -69,6 +69,7 @@ def api(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:  # no
     monkeypatch.setenv("TASKFLOW_TOKEN", world.token)
     with capture_logs():  # its log lines are not the command's output
         yield world
+    world.client.application.extensions["taskflow.streams"].stop_when(lambda: True)
     server.shutdown()
     server.server_close()
     thread.join()

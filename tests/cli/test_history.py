@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, update
 
+from taskflow.cli import history
+from taskflow.cli.client import Api, Target
 from taskflow.db.models import ErrorRow, Event, Run, Task
 from tests.cli.conftest import Invoke
+from tests.cli.fake_server import END, FakeServer
+from tests.cli.test_follow import VirtualClock
 from tests.web.world import World
 
 
@@ -38,6 +44,87 @@ def test_events_of_a_task_a_run_and_a_node_are_listed(api: World, invoke: Invoke
     assert "status_changed" in invoke("events", api.place(api.submit()).node_id).stdout
     for unknown in ("task-none", "run-none", "node-none"):
         assert invoke("events", unknown).exit_code == 4
+
+
+class Enough(KeyboardInterrupt):
+    """Ctrl-C, as soon as that was seen which was waited for."""
+
+
+def test_what_happens_is_followed_as_it_comes(api: World, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one thing from its last events on, over the server's stream; as JSON an object a line; Ctrl-C ends it."""
+    run = api.start()
+    lines: list[str] = []
+
+    def write(text: object = "", **_: Any) -> None:
+        lines.append(str(text))
+        if "run_started" in lines[-1]:
+            answer = api.call("POST", f"/api/runs/{run['id']}/cancel", {"reason": "enough"})
+            assert answer.status_code == 202
+        if "cancel_requested" in lines[-1]:
+            raise Enough
+
+    monkeypatch.setattr(history.click, "echo", write)
+    done = invoke("events", run["id"], "--follow")
+    assert done.exit_code == 130
+    assert [line.split()[2] for line in lines[:2]] == ["run_started", "cancel_requested"]
+    lines.clear()
+    assert invoke("events", run["id"], "-f", "--json").exit_code == 130
+    assert [json.loads(line)["seq"] for line in lines[:2]] == [1, 2]
+
+
+def test_everything_is_followed_from_now_on(api: World, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came before is not shown; each line names what it is about. Without following an id is needed."""
+    api.submit()
+    lines: list[str] = []
+    made: list[str] = []
+    stream = Api.stream
+
+    def opened(self: Api, thing_id: str | None, after: str) -> Any:
+        found = stream(self, thing_id, after)
+        assert found is not None
+        yield next(found)  # from here on
+        made.append(api.submit()["id"])
+        yield from found
+
+    def write(text: object = "", **_: Any) -> None:
+        lines.append(str(text))
+        if len(lines) == 1:
+            raise Enough
+
+    monkeypatch.setattr(Api, "stream", opened)
+    monkeypatch.setattr(history.click, "echo", write)
+    assert invoke("events", "-f").exit_code == 130
+    assert lines[0].split()[2] == made[0]
+    monkeypatch.undo()
+    assert invoke("events").exit_code == 2
+
+
+def test_following_goes_on_where_it_was_after_the_server_was_away(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each event once, and that the server was away is said."""
+    clock, seen = VirtualClock(), list[int]()
+    client = Api(Target(server.url, server.token), clock=clock)
+
+    def show(event: Mapping[str, Any]) -> None:
+        seen.append(event["seq"])
+        if event["kind"] == "last":
+            raise Enough
+
+    def come_back() -> None:
+        server.event("last")
+        server.start()
+
+    def break_off() -> object:
+        clock.acts = [server.stop, *[lambda: None] * 4, come_back]
+        return END
+
+    server.event("first")
+    server.acts = [lambda: server.event("second"), break_off]
+    with pytest.raises(Enough):
+        history.watch(client, "task-1", "0", show, clock)
+    assert seen == [1, 2, 3]
+    assert "answers again" in capsys.readouterr().err
 
 
 def test_failed_attempts_are_listed(api: World, invoke: Invoke) -> None:
