@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
+import json
 import random
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -24,6 +26,10 @@ READ_TIMEOUT_S = 15.0
 PATIENCE_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
 _AWAY = (429, 502, 503, 504)
+#: A stream that is silent for longer is broken: the server says something every 15 seconds.
+STREAM_SILENCE_S = 40.0
+_STREAM = "text/event-stream"
+_NO_ROOM = ("too_many_streams", "no_room_for_streams")
 LOG_PAGE = 50
 NODE_PAGE = 200
 
@@ -108,10 +114,7 @@ class Api:
         self, *, limit: int = 50, cursor: str | None = None, wanted: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """A page of tasks: ``{"tasks", "next_cursor"}``. ``wanted``: the query that says which."""
-        query: dict[str, Any] = {"limit": limit, **(wanted or {})}
-        if cursor:
-            query["cursor"] = cursor
-        return self._call("listing tasks", "GET", "/api/tasks", query=query)
+        return self._call("listing tasks", "GET", "/api/tasks", query={**_page(limit, cursor), **(wanted or {})})
 
     def run_draft(self, task_id: str) -> dict[str, Any]:
         """Start a draft."""
@@ -130,6 +133,12 @@ class Api:
             f"running the {_kind(task_id)} again", "POST", f"{_task(task_id)}/rerun", body={}, headers=_once()
         )
 
+    def do_many(self, verb: str, task_ids: Sequence[str], reason: str | None = None) -> dict[str, Any]:
+        """Cancel or rerun up to 100 tasks: ``{"outcomes"}``, one for each."""
+        body = {"ids": list(task_ids), **({"reason": reason} if verb == "cancel" else {})}
+        what = {"cancel": "cancelling the tasks", "rerun": "running the tasks again"}[verb]
+        return self._call(what, "POST", f"/api/tasks/{verb}", body=body, headers=_once())
+
     def events(self, thing_id: str, after: int = 0, *, limit: int | None = None) -> dict[str, Any]:
         """Events of a task, run or node with a ``seq`` greater than ``after``: ``{"events", "next"}``."""
         query = {"after": after, **({"limit": limit} if limit else {})}
@@ -146,6 +155,21 @@ class Api:
         """What the task waits for."""
         return self._call(f"asking what the {_kind(task_id)} waits for", "GET", f"{_task(task_id)}/why")
 
+    def task_runs(self, task_id: str, *, limit: int = 20, cursor: str | None = None) -> dict[str, Any]:
+        """A page of the runs of a task, the last one first: ``{"runs", "next_cursor"}``."""
+        return self._call("listing the runs", "GET", f"{_task(task_id)}/runs", query=_page(limit, cursor))
+
+    def errors(
+        self, task_id: str | None, wanted: Mapping[str, Any], *, limit: int = 50, cursor: str | None = None
+    ) -> dict[str, Any]:
+        """A page of failed attempts, of a task or of everything: ``{"errors", "next_cursor"}``."""
+        path = f"{_task(task_id)}/errors" if task_id else "/api/errors"
+        return self._call("listing failed attempts", "GET", path, query={**_page(limit, cursor), **wanted})
+
+    def queue(self, *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+        """A page of who waits for capacity: ``{"waiting", "count", "next_cursor"}``."""
+        return self._call("listing who waits", "GET", "/api/queue", query=_page(limit, cursor))
+
     # --- runs of pipelines of one's own
 
     def start_run(self, spec: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
@@ -153,10 +177,11 @@ class Api:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         return self._call("starting the run", "POST", "/api/runs", body=spec, headers=headers)
 
-    def runs(self, statuses: Sequence[str] = (), *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
-        """A page of runs in one of these statuses (none: in any): ``{"runs", "next_cursor"}``."""
-        query: dict[str, Any] = {"limit": limit, "status": list(statuses), **({"cursor": cursor} if cursor else {})}
-        return self._call("listing runs", "GET", "/api/runs", query=query)
+    def runs(
+        self, *, limit: int = 50, cursor: str | None = None, wanted: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """A page of runs: ``{"runs", "next_cursor"}``. ``wanted``: the query that says which."""
+        return self._call("listing runs", "GET", "/api/runs", query={**_page(limit, cursor), **(wanted or {})})
 
     def signal(self, run_id: str, name: str, data: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
         """Send a signal. The same again changes nothing; ``key`` tells apart several of one name."""
@@ -177,6 +202,27 @@ class Api:
         """Events of everything after a cursor, or from ``now`` on: ``{"events", "next"}``."""
         query = {"after": after} if after else None
         return self._call("reading events", "GET", "/api/events", query=query)
+
+    def stream(self, thing_id: str | None, after: str) -> Iterator[tuple[str, dict[str, Any] | None]] | None:
+        """The events after a place as they come, of a task, run or node, or of everything: place and event, the event
+        None where only the place is said. It ends when the server ends it. None: there is no room for a stream, or
+        something between here and the server knows none; pages are served all the time.
+
+        The connection is made before this returns. Raises ``NoServer``, also while it is read.
+        """
+        what, path = "reading events", "/api/events" if thing_id is None else _events(thing_id)
+        where, answer = self._ask(
+            what, "GET", path, None, {"after": after}, {"Accept": _STREAM}, timeout_s=STREAM_SILENCE_S
+        )  # fmt: skip
+        if answer.ok and answer.headers.get("Content-Type", "").startswith(_STREAM):
+            return _frames(what, where, answer)
+        with contextlib.closing(answer):
+            try:
+                _checked(what, where, answer)
+            except CommandError as error:
+                if error.code not in _NO_ROOM:
+                    raise
+        return None
 
     # --- nodes
 
@@ -237,8 +283,7 @@ class Api:
 
     def audit(self, *, limit: int = 50, cursor: str | None = None) -> tuple[list[dict[str, Any]], str | None]:
         """A page of the audit trail, newest first, and the cursor of the next one."""
-        query: dict[str, Any] = {"limit": limit, **({"cursor": cursor} if cursor else {})}
-        found = self._call("reading the audit trail", "GET", "/api/audit", query=query)
+        found = self._call("reading the audit trail", "GET", "/api/audit", query=_page(limit, cursor))
         return found["lines"], found["next_cursor"]
 
     # --- how
@@ -274,12 +319,29 @@ class Api:
         query: Mapping[str, Any] | None,
         headers: Mapping[str, str] | None,
     ) -> dict[str, Any]:
+        where, answer = self._ask(what, method, path, body, query, headers)
+        return _checked(what, where, answer)
+
+    def _ask(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
+        *,
+        timeout_s: float | None = None,
+    ) -> tuple[str, requests.Response]:
+        """What was asked, for people, and the answer. ``timeout_s``: it is read as it comes, with silences that long."""
         url = self.target.url.rstrip("/") + path
         where = f"{method} {url}"
+        connect_s, read_s = self._timeout_s
         try:
             answer = self._session.request(
                 method, url, json=body, params=query, headers={"Accept": "application/json", **(headers or {})},
-                auth=_Bearer(self.target.token), timeout=self._timeout_s, allow_redirects=False,
+                auth=_Bearer(self.target.token), timeout=(connect_s, timeout_s or read_s), allow_redirects=False,
+                stream=timeout_s is not None,
             )  # fmt: skip
         except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
             raise CommandError(
@@ -291,7 +353,7 @@ class Api:
                 advice=None if isinstance(error, requests.exceptions.SSLError)
                 else "is the server running? start one with: taskflow up",
             ) from error  # fmt: skip
-        return _checked(what, where, answer)
+        return where, answer
 
 
 def is_run(thing_id: str) -> bool:
@@ -302,6 +364,32 @@ def is_run(thing_id: str) -> bool:
 def _once() -> dict[str, str]:
     """The header by which a server sees that a request is a repeat of one whose answer was lost."""
     return {"Idempotency-Key": uuid.uuid4().hex}
+
+
+def _frames(what: str, where: str, answer: requests.Response) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """The frames of a stream: place and event."""
+    # In the pieces in which it comes; where those have no lengths, waiting for more would hold back what is there.
+    chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
+    place, data = "", b""
+    try:
+        for line in answer.iter_lines(None if chunked else 1):
+            name, _, value = line.partition(b": ")
+            if name == b"id":
+                place = value.decode()
+            elif name == b"data":
+                data = value
+            elif not line and place:  # now the frame is whole
+                yield place, json.loads(data) if data else None
+                data = b""
+    except (requests.RequestException, ValueError) as error:
+        why = _why(error) if isinstance(error, requests.RequestException) else "it sent what is no event"
+        raise NoServer(what, why, where=where) from error
+    finally:
+        answer.close()
+
+
+def _page(limit: int, cursor: str | None) -> dict[str, Any]:
+    return {"limit": limit, **({"cursor": cursor} if cursor else {})}
 
 
 def _kind(thing_id: str) -> str:

@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
 
 import pytest
-from structlog.testing import capture_logs
-from werkzeug.serving import make_server
 
 from tests.cli.conftest import Invoke
 from tests.cli.fake_server import FakeServer, make_node
-from tests.web.conftest import control, database, world  # noqa: F401  fixtures
 from tests.web.world import World
-
-
-@pytest.fixture
-def api(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:  # noqa: F811
-    """The real application behind a real socket, which the environment names."""
-    server = make_server("127.0.0.1", 0, world.client.application, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    monkeypatch.setenv("TASKFLOW_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("TASKFLOW_TOKEN", world.token)
-    with capture_logs():  # its log lines are not the command's output
-        yield world
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def test_a_task_is_submitted_listed_shown_and_cancelled(api: World, invoke: Invoke) -> None:

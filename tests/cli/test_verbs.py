@@ -72,7 +72,8 @@ def test_a_verb_asks_the_server_that_the_environment_names(
     monkeypatch.setenv("TASKFLOW_TOKEN", "another")
     arguments = {"run": ["--repo", "https://git.example/r.git", "--", "true"], "add": ["--provider", "local"]}
     arguments |= {"submit": arguments["run"], "start": ["order"], "signal": ["run-1", "paid"]}
-    needs_id = any(parameter.name in ("task_id", "node_id") for parameter in VERBS[path].params)
+    named = ("task_id", "node_id", "thing_id", "ids")
+    needs_id = any(parameter.required and parameter.name in named for parameter in VERBS[path].params)
     done = invoke(*path, *arguments.get(path[-1], ["x-1"] if needs_id else []))
     assert done.exit_code == 1, done.output
     assert "TASKFLOW_TOKEN" in done.stderr
