@@ -407,6 +407,23 @@ def test_an_address_is_shown_without_its_password(world: World, see: See, monkey
     assert "https://ada:***@proxy.example" in page.text and "s3same" not in page.html
 
 
+def test_flower_is_linked_for_admins_where_somebody_says_where_it_is(
+    world: World, see: See, busy: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From settings, a task and a run; nowhere without its address, and to nobody who may not see the installation."""
+    paths = ("/settings", f"/tasks/{busy['running']}", f"/runs/{busy['run']}")
+    for path in paths:
+        assert not see(path).all("a", rel="noreferrer"), path
+    settings = dataclasses.replace(world.service.lookups._settings, flower_url="https://flower.example/")
+    monkeypatch.setattr(world.service.lookups, "_settings", settings)
+    for path in paths:
+        (link,) = [found for found in see(path).all("a") if "flower" in found["href"]]
+        assert link["href"] == "https://flower.example/tasks" and link["rel"] == "noreferrer", path
+    operator = world.service.accounts.create_token(owner="ada", name="operator", role="operator")["token"]
+    for path in paths[1:]:
+        assert "flower.example" not in see(path, token=operator).html, path
+
+
 def test_a_setting_is_a_number_that_people_read(see: See) -> None:
     """Thirty days are no 2.592e+06 seconds."""
     page = see("/settings")

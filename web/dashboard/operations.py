@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
-from flask import Response, request
+from flask import Response
 
 from taskflow.service import RunFilter, TaskFilter
 from web.auth import caller
@@ -54,7 +53,4 @@ def see_sweeps() -> Response:
 def see_settings() -> Response:
     """The settings in force, and where each came from."""
     admins_only()
-    port = service().lookups.flower_port
-    host = urlsplit(request.host_url).hostname or "127.0.0.1"
-    flower = f"http://{f'[{host}]' if ':' in host else host}:{port}" if port else None
-    return show("settings.html", settings=service().lookups.settings(), flower=flower)
+    return show("settings.html", settings=service().lookups.settings())
