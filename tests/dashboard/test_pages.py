@@ -17,7 +17,7 @@ from taskflow.errors import InfrastructureError
 from taskflow.service import lookups
 from tests.dashboard.conftest import See
 from tests.web.world import World
-from web.dashboard import frame
+from web.dashboard import frame, nodes, operations
 
 pytestmark = pytest.mark.usefixtures("today")
 
@@ -478,6 +478,57 @@ def test_what_fails_again_and_again_hides_nothing_else(world: World, see: See) -
     page = see("/errors")
     (link,) = page.all("a", href=f"/tasks/{often['id']}")
     assert link and page.all("a", href=f"/tasks/{rare['id']}") and "and 99 more like it lately" in page.text
+
+
+def test_a_long_list_of_nodes_has_pages(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of those that are gone, and the line of who waits has pages of its own; one keeps its place in the other."""
+    monkeypatch.setattr(nodes, "PAGE_ROWS", 2)
+    made = [world.submit(title=f"in line {number}") for number in range(3)]
+    ids = [task["run_id"] for task in made]
+    world.database.write(lambda tx: tx.execute(update(Run).where(Run.id.in_(ids)).values(step="waiting_for_capacity")))
+    places = [world.place(world.submit()) for _ in range(3)]
+    world.destroy(places[0])
+    assert len(see("/nodes").all("a", rel="next")) == 1  # of the line: two nodes are one page
+    page = see("/nodes?destroyed=1")
+    older, further = (found["href"] for found in page.all("a", rel="next"))
+    assert f"/nodes/{places[0].node_id}" not in page.html and "in line 2" not in page.text and page.problems() == []
+    page = see(older)
+    assert f"/nodes/{places[0].node_id}" in page.html and f"/nodes/{places[2].node_id}" not in page.html
+    assert page.all("a", href="/nodes?destroyed=1") and "in line 0" in page.text and page.problems() == []
+    page = see(further)
+    assert "in line 2" in page.text and "in line 0" not in page.text and "destroyed=1" in further
+    assert page.all("a", href="/nodes?destroyed=1#queue")
+    assert see("/nodes?cursor=!!", status=400).h1 == see("/nodes?line=!!", status=400).h1 == "This did not work"
+
+
+def test_older_failed_attempts_are_found_and_none_is_left_out(
+    world: World, see: See, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page ends where its last row is full; the next begins after it."""
+    monkeypatch.setattr(operations, "_ROWS", 2)
+    made = [world.submit(title=f"fails {number}") for number in range(5)]
+    owner_id = world.row(Task, made[0]["id"]).owner_id
+    common = {"owner_id": owner_id, "step": "s", "code": "x", "error": {"message": "no"}, "at": 1.0, "attempt": 1}
+    rows = [{**common, "run_id": task["run_id"]} for task in made for _ in range(3)]
+    world.database.write(lambda tx: tx.execute(insert(ErrorRow), rows))
+    path, seen = "/errors", []
+    for _ in range(3):
+        page = see(path)
+        seen += [task["title"] for task in reversed(made) if page.all("a", href=f"/tasks/{task['id']}")]
+        assert page.text.count("and 2 more like it lately") == len(page.all("td", data_label="attempt"))
+        assert bool(page.all("a", href="/errors#attempts")) == (path != "/errors") and page.problems() == []
+        path = next((found["href"] for found in page.all("a", rel="next")), "")
+    assert seen == [f"fails {number}" for number in (4, 3, 2, 1, 0)] and path == ""
+
+
+def test_where_a_task_runs_is_asked_for_in_a_part_that_is_closed(see: See) -> None:
+    """Nothing of it has to be said; each thing is what the API calls it."""
+    page = see("/tasks/new")
+    asked = {found["name"] for tag, found in page.tags if tag in ("input", "select") and "data-kind" in found}
+    resources = {f"resources.{name}" for name in ("provider", "location", "vcpus", "memory_mb")}
+    assert resources | {"node_id", "allow_node_fallback", "node_loss_reruns"} <= asked
+    assert page.all("option", value="local") and not [found for found in page.all("details") if "open" in found]
+    assert "Where it runs" in page.text and page.problems() == []
 
 
 def test_of_a_long_history_the_newest_is_shown_and_followed(world: World, see: See) -> None:
