@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import dataclasses
 import fnmatch
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -21,7 +22,7 @@ from web.dashboard import frame, nodes, operations
 
 pytestmark = pytest.mark.usefixtures("today")
 
-PAGES = ("/", "/tasks", "/tasks/new", "/runs", "/runs/new", "/nodes", "/errors", "/sweeps", "/settings")
+PAGES = ("/", "/tasks", "/tasks/new", "/runs", "/runs/new", "/nodes", "/errors", "/usage", "/sweeps", "/settings")
 #: What a script sends something for.
 _WRITES = {"data-post", "data-bulk-do", "data-pick", "data-submit", "data-opens"}
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)"> ' " & {{ 7*7 }}"""
@@ -529,6 +530,25 @@ def test_where_a_task_runs_is_asked_for_in_a_part_that_is_closed(see: See) -> No
     assert resources | {"node_id", "allow_node_fallback", "node_loss_reruns"} <= asked
     assert page.all("option", value="local") and not [found for found in page.all("details") if "open" in found]
     assert "Where it runs" in page.text and page.problems() == []
+
+
+def test_what_a_month_used_is_a_page(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By provider and project, with the limits in force; the months beside it are a link away, none after this one."""
+    now = datetime(2026, 6, 15, tzinfo=timezone.utc).timestamp()
+    monkeypatch.setattr(world.service.usage, "_now", lambda: now)
+    place = world.place(world.submit(project="shop"))
+    bought = {"price_per_hour": 3.0, "bought_at": now - 1200}
+    world.database.write(lambda tx: tx.execute(update(Node).where(Node.id == place.node_id).values(**bought)))
+    world.service.usage.set_quota("ada", "shop", {"budget": 12.5})
+    page = see("/usage")
+    assert page.h1 == "Usage in 2026-06" and "budget a month 12.5" in page.text and page.problems() == []
+    assert page.all("a", href="/tasks?project=shop") and "Cost1" in page.text and not page.all("a", rel="next")
+    assert page.all("a", rel="prev", href="/usage?month=2026-05")
+    page = see("/usage?month=2026-05")
+    assert page.all("a", rel="next", href="/usage") and "No node stood in this month" in page.text
+    assert see("/usage?month=2026-01").all("a", href="/usage?month=2025-12")
+    assert "shop" not in see("/usage", token=world.other_token).text
+    assert see("/usage?month=nonsense", status=400).h1 == "This did not work"
 
 
 def test_of_a_long_history_the_newest_is_shown_and_followed(world: World, see: See) -> None:

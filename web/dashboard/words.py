@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from taskflow.words import duration, money
+from taskflow.words import duration, money, number
 
 #: Status of a task -> the group it is shown as; the names of groups are the classes of their colours.
 _GROUPS = {
@@ -86,4 +86,5 @@ def _text(value: Any) -> str:
 FILTERS: dict[str, Callable[..., str]] = {
     "duration": duration, "between": between, "moment": moment, "group": group, "words": words, "sentence": sentence,
     "shell": shell, "money": money, "compact": compact, "lines": lines,
+    "number": number,
 }  # fmt: skip
