@@ -84,6 +84,9 @@ class Settings:
         2, "count", "processes that answer HTTP; each has 16 threads or more, and uses one core at most"
     )
     flower_port: int = _setting(8751, "port", "port of the Flower dashboard; 0 = any free one")
+    flower_url: str = _setting(
+        "", "url", "where admins' browsers reach Flower, for links from the dashboard; empty = no link"
+    )
     url: str = _setting("", "url", "server the command line talks to; empty = the stack of the data directory")
     token: str = _setting("", "token", "API token of the command line; empty = the stack's own", secret=True)
     secret_key: str = _setting(
@@ -327,7 +330,7 @@ class Settings:
             else:
                 if row.name in _NEEDED and values[row.name] < 1:
                     wrong[row.env] = f"{raw!r} must be at least 1"
-                if row.name == "public_url" and not _is_address(raw):
+                if row.name in ("public_url", "flower_url") and not _is_address(raw):
                     wrong[row.env] = "must be an address like https://taskflow.example"
         if wrong:
             raise UsageError("wrong settings: " + "; ".join(f"{k}: {v}" for k, v in wrong.items()), fields=wrong)

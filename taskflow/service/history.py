@@ -13,7 +13,7 @@ from taskflow.db.listing import list_errors, list_runs, steps_of_runs
 from taskflow.db.session import Database
 from taskflow.db.tasks import get_task
 from taskflow.service.accounts import Caller
-from taskflow.service.pages import decode_cursor, encode_cursor, page_size
+from taskflow.service.pages import PAGE_MAX, decode_cursor, encode_cursor, page_size
 from taskflow.sweeps.drain_outbox import UNKNOWN
 
 #: A page of dicts, and the cursor of the next page (None after the last).
@@ -76,6 +76,23 @@ class History:
         with self._database.read() as tx:
             rows = failing_promises(tx, limit, owner_id=caller.owner_id)
         return [promise_view(row) for row in rows]
+
+    def alike(self, caller: Caller, *, limit: int = 50, cursor: str | None = None) -> Page:
+        """The same page as ``errors``, where of the attempts of one run that failed at one step with one code the newest
+        stands for all: ``more`` says for how many others that the page has. ``limit`` of them at most. Raises
+        ``UsageError``."""
+        page, following = self.errors(caller, limit=PAGE_MAX, cursor=cursor)
+        found: dict[tuple[str, ...], dict[str, Any]] = {}
+        for number, one in enumerate(page):
+            key = tuple(one[name] for name in _ALIKE)
+            if key not in found and len(found) == limit:
+                return list(found.values()), encode_cursor(int(page[number - 1]["id"]))
+            newest = found.setdefault(key, {**one, "more": -1})
+            newest["more"] += 1
+        return list(found.values()), following
+
+
+_ALIKE = ("run_id", "step", "code")
 
 
 def promise_view(row: Row[Any]) -> dict[str, Any]:

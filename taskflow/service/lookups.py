@@ -119,9 +119,9 @@ class Lookups:
         return found
 
     @property
-    def flower_port(self) -> int:
-        """Where Flower listens; 0: nobody knows."""
-        return self._settings.flower_port
+    def flower_url(self) -> str:
+        """Where browsers reach Flower, without a slash at its end; empty: nobody said where."""
+        return self._settings.flower_url.rstrip("/")
 
 
 def _shown(value: object) -> str:

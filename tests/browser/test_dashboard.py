@@ -44,6 +44,12 @@ def test_a_task_is_submitted_and_watched_to_its_end(page: Any, repository: Path)
     page.locator("#new-repository").fill(str(repository))
     page.locator("#new-command").fill("echo hello from the page > hello.txt; echo said")
     page.locator("#new-title").fill("From the page")
+    page.get_by_text("Where it runs").click()
+    page.get_by_label("Provider").select_option("local")
+    page.get_by_label("Memory").fill("0")
+    page.get_by_role("button", name="Submit").click()
+    _shows(page, "Must be", "[data-wrong='resources.memory_mb']")
+    page.get_by_label("Memory").fill("16")
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url(re.compile("/tasks/task-"))
     page.evaluate("() => { window.sameDocument = true; }")
@@ -52,6 +58,7 @@ def test_a_task_is_submitted_and_watched_to_its_end(page: Any, repository: Path)
     _shows(page, "hello.txt", "main")
     assert page.evaluate("() => window.sameDocument") is True
     assert page.title() == "From the page - taskflow"
+    _shows(page, "provider: local, memory_mb: 16", "main")
     assert page.locator(".box.done").count() >= 6
 
 

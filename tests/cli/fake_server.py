@@ -193,8 +193,6 @@ class FakeServer:
             if request.method == "POST":
                 self.nodes = [node for node in self.nodes if node["id"] != node_id]
             return 202, shown
-        if path == "/api/runs":
-            return 200, {"runs": self.runs, "next_cursor": None}
         if not path.startswith((f"/api/tasks/{TASK_ID}", f"/api/runs/{RUN_ID}")):
             return 404, error("not_found", "no such task", fields={"task_id": "unknown"})
         if path.endswith("/runs"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import dataclasses
 import fnmatch
+from datetime import datetime, timezone
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from taskflow.errors import InfrastructureError
 from taskflow.service import lookups
 from tests.dashboard.conftest import See
 from tests.web.world import World
-from web.dashboard import frame
+from web.dashboard import frame, nodes, operations
 
 pytestmark = pytest.mark.usefixtures("today")
 
-PAGES = ("/", "/tasks", "/tasks/new", "/runs", "/runs/new", "/nodes", "/errors", "/sweeps", "/settings")
+PAGES = ("/", "/tasks", "/tasks/new", "/runs", "/runs/new", "/nodes", "/errors", "/usage", "/sweeps", "/settings")
 #: What a script sends something for.
 _WRITES = {"data-post", "data-bulk-do", "data-pick", "data-submit", "data-opens"}
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)"> ' " & {{ 7*7 }}"""
@@ -407,6 +408,23 @@ def test_an_address_is_shown_without_its_password(world: World, see: See, monkey
     assert "https://ada:***@proxy.example" in page.text and "s3same" not in page.html
 
 
+def test_flower_is_linked_for_admins_where_somebody_says_where_it_is(
+    world: World, see: See, busy: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From settings, a task and a run; nowhere without its address, and to nobody who may not see the installation."""
+    paths = ("/settings", f"/tasks/{busy['running']}", f"/runs/{busy['run']}")
+    for path in paths:
+        assert not see(path).all("a", rel="noreferrer"), path
+    settings = dataclasses.replace(world.service.lookups._settings, flower_url="https://flower.example/")
+    monkeypatch.setattr(world.service.lookups, "_settings", settings)
+    for path in paths:
+        (link,) = [found for found in see(path).all("a") if "flower" in found["href"]]
+        assert link["href"] == "https://flower.example/tasks" and link["rel"] == "noreferrer", path
+    operator = world.service.accounts.create_token(owner="ada", name="operator", role="operator")["token"]
+    for path in paths[1:]:
+        assert "flower.example" not in see(path, token=operator).html, path
+
+
 def test_a_setting_is_a_number_that_people_read(see: See) -> None:
     """Thirty days are no 2.592e+06 seconds."""
     page = see("/settings")
@@ -476,6 +494,76 @@ def test_what_fails_again_and_again_hides_nothing_else(world: World, see: See) -
     page = see("/errors")
     (link,) = page.all("a", href=f"/tasks/{often['id']}")
     assert link and page.all("a", href=f"/tasks/{rare['id']}") and "and 99 more like it lately" in page.text
+
+
+def test_a_long_list_of_nodes_has_pages(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of those that are gone, and the line of who waits has pages of its own; one keeps its place in the other."""
+    monkeypatch.setattr(nodes, "PAGE_ROWS", 2)
+    made = [world.submit(title=f"in line {number}") for number in range(3)]
+    ids = [task["run_id"] for task in made]
+    world.database.write(lambda tx: tx.execute(update(Run).where(Run.id.in_(ids)).values(step="waiting_for_capacity")))
+    places = [world.place(world.submit()) for _ in range(3)]
+    world.destroy(places[0])
+    assert len(see("/nodes").all("a", rel="next")) == 1  # of the line: two nodes are one page
+    page = see("/nodes?destroyed=1")
+    older, further = (found["href"] for found in page.all("a", rel="next"))
+    assert f"/nodes/{places[0].node_id}" not in page.html and "in line 2" not in page.text and page.problems() == []
+    page = see(older)
+    assert f"/nodes/{places[0].node_id}" in page.html and f"/nodes/{places[2].node_id}" not in page.html
+    assert page.all("a", href="/nodes?destroyed=1") and "in line 0" in page.text and page.problems() == []
+    page = see(further)
+    assert "in line 2" in page.text and "in line 0" not in page.text and "destroyed=1" in further
+    assert page.all("a", href="/nodes?destroyed=1#queue")
+    assert see("/nodes?cursor=!!", status=400).h1 == see("/nodes?line=!!", status=400).h1 == "This did not work"
+
+
+def test_older_failed_attempts_are_found_and_none_is_left_out(
+    world: World, see: See, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page ends where its last row is full; the next begins after it."""
+    monkeypatch.setattr(operations, "_ROWS", 2)
+    made = [world.submit(title=f"fails {number}") for number in range(5)]
+    owner_id = world.row(Task, made[0]["id"]).owner_id
+    common = {"owner_id": owner_id, "step": "s", "code": "x", "error": {"message": "no"}, "at": 1.0, "attempt": 1}
+    rows = [{**common, "run_id": task["run_id"]} for task in made for _ in range(3)]
+    world.database.write(lambda tx: tx.execute(insert(ErrorRow), rows))
+    path, seen = "/errors", []
+    for _ in range(3):
+        page = see(path)
+        seen += [task["title"] for task in reversed(made) if page.all("a", href=f"/tasks/{task['id']}")]
+        assert page.text.count("and 2 more like it lately") == len(page.all("td", data_label="attempt"))
+        assert bool(page.all("a", href="/errors#attempts")) == (path != "/errors") and page.problems() == []
+        path = next((found["href"] for found in page.all("a", rel="next")), "")
+    assert seen == [f"fails {number}" for number in (4, 3, 2, 1, 0)] and path == ""
+
+
+def test_where_a_task_runs_is_asked_for_in_a_part_that_is_closed(see: See) -> None:
+    """Nothing of it has to be said; each thing is what the API calls it."""
+    page = see("/tasks/new")
+    asked = {found["name"] for tag, found in page.tags if tag in ("input", "select") and "data-kind" in found}
+    resources = {f"resources.{name}" for name in ("provider", "location", "vcpus", "memory_mb")}
+    assert resources | {"node_id", "allow_node_fallback", "node_loss_reruns"} <= asked
+    assert page.all("option", value="local") and not [found for found in page.all("details") if "open" in found]
+    assert "Where it runs" in page.text and page.problems() == []
+
+
+def test_what_a_month_used_is_a_page(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By provider and project, with the limits in force; the months beside it are a link away, none after this one."""
+    now = datetime(2026, 6, 15, tzinfo=timezone.utc).timestamp()
+    monkeypatch.setattr(world.service.usage, "_now", lambda: now)
+    place = world.place(world.submit(project="shop"))
+    bought = {"price_per_hour": 3.0, "bought_at": now - 1200}
+    world.database.write(lambda tx: tx.execute(update(Node).where(Node.id == place.node_id).values(**bought)))
+    world.service.usage.set_quota("ada", "shop", {"budget": 12.5})
+    page = see("/usage")
+    assert page.h1 == "Usage in 2026-06" and "budget a month 12.5" in page.text and page.problems() == []
+    assert page.all("a", href="/tasks?project=shop") and "Cost1" in page.text and not page.all("a", rel="next")
+    assert page.all("a", rel="prev", href="/usage?month=2026-05")
+    page = see("/usage?month=2026-05")
+    assert page.all("a", rel="next", href="/usage") and "No node stood in this month" in page.text
+    assert see("/usage?month=2026-01").all("a", href="/usage?month=2025-12")
+    assert "shop" not in see("/usage", token=world.other_token).text
+    assert see("/usage?month=nonsense", status=400).h1 == "This did not work"
 
 
 def test_of_a_long_history_the_newest_is_shown_and_followed(world: World, see: See) -> None:

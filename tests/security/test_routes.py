@@ -104,6 +104,7 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/nodes"): _PAGE,
     ("GET", "/nodes/<node_id>"): _PAGE,
     ("GET", "/errors"): _PAGE,
+    ("GET", "/usage"): _PAGE,
     ("GET", "/sweeps"): _PAGE,
     ("GET", "/settings"): _PAGE,
     ("GET", "/static/<version>/<path:name>"): dict.fromkeys(CALLERS, 404),  # no file has such a name
@@ -113,8 +114,8 @@ PAGES = frozenset(
     {
         "/", "/tasks", "/tasks/new", "/tasks/<task_id>", "/runs", "/runs/new", "/runs/<run_id>", "/nodes",
         "/nodes/<node_id>",
-        "/errors", "/sweeps", "/settings", "/static/<version>/<path:name>", "/login", "/login/style.css", "/account",
-        "/logout",
+        "/errors", "/usage", "/sweeps", "/settings", "/static/<version>/<path:name>", "/login", "/login/style.css",
+        "/account", "/logout",
     }
 )  # fmt: skip
 BODIES: dict[str, Any] = {

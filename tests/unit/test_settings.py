@@ -102,6 +102,8 @@ def test_a_public_address_that_is_none_is_refused(raw: str) -> None:
     with pytest.raises(UsageError) as caught:
         Settings.from_env({"TASKFLOW_PUBLIC_URL": raw})
     assert set(caught.value.fields) == {"TASKFLOW_PUBLIC_URL"}
+    with pytest.raises(UsageError):
+        Settings.from_env({"TASKFLOW_FLOWER_URL": raw})
     assert Settings.from_env({"TASKFLOW_PUBLIC_URL": "HTTPS://Tasks.example:8443/"}).public_url
 
 
