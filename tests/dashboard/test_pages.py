@@ -226,6 +226,23 @@ def test_a_calm_installation_says_so(world: World, see: See, monkeypatch: pytest
     assert "Nothing. Everything works" in see("/").text
 
 
+def test_a_run_that_failed_needs_attention_and_an_open_one_is_counted(world: World, see: See) -> None:
+    """On the first page and on that of errors, as tasks do: with its reason, its link, and where all of them are."""
+    world.start(subject="still open")
+    assert see("/").all("a", href="/runs?status=running") and "1runs running" in see("/").text
+    assert "Nothing failed" in see("/errors").text
+    run = world.start(subject="book 7")
+    world.end_run(run, {"code": "declined", "message": "the card was declined", "advice": "ask for another"})
+    for path in ("/", "/errors"):
+        page = see(path)
+        assert page.all("a", href=f"/runs/{run['id']}") and page.problems() == [], path
+        assert "order book 7" in page.text and "the card was declined" in page.text, path
+        assert "Nothing. Everything works" not in page.text and "Nothing failed" not in page.text, path
+        assert run["id"] not in see(path, token=world.other_token).html, path
+    assert see("/errors").all("button", data_post=f"/api/runs/{run['id']}/rerun")
+    assert "1failed in a day" in see("/").text
+
+
 def test_what_a_sweep_fails_at_is_counted_and_named_to_no_owner(world: World, see: See) -> None:
     """It may be another owner's thing: who runs the installation sees it on the command line."""
     rests: dict[str, Any] = {"sweep": "prune", "failures": 3, "next_at": world.service.now() + 60}

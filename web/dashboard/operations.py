@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from flask import Response, request
 
-from taskflow.service import TaskFilter
+from taskflow.service import RunFilter, TaskFilter
 from web.auth import caller
 from web.dashboard.frame import Pages, admins_only, operators_only, show
 from web.door import service
@@ -22,12 +22,14 @@ pages = Pages("operations")
 
 @pages.add("/errors")
 def see_errors() -> Response:
-    """What failed: tasks, and attempts of steps."""
+    """What failed: tasks, runs of pipelines of one's own, and attempts of steps."""
     who, served = caller(), service()
     after = served.events.place("now")
     failed, cursor = served.tasks.list(who, wanted=TaskFilter(statuses=("failed",)), limit=_ROWS)
+    runs, cursor_of_runs = served.runs.list(who, RunFilter(statuses=("failed",)), limit=_ROWS)
     return show(
-        "errors.html", after=after, failed=failed, more=cursor is not None,
+        "errors.html", after=after, failed=failed, more=cursor is not None, runs=runs,
+        more_runs=cursor_of_runs is not None,
         attempts=_alike(served.history.errors(who, limit=_ATTEMPTS_READ)[0]),
     )  # fmt: skip
 
