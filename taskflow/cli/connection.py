@@ -52,8 +52,12 @@ def connect(settings: Settings) -> Api:
 
 
 def over_api(settings: Settings) -> bool:
-    """Whether a command that could work on the stores goes by the API: a server is named, and none of its stores is."""
-    return bool(settings.url) and not (settings.redis_url or settings.database_url)
+    """Whether a command that could work on the stores goes by the API: a server is named, which is not the stack that
+    serves the data directory, and none of its stores is."""
+    if not settings.url or settings.redis_url or settings.database_url:
+        return False
+    info = serving(settings)
+    return info is None or info.url != settings.url.rstrip("/")
 
 
 def serving(settings: Settings) -> StackInfo | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +16,10 @@ from taskflow.cli.providers import WAIT_S, checked_by_a_worker
 from taskflow.cli.render import Progress
 from taskflow.clock import ManualClock
 from taskflow.settings import Settings
+from taskflow.stack.data_dir import DataDir
 from tests.cli.conftest import Invoke
 from tests.cli.fake_server import FakeServer, Request, error
+from tests.cli.test_client import stack  # noqa: F401  fixture
 
 WORKS = {"pending": False, "asked_at": "2026-01-01T00:00:00.000Z", "at": "2026-01-01T00:00:01.000Z", "ok": True,
          "says": "the token is accepted", "code": None}  # fmt: skip
@@ -98,6 +102,16 @@ def test_a_provider_that_there_is_not_ends_with_4(connected: FakeServer, invoke:
         ({}, False),
     ],
 )
-def test_a_host_of_the_stores_works_on_them(settings: dict[str, Any], over_api: bool) -> None:
+def test_a_host_of_the_stores_works_on_them(settings: dict[str, Any], over_api: bool, tmp_path: Path) -> None:
     """Who names the stores may do more there than a token allows, also where a server is named as well."""
-    assert connection.over_api(Settings(**settings)) is over_api
+    assert connection.over_api(Settings(data_dir=str(tmp_path), **settings)) is over_api
+
+
+def test_the_stack_that_serves_the_data_directory_is_worked_on_itself(
+    stack: DataDir,  # noqa: F811
+    server: FakeServer,
+) -> None:
+    """Also when its address is named: its stores are here. Another server is asked."""
+    settings = Settings(data_dir=str(stack.root), url=f"{server.url}/")
+    assert not connection.over_api(settings)
+    assert connection.over_api(dataclasses.replace(settings, url="https://t.example"))

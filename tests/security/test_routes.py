@@ -76,6 +76,8 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/callbacks/nodes/<node_id>/bootstrap"): {**_API, "another_owner": 403},
     ("POST", "/callbacks/nodes/<node_id>/boot/<stage>"): {**_API, "another_owner": 403},
     ("GET", "/api/usage"): _LIST,
+    ("GET", "/api/overview"): _LIST,
+    ("GET", "/api/settings"): _LIST,
     ("GET", "/api/whoami"): _LIST,
     ("GET", "/api/tokens"): _LIST,
     ("POST", "/api/tokens"): {**_API, "another_owner": 201},

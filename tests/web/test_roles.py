@@ -13,7 +13,7 @@ from web.auth import Guard, guard_of
 
 RANK = {"viewer": 0, "operator": 1, "admin": 2}
 #: Reads that say more than a viewer is to know.
-ADMIN_READS = {"/api/tokens", "/api/audit"}
+ADMIN_READS = {"/api/tokens", "/api/audit", "/api/settings"}
 #: It gives no more than the token that asks for it.
 VIEWER_WRITES = {("POST", "/api/sign-in-links")}
 #: What only an admin may.
