@@ -167,8 +167,12 @@ class Settings:
         "an older node on another machine takes no new work and goes when its last is released; 0 = no limit",
     )
     node_load_max: float = _setting(
-        2.0, "load/core", "a server with a higher load average gets no further work; the local node always does"
+        1.5, "load/core", "a server with a higher load average gets no further work; the local node always does"
     )
+    node_memory_max: float = _setting(
+        75.0, "%", "a server with more of its memory in use gets no further work; the local node always does"
+    )
+    node_disk_max: float = _setting(85.0, "%", "the same for the disk that its workspaces are on; 100 = no limit")
     node_slots: int = _setting(4, "count", "workspaces one local node holds at once")
     local_nodes_max: int = _setting(1, "count", "local nodes at once")
     node_warm_s: float = _setting(1800.0, "s", "how long an idle node is kept warm")

@@ -82,9 +82,12 @@ class StepTools:
         return self.settings.node_lost_s if self.is_remote(node) else None
 
     def retires(self, node: Row[Any], now: float) -> str | None:
-        """Why it takes no new work and goes when it is idle, None when it stays. Never one that somebody keeps."""
-        if node.kept or not self.is_remote(node):
+        """Why it takes no new work and goes when it is idle, None when it stays. One that somebody keeps goes only where
+        nothing can run on it any more."""
+        if not self.is_remote(node):
             return None
+        if node.kept:
+            return outdated(node, by_version=False)
         return outdated(node, by_version=self.settings.agent_upgrade) or too_old(
             node, now, life_s=self.settings.node_max_life_s
         )

@@ -18,7 +18,8 @@ _ASKED = "the node that was asked for: "
 
 @dataclass(frozen=True)
 class Candidate:
-    """A node as the selector sees it. ``load`` is load average per core; ``expected`` tasks chose it and are on their way.
+    """A node as the selector sees it. ``load`` is load average per core, ``memory_percent`` and ``disk_percent`` what is in
+    use; None: it does not say. ``expected`` tasks chose it and are on their way.
 
     ``vcpus`` and ``memory_mb`` None: nobody said how large it is. ``free_*`` is what no workspace reserved.
     """
@@ -29,6 +30,8 @@ class Candidate:
     live_workspaces: int
     heartbeat_age_s: float | None
     load: float | None = None
+    memory_percent: float | None = None
+    disk_percent: float | None = None
     expected: int = 0
     provider: str = "local"
     location: str = ""
@@ -85,10 +88,13 @@ class Wish:
 
 @dataclass(frozen=True)
 class Limits:
-    """Beyond which a node gets no further work: the age of its heartbeat, its load for each core."""
+    """Beyond which a node gets no further work: the age of its heartbeat, its load for each core, percent in use of its
+    memory and of the disk that its workspaces are on."""
 
     heartbeat_stale_s: float
     load_max: float
+    memory_max: float = float("inf")
+    disk_max: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -223,8 +229,18 @@ def _unfit(node: Candidate, wish: Wish, limits: Limits) -> str | None:
     if node.unreachable or node.heartbeat_age_s is None or node.heartbeat_age_s > limits.heartbeat_stale_s:
         return "its agent has not reported lately"
     # The local node is spared: what else this machine does is no reason, there is no other one.
-    if node.load is not None and node.load > limits.load_max and node.provider != LOCAL_PROVIDER:
+    return None if node.provider == LOCAL_PROVIDER else _overloaded(node, limits)
+
+
+def _overloaded(node: Candidate, limits: Limits) -> str | None:
+    """What a node has too much of, as its last heartbeat said."""
+    if node.load is not None and node.load > limits.load_max:
         return f"its load is {node.load:.1f} for each core"
+    for what, percent, most in (
+        ("memory", node.memory_percent, limits.memory_max), ("disk", node.disk_percent, limits.disk_max),
+    ):  # fmt: skip
+        if percent is not None and percent > most:
+            return f"{percent:.0f} % of its {what} is in use"
     return None
 
 

@@ -76,6 +76,31 @@ def test_a_task_that_needs_more_gets_a_larger_server(cloud: World) -> None:
     assert [one["offer"] for one in task["placement"]["rejected"]] == ["@", "s@fsn1", "s@nbg1"]
 
 
+@pytest.mark.parametrize(
+    ("measured", "why"),
+    [
+        ({"disk_percent": 97.0}, "97 % of its disk is in use"),
+        ({"memory_percent": 91.0}, "91 % of its memory is in use"),
+        ({"load1": 3.2}, "its load is 1.6 for each core"),
+    ],
+)
+def test_a_server_that_reports_too_much_in_use_is_passed_over(
+    cloud: World, measured: dict[str, float], why: str
+) -> None:
+    """It is warm, and a further one is bought all the same; with room again it is used."""
+    cloud.finish(cloud.submit(resources=CLOUD))
+    full = cloud.node()
+    cloud.agent.measured = measured
+    cloud.run_for(2 * cloud.settings.heartbeat_interval_s)
+    task = cloud.finish(cloud.submit(resources=CLOUD))
+    assert task["placement"]["rejected"][0] == {"node_id": full.id, "reason": why}
+    assert sum(cloud.provider.bought.values()) == 2
+    cloud.provider.agents[full.label].measured = {}
+    cloud.agent.measured = measured
+    cloud.run_for(2 * cloud.settings.heartbeat_interval_s)
+    assert cloud.finish(cloud.submit(resources=CLOUD))["placement"]["node_id"] == full.id
+
+
 def test_what_a_workspace_reserved_is_not_given_again(cloud: World) -> None:
     """Two tasks of five cores don't share eight, though there are slots; the second gets a server of its own."""
     cloud.plan.session_s = None

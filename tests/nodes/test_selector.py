@@ -10,7 +10,7 @@ from taskflow.nodes.catalogue import Offer
 from taskflow.nodes.selector import Candidate, Choice, Limits, Wish, select
 
 OFFER = Offer("local", "", "", vcpus=8, memory_mb=16_000, slots=4)
-LIMITS = Limits(heartbeat_stale_s=60.0, load_max=2.0)
+LIMITS = Limits(heartbeat_stale_s=60.0, load_max=2.0, memory_max=75.0, disk_max=85.0)
 
 
 def node(name: str, status: str = "active", live: int = 0, *, age_s: float | None = 1.0, **more: Any) -> Candidate:
@@ -135,6 +135,8 @@ def test_what_only_the_named_node_could_ever_be_is_waited_for_there() -> None:
         (node("x", unreachable=True), Wish(), "its agent has not reported lately"),
         (node("x", agent_fits=False), Wish(), "its agent is of another release, and takes no new work"),
         (node("x", provider="cloud", load=2.1), Wish(), "its load is 2.1 for each core"),
+        (node("x", provider="cloud", memory_percent=75.6), Wish(), "76 % of its memory is in use"),
+        (node("x", provider="cloud", disk_percent=99.9), Wish(), "100 % of its disk is in use"),
         (node("x"), Wish(provider="cloud"), "it is of provider local, cloud was asked for"),
         (node("x", location="fsn1"), Wish(location="nbg1"), "it is at fsn1, nbg1 was asked for"),
         (node("x"), Wish(location="nbg1"), "it is at no place, nbg1 was asked for"),
@@ -156,7 +158,20 @@ def test_a_node_that_does_not_do_is_rejected_with_what_is_missing(rejected: Cand
 
 def test_the_local_node_is_not_refused_for_what_else_its_machine_does() -> None:
     """There is no other one."""
-    assert choose(node("x", load=50.0)).node_id == "x"
+    assert choose(node("x", load=50.0, memory_percent=99.0, disk_percent=99.0)).node_id == "x"
+
+
+def test_a_server_at_its_limits_or_that_does_not_say_gets_work() -> None:
+    """Only more than the limit is too much; what an agent can't find out is no reason."""
+    at_limit = node("x", provider="cloud", load=2.0, memory_percent=75.0, disk_percent=85.0)
+    assert choose(at_limit).node_id == "x"
+    assert choose(node("x", provider="cloud")).node_id == "x"
+
+
+def test_a_full_disk_passes_a_warm_server_over_for_another_one() -> None:
+    """Being warm is worth nothing where nothing can be written."""
+    full = node("full", "warm", provider="cloud", disk_percent=97.0)
+    assert choose(full, node("ok", live=2)).node_id == "ok"
 
 
 def test_a_node_that_is_coming_is_not_promised_more_often_than_it_has_slots() -> None:

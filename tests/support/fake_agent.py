@@ -67,6 +67,8 @@ class FakeAgent:
         #: It reached nobody for its dead-man time: its sessions are ended, and it takes no new work until it does.
         self.cut_off = False
         self.reached_at = time.time()
+        #: What its heartbeats say of its machine, beside or instead of the usual.
+        self.measured: dict[str, float] = {}
         self._held: list[tuple[Tell, str, dict[str, Any], str]] = []
 
     # --- what the control plane asks
@@ -236,6 +238,7 @@ class FakeAgent:
                 "protocol_version": protocol.PROTOCOL_VERSION, "agent_version": __version__, "boot_id": "b1",
                 "address": self.address, "ready": True,
                 "cores": 2, "load1": 0.5, "workspaces": list(self.workspaces), "sessions": sessions,
+                **self.measured,
             },
         )  # fmt: skip
 
