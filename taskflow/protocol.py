@@ -23,6 +23,8 @@ from marshmallow import EXCLUDE, Schema, fields, validate
 
 PROTOCOL_VERSION = 2
 
+#: The status with which an agent ends that is not to be started again: its server is being shut down.
+AGENT_UNWANTED = 78
 #: Where the control plane serves the agent as one file; no auth, it holds no secret.
 AGENT_FILE = "/agent.pyz"
 

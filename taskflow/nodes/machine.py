@@ -363,6 +363,7 @@ class NodeMachine:
                 node_id=node.id, control_plane_url=self._tools.settings.public_url,
                 bootstrap_token=vault.derive_token("bootstrap", node.id),
                 ca_certificates=ca_certificates(self._tools.settings),
+                ready_s=self._tools.settings.agent_ready_timeout_s,
             ) if bought else "",
         )  # fmt: skip
 
