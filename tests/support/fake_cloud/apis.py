@@ -147,7 +147,7 @@ def _digitalocean_refused(refusal: Refusal) -> Body:
 def _droplet(one: FakeServer) -> dict[str, Any]:
     address = {"ip_address": "203.0.113.7", "type": "public", "netmask": "255.255.255.0", "gateway": "203.0.113.1"}
     return {
-        "id": int(one.server_id), "name": one.name, "status": {"running": "active"}.get(one.status, "off"),
+        "id": int(one.server_id), "name": one.name, "status": {"running": "active"}.get(one.status, one.status),
         "created_at": _date(one.created_at), "networks": {"v4": [address], "v6": []},
         "region": {"name": one.location, "slug": one.location}, "size_slug": one.size,
     }  # fmt: skip
@@ -197,11 +197,14 @@ def _vultr_refused(refusal: Refusal) -> Body:
 
 
 def _instance(one: FakeServer) -> dict[str, Any]:
+    # One that is switched off stays active: only its power tells.
+    power = "stopped" if one.status == "stopped" else "running"
+    status = {"running": "active", "stopped": "active"}.get(one.status, one.status)
     return {
         "id": one.server_id, "label": one.name, "main_ip": "203.0.113.7", "v6_main_ip": "", "internal_ip": "",
         "plan": one.size, "region": one.location, "os_id": 1, "os": "", "ram": 1, "disk": 1, "vcpu_count": 1,
-        "date_created": _date(one.created_at), "status": "active" if one.status == "running" else "halted",
-        "power_status": "running", "server_status": "ok", "allowed_bandwidth": 1, "netmask_v4": "", "gateway_v4": "",
+        "date_created": _date(one.created_at), "status": status, "power_status": power,
+        "server_status": "ok", "allowed_bandwidth": 1, "netmask_v4": "", "gateway_v4": "",
         "v6_network": "", "v6_network_size": 0, "app_id": 0, "image_id": "", "features": [], "tag": "",
         "firewall_group_id": "", "tags": [],
     }  # fmt: skip

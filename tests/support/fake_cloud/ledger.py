@@ -46,8 +46,10 @@ class Faults:
     proxy_status: int = 502
     #: How long a new server is missing from listings, and a deleted one still listed.
     lag_s: float = 0.0
-    #: How many times a deletion is answered before the server is gone.
+    #: Deletions that are answered and come to nothing.
     slow_deletes: int = 0
+    #: How long a server that is being deleted is still there.
+    deleting_s: float = 0.0
 
 
 @dataclass
@@ -61,6 +63,7 @@ class FakeServer:
     user_data: str
     labels: Mapping[str, str]
     created_at: float
+    #: In the words of the API that serves it; "running" is said in those of each.
     status: str = "running"
     deleted_at: float | None = None
 
@@ -89,7 +92,8 @@ class Ledger:
         self.faults = Faults()
         self.servers: dict[str, FakeServer] = {}
         self.resources: dict[str, FakeResource] = {}
-        self.creates = 0
+        #: Servers sold, and deletions asked for, of those that were there.
+        self.creates = self.deletes = 0
         self.requests = 0
         #: Called with each new server, and with each one that went, outside the lock.
         self.on_created: Callable[[FakeServer], None] = lambda server: None
@@ -145,7 +149,7 @@ class Ledger:
         """One server by id; this look-up is never behind."""
         with self._lock:
             found = self.servers.get(server_id)
-            return None if found is None or found.deleted_at is not None else found
+            return None if found is None or not self._stands(found) else found
 
     def delete(self, server_id: str) -> bool:
         """Delete one. False: there is none."""
@@ -153,10 +157,13 @@ class Ledger:
             found = self.get(server_id)
             if found is None:
                 return False
+            self.deletes += 1
             if self.faults.slow_deletes > 0:
                 self.faults.slow_deletes -= 1
                 return True
-            found.deleted_at = self.clock.now()
+            if found.deleted_at is not None:
+                return True  # it is going already
+            found.deleted_at = self.clock.now() + self.faults.deleting_s
         self.on_deleted(found)
         return True
 
@@ -207,7 +214,10 @@ class Ledger:
     def alive(self) -> list[FakeServer]:
         """Servers that exist, whatever the listings say."""
         with self._lock:
-            return [one for one in self.servers.values() if one.deleted_at is None]
+            return [one for one in self.servers.values() if self._stands(one)]
+
+    def _stands(self, one: FakeServer) -> bool:
+        return one.deleted_at is None or one.deleted_at > self.clock.now()
 
     def bought_twice(self) -> list[str]:
         """Names that were sold more than once."""
