@@ -56,6 +56,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/nodes/test_cloud_worlds.py",),
     ),
     Mutant(
+        "asked-again-before-allowed", "a provider that says when to come back is asked all the time",
+        (Edit(
+            "taskflow/nodes/providers/hetzner.py", "RateLimited(said, retry_after_s=self._retry_after_s)",
+            "RateLimited(said)",
+        ),),
+        ("tests/nodes/test_cloud_worlds.py",),
+    ),
+    Mutant(
         "one-sign-is-death", "a node that is only slow, or only out of reach, loses its tasks",
         (Edit(
             "taskflow/nodes/liveness.py",

@@ -3,6 +3,7 @@ counted are the cloud's own books."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.cloud_world import MAKERS, CloudWorld, cloud_world
+from tests.support.fake_cloud import Faults
 from tests.support.world_fixtures import MakeWorld
 
 Make = Callable[..., CloudWorld]
@@ -136,3 +138,75 @@ def test_another_worker_asks_for_a_deletion_itself(make: Make) -> None:
     world.node_is("destroyed")
     assert place.cloud.ledger.deletes == 2
     assert time.time() - began < 10.0
+
+
+# --- too many requests, each of which is told to come back after ``Faults.too_many_s``
+
+
+def _times(place: CloudWorld, method: str) -> list[float]:
+    return [at for at, asked in place.cloud.ledger.asked if asked == method]
+
+
+def _gaps(times: list[float]) -> list[float]:
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+@every_kind
+def test_a_purchase_that_is_one_request_too_many_is_made_when_the_provider_allows_it(make: Make, kind: str) -> None:
+    """Not before, and once: nothing was bought by those that were refused."""
+    place = make(kind)
+    place.cloud.faults.too_many = {"POST": 2}
+    assert place.world.finish(place.submit())["status"] == "completed"
+    assert place.world.errors(place.world.node().run_id) == ["provider_rate_limited"] * 2
+    asked = _times(place, "POST")
+    assert len(asked) == 3
+    if kind == "hetzner":  # where a label is sold once: the others are looked up late before they are asked again
+        assert all(Faults.too_many_s <= gap < Faults.too_many_s + 2.0 for gap in _gaps(asked))
+    assert min(_gaps(asked)) >= Faults.too_many_s
+    assert (place.cloud.ledger.creates, place.cloud.ledger.bought_twice()) == (1, [])
+
+
+@every_kind
+def test_a_look_up_that_is_one_request_too_many_buys_nothing(make: Make, kind: str) -> None:
+    """What was not looked up is not known to be missing."""
+    place = make(kind)
+    place.cloud.faults.too_many = {"GET": 2}
+    assert place.world.finish(place.submit())["status"] == "completed"
+    assert place.cloud.ledger.creates == len(_times(place, "POST")) == 1
+    refused = _times(place, "GET")[:3]
+    if kind != "vultr":  # which does not say when
+        assert min(_gaps(refused)) >= Faults.too_many_s
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@every_kind
+def test_a_server_whose_deletion_is_one_request_too_many_is_given_back_later(
+    make: Make, kind: str, method: str
+) -> None:
+    """It still stands and is paid for: the node is not destroyed until it is gone, and nobody asks in between."""
+    place = make(kind, provider_settle_s=1.0)
+    world, ledger = place.world, place.cloud.ledger
+    world.finish(place.submit())
+    world.node_is("warm")
+    place.cloud.faults.too_many = {method: 2}
+    requests = ledger.requests
+    world.node_is("draining")
+    world.run_until(lambda: world.node().destroyed_at, "the node is destroyed")
+    assert (ledger.alive(), ledger.deletes) == ([], 1)
+    assert ledger.requests - requests < 10
+    if kind != "vultr":
+        asked = [at for at, used in ledger.asked[requests:] if used == method]
+        assert min(_gaps(asked)[:2]) >= Faults.too_many_s
+
+
+def test_an_hour_of_requests_that_is_used_up_holds_nobody_for_an_hour(make: Make) -> None:
+    """They come back one by one long before the header's time: who waits asks again after a minute at most."""
+    place = make("hetzner")
+    place.cloud.faults.requests_per_hour = 3600
+    for _ in range(3600):
+        place.cloud.ledger.enter(place.cloud.ledger.token, "GET")
+    began = time.time()
+    assert place.world.finish(place.submit())["status"] == "completed"
+    assert time.time() - began < 180.0
+    assert place.cloud.ledger.refused_for_rate > 0
+    assert place.cloud.ledger.creates == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import socket
 import time
 from collections.abc import Callable
@@ -32,7 +33,7 @@ def _blueprint(name: str, ledger: Ledger, refused: Callable[[Refusal], Body]) ->
     def enter() -> None:
         if ledger.faults.slow_s:
             time.sleep(ledger.faults.slow_s)  # the one thing a slow answer can't do without
-        ledger.enter(request.headers.get("Authorization", "").removeprefix("Bearer "))
+        ledger.enter(request.headers.get("Authorization", "").removeprefix("Bearer "), request.method)
 
     @api.errorhandler(Refusal)
     def on_refusal(refusal: Refusal) -> Any:
@@ -66,7 +67,7 @@ _HETZNER: dict[str, tuple[int, str]] = {
 
 def _hetzner_refused(refusal: Refusal) -> Body:
     status, code = _HETZNER[refusal.kind]
-    headers = {} if refusal.retry_at is None else {"RateLimit-Reset": str(int(refusal.retry_at))}
+    headers = {"RateLimit-Reset": str(math.ceil(refusal.reset_at))} if refusal.kind == "rate" else {}
     return {"error": {"code": code, "message": f"it is {refusal.kind}", "details": {}}}, status, headers
 
 
@@ -141,7 +142,8 @@ _DIGITALOCEAN: dict[str, tuple[int, str]] = {
 
 def _digitalocean_refused(refusal: Refusal) -> Body:
     status, message = _DIGITALOCEAN[refusal.kind]
-    return {"id": "refused", "message": message}, status, {"retry-after": "7"} if refusal.kind == "rate" else {}
+    headers = {"retry-after": str(math.ceil(refusal.again_s))} if refusal.kind == "rate" else {}
+    return {"id": "refused", "message": message}, status, headers
 
 
 def _droplet(one: FakeServer) -> dict[str, Any]:
