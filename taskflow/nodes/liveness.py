@@ -11,15 +11,16 @@ from sqlalchemy import Row
 
 from taskflow.clock import isoformat
 from taskflow.errors import PermanentError
+from taskflow.nodes.providers.base import UNKNOWN
 
 #: The code of a node's error once the verdict is made, and of the failure of the tasks on it.
 NODE_LOST = "node_lost"
-#: The state of a server whose provider does not answer.
-UNKNOWN = "unknown"
 #: What a verdict of death is made by. The first: the dead-man time of a node on another machine is over.
 SILENCE, SERVER_GONE, UNANSWERED = "silence", "server_gone", "unanswered"
 #: A session that its own node ended, as it reached nobody for its dead-man time.
 CUT_OFF = "cut_off"
+#: What a provider says of a server that is no more; None: it has none.
+_GONE = (None, "stopped", "destroyed")
 _LONG = 10
 
 
@@ -67,7 +68,7 @@ def node_verdict(
         return Verdict(Liveness.DEAD, *said, by=SILENCE)
     if agent_answers or (heartbeat_age_s is not None and heartbeat_age_s <= stale_s):
         return Verdict(Liveness.LIVE, *said)
-    if server_state not in ("starting", "running", UNKNOWN) and agent_answers is False:
+    if server_state in _GONE and agent_answers is False:
         return Verdict(Liveness.DEAD, *said, by=SERVER_GONE)
     if lost_s is None and server_state != UNKNOWN and agent_answers is False and _very_old(heartbeat_age_s, stale_s):
         # Nothing heard for very long on this machine while it is said to run: heartbeat and refused connection count.

@@ -114,12 +114,12 @@ def test_a_lost_node_that_can_not_be_destroyed_yet_is_nobodys_place(
     lost, agent = world.node().id, world.agent
     lost_labels = {agent.order.label}
 
-    def away(server_id: str) -> bool:
+    def away(server_id: str, *, ask: bool) -> bool:
         raise TransientError("no route to host", code="ssh_unreachable")
 
     destroy = world.provider.destroy
     monkeypatch.setattr(
-        world.provider, "destroy", lambda label: away(label) if label in lost_labels else destroy(label)
+        world.provider, "destroy", lambda label, ask: (away if label in lost_labels else destroy)(label, ask=ask)
     )
     agent.cut = True
     assert world.finish(task)["error"]["code"] == "node_lost"
@@ -147,7 +147,7 @@ def test_a_provider_that_refuses_to_destroy_a_lost_node_does_not_bring_it_back(
     """The node is left to a human; its task reads that it is lost all the same, and is cleaned up."""
     task = running(remote_world)
 
-    def refuse(server_id: str) -> bool:
+    def refuse(server_id: str, *, ask: bool) -> bool:
         raise PermanentError("this server is protected", code="provider_auth")
 
     monkeypatch.setattr(remote_world.provider, "destroy", refuse)

@@ -21,6 +21,7 @@ from libcloud.compute.types import NodeState
 
 from taskflow.errors import OutcomeUnknown, StepError
 from taskflow.nodes.providers.base import (
+    UNKNOWN,
     AccessRefused,
     Leftover,
     NoCapacity,
@@ -35,7 +36,10 @@ from taskflow.nodes.providers.cloud_leftovers import list_leftovers, release_lef
 
 _Answer = TypeVar("_Answer")
 
-_STATES = {NodeState.RUNNING: "running", NodeState.PENDING: "starting", NodeState.TERMINATED: "destroyed"}
+_STATES: dict[NodeState, str] = {
+    NodeState.RUNNING: "running", NodeState.PENDING: "starting", NodeState.STARTING: "starting",
+    NodeState.STOPPED: "stopped", NodeState.TERMINATED: "destroyed",
+}  # fmt: skip
 _BY_STATUS: dict[int, type[StepError]] = {
     400: OrderInvalid, 401: AccessRefused, 403: AccessRefused, 404: OrderInvalid, 422: OrderInvalid, 429: RateLimited,
 }  # fmt: skip
@@ -71,6 +75,11 @@ def _make_driver(cloud: str, key: str, options: Mapping[str, Any]) -> NodeDriver
         setattr(connection, name, value)
     connection.connect()
     return made
+
+
+def state_of(said: NodeState) -> str:
+    """A server's state from the library's word for it."""
+    return _STATES.get(said, UNKNOWN)
 
 
 class LibcloudProvider:
@@ -116,13 +125,14 @@ class LibcloudProvider:
         found = next((node for node in self._list() if str(node.id) == server_id), None)
         return None if found is None else self._server(found)
 
-    def destroy(self, server_id: str) -> bool:
-        """Ask for its deletion, until it is not listed any more. ``server_id`` may be a label."""
+    def destroy(self, server_id: str, *, ask: bool = True) -> bool:
+        """Ask for its deletion, and look until it is not listed any more. ``server_id`` may be a label."""
         found = next((node for node in self._list() if server_id in (str(node.id), node.name)), None)
         if found is None:
             return True
-        with self._errors(gone_is_fine=True):
-            self._driver().destroy_node(found)
+        if ask:
+            with self._errors(gone_is_fine=True):
+                self._driver().destroy_node(found)
         return False
 
     def inventory(self) -> Iterator[Server]:
@@ -167,7 +177,7 @@ class LibcloudProvider:
     def _server(self, node: Node) -> Server:
         created = node.created_at
         return Server(
-            server_id=str(node.id), label=node.name, state=_STATES.get(node.state, "stopped"),
+            server_id=str(node.id), label=node.name, state=state_of(node.state),
             address=next(iter(node.public_ips or []), None), size=str(node.extra.get("size_slug") or node.size or ""),
             location=str(node.extra.get("region") or node.extra.get("location") or ""),
             created_at=created.timestamp() if isinstance(created, datetime) else None,
