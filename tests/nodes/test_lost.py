@@ -198,15 +198,16 @@ def test_a_session_at_its_time_limit_on_a_node_that_is_not_heard_of_has_not_fail
     remote_world.assert_settled()
 
 
-def test_a_result_of_a_lost_node_is_kept_and_that_it_was_cut_off_is_none(make_remote_world: MakeWorld) -> None:
+def test_a_result_of_a_lost_node_is_kept_and_that_it_was_cut_off_is_none(
+    make_remote_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The session ended well while the link was down: offered. That its node ended it is no result."""
     world = make_remote_world()
     first, second = running(world), running(world)
     done, lost = world.agent.sessions
     workspace = world.agent.sessions[done]["workspace_id"]
     caller = world.service.accounts.authenticate(world.agent.workspaces[workspace]["token"], "workspace")
-    monkey = world.provider.destroy
-    world.provider.destroy = lambda server_id: False  # type: ignore[method-assign]
+    monkeypatch.setattr(world.provider, "destroy", lambda server_id, **_: False)
     world.agent.cut = True
     world.agent.finish_session(done)
     world.finish(first, second)
@@ -217,4 +218,3 @@ def test_a_result_of_a_lost_node_is_kept_and_that_it_was_cut_off_is_none(make_re
     again = outcome(**world.agent.sessions[done]["outcome"])
     assert world.service.callbacks.session_outcome(caller, workspace, done, again)["late"]
     assert lost != done
-    world.provider.destroy = monkey  # type: ignore[method-assign]
