@@ -71,7 +71,7 @@ def test_a_verb_asks_the_server_that_the_environment_names(
     monkeypatch.setenv("TASKFLOW_URL", server.url)
     monkeypatch.setenv("TASKFLOW_TOKEN", "another")
     arguments = {"run": ["--repo", "https://git.example/r.git", "--", "true"], "add": ["--provider", "local"]}
-    arguments |= {"submit": arguments["run"], "start": ["order"], "signal": ["run-1", "paid"]}
+    arguments |= {"submit": arguments["run"], "start": ["order"], "signal": ["run-1", "paid"], "events": ["x-1"]}
     arguments |= {"create": ["--name", "laptop"]}
     named = ("task_id", "node_id", "thing_id", "token_id", "ids")
     needs_id = any(parameter.required and parameter.name in named for parameter in VERBS[path].params)
