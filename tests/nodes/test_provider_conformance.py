@@ -343,6 +343,32 @@ def test_provider_conformance_a_lost_answer_is_an_unknown_outcome_and_the_label_
     assert found is not None and found.label == order().label
 
 
+@pytest.mark.parametrize("subject", ["digitalocean", "vultr"], indirect=True)
+def test_provider_conformance_an_order_that_the_library_can_not_make_is_no_unknown_outcome(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was sent, so it is not waited for; once something was, the same stumble says nothing of what came of it."""
+    assert subject.cloud is not None
+    provider: Any = subject.provider
+    provider.check()
+    driver = provider._driver()
+    buy = driver.create_node
+
+    def stumble(**order: Any) -> None:
+        raise TypeError("unsupported operand")
+
+    def stumble_late(**order: Any) -> None:
+        buy(**order)
+        stumble()
+
+    monkeypatch.setattr(driver, "create_node", stumble)
+    _refused(subject, OrderInvalid)
+    monkeypatch.setattr(driver, "create_node", stumble_late)
+    _refused(subject, OutcomeUnknown)
+    monkeypatch.setattr(driver, "create_node", stumble)
+    _refused(subject, OrderInvalid)
+
+
 @pytest.mark.parametrize("subject", ["hetzner"], indirect=True)
 def test_provider_conformance_a_strangers_not_found_is_no_word_about_a_server(subject: Subject) -> None:
     """A proxy that answers with a page of its own: what still costs money must not count as gone."""
