@@ -145,7 +145,7 @@ def test_every_write_that_knows_a_key_refuses_one_that_can_be_none(app: Flask, w
 
 
 def test_what_shows_a_secret_looks_at_no_key(world: World) -> None:
-    """No secret is kept to be shown again: a token and a link are made anew, whatever the key; that of a callback is one."""
+    """No secret is kept to be shown again: a token and a link are made anew, whatever the key; a callback has one."""
     run, key = world.start(), {"Idempotency-Key": "no key: it has blanks"}
     bodies = {
         "/api/tokens": {"name": "t", "role": "viewer"},
