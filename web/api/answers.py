@@ -411,7 +411,7 @@ class AliveSchema(Schema):
 
 
 class ReadySchema(Schema):
-    """Every store answers and has the schema of this release."""
+    """The stores answer, have the schema of this release and take writes; a worker lives, and beat works."""
 
     ready = _flag("always true: what is not ready is answered 503")
     checks = _pairs("each check: ok")
