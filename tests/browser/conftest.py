@@ -20,6 +20,7 @@ _ARGUMENTS = [
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 #: Real processes on a machine that may do other things as well.
 TIMEOUT_MS = 60_000
+ROOT = Path(__file__).parents[2]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,8 +63,13 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def stack(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A running stack; it leaves no process behind."""
-    made = Stack(tmp_path_factory.mktemp("browser") / "data").start(timeout_s=240)
+    """A running stack that knows the pipeline ``export``; it leaves no process behind."""
+    place = tmp_path_factory.mktemp("browser")
+    environ = {
+        "TASKFLOW_PIPELINES": "examples.export.pipeline:EXPORT", "EXPORT_DIR": str(place / "exports"),
+        "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    made = Stack(place / "data", environ).start(timeout_s=240)
     yield made
     made.stop()
     assert made.left_over() == []

@@ -248,19 +248,8 @@ def test_no_page_is_wider_than_a_phone(page: Any, stack: Stack, repository: Path
     task_id = stack.submit(repository, ["sh", "-c", "exit 7"], title="unbroken" * 20, labels={"l": "v" * 60})
     task = stack.finished(task_id)
     page.set_viewport_size({"width": 360, "height": 740})
-    paths = [
-        "/",
-        "/tasks",
-        "/tasks/new",
-        "/runs",
-        "/nodes",
-        "/runs/new",
-        "/errors",
-        "/usage",
-        "/sweeps",
-        "/settings",
-        "/nothing",
-    ]
+    paths = ["/", "/tasks", "/tasks/new", "/runs", "/runs/new", "/runs/new?as=json", "/nodes", "/errors", "/usage"]
+    paths += ["/sweeps", "/settings", "/nothing"]
     for path in [*paths, f"/tasks/{task_id}", f"/nodes/{task['node_id']}", "/account"]:
         page.goto(path)
         for summary in page.locator("summary").all():

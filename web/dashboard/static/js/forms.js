@@ -75,8 +75,20 @@ function open(button) {
   dialog.showModal();
 }
 
+// Whether the page has moved on since the dialog was opened: its button is gone, or is for something else by now.
+function isOver(form) {
+  const dialog = form.closest("dialog");
+  if (!dialog) return false;
+  const { to, once } = document.querySelector(`[data-opens="${CSS.escape(dialog.id)}"]`)?.dataset ?? {};
+  return form.dataset.submit !== to || form.dataset.once !== once;
+}
+
 async function submit(form, button, key) {
   const buttons = [...form.querySelectorAll("button")].filter((one) => !("closes" in one.dataset));
+  if (isOver(form)) {
+    tell(form, {}, "It does not wait for this any more: somebody else was first, or the wait is over");
+    return false;
+  }
   const { body, wrong } = read(form);
   if (Object.keys(wrong).length) {
     tell(form, wrong, "This can't be sent as it is");
