@@ -19,8 +19,8 @@ THEMES = ("light", "dark")
 #: Name of a page -> its path. What is in braces is made by ``places``.
 PAGES = {
     "overview": "/", "tasks": "/tasks", "new-task": "/tasks/new", "task": "/tasks/{task}", "runs": "/runs",
-    "run": "/runs/{run}", "nodes": "/nodes", "node": "/nodes/{node}", "errors": "/errors", "sweeps": "/sweeps",
-    "settings": "/settings", "account": "/account", "not-found": "/nothing",
+    "run": "/runs/{run}", "new-run": "/runs/new", "usage": "/usage", "nodes": "/nodes", "node": "/nodes/{node}",
+    "errors": "/errors", "sweeps": "/sweeps", "settings": "/settings", "account": "/account", "not-found": "/nothing",
 }  # fmt: skip
 
 
