@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from sqlalchemy import Connection
+
 from taskflow.db.models import Workspace
 from taskflow.db.tasks import task_of_run
 from taskflow.db.waiting import give_place
@@ -94,9 +96,13 @@ def test_waits_of_one_run_are_counted_together(make_world: MakeWorld) -> None:
     world.run_for(300.0)
 
     with_place = world.task(first["id"])["node_id"]
-    world.app.database.write(
-        lambda tx: give_place(tx, task_of_run(tx, second["run_id"]), with_place, {"reason": "given"}, time.time())
-    )
+
+    def give(tx: Connection) -> None:
+        waits = task_of_run(tx, second["run_id"])
+        assert waits is not None
+        give_place(tx, waits, with_place, {"reason": "given"}, time.time())
+
+    world.app.database.write(give)
     world.app.ringer.ring([second["run_id"]])
     world.run_until(lambda: world.steps(second["id"]).count("waiting_for_capacity") == 2, "it waits again")
 

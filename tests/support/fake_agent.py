@@ -56,6 +56,8 @@ class FakeAgent:
         self.created: Counter[str] = Counter()
         self.started: Counter[str] = Counter()
         self.most_workspaces = 0
+        #: What each command wrote so far.
+        self.output_bytes = 0
         #: The token that its reports are signed with, and how often it was renewed.
         self.node_key: tuple[str, int] = (order.agent["callback_token"], 0)
         self._service = service
@@ -223,10 +225,13 @@ class FakeAgent:
     def beat(self) -> dict[str, Any]:
         """A heartbeat as it arrives."""
         sessions = [
-            {"session_id": key, "workspace_id": one["workspace_id"], "status": "running", "output_age_s": 0.0}
+            {
+                "session_id": key, "workspace_id": one["workspace_id"], "status": "running",
+                "output_bytes": self.output_bytes, "output_age_s": 0.0,
+            }
             for key, one in self.sessions.items()
             if one["outcome"] is None
-        ]
+        ]  # fmt: skip
         return protocol.load(
             protocol.HeartbeatSchema,
             {

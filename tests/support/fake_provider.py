@@ -88,9 +88,9 @@ class FakeProvider:
         state = self.states.get(server_id)
         return None if state is None else Server(server_id, server_id, state)
 
-    def destroy(self, server_id: str) -> bool:
+    def destroy(self, server_id: str, *, ask: bool = True) -> bool:
         """True once it is gone, after ``destroy_takes`` calls that say: not yet."""
-        self.calls.append("destroy")
+        self.calls.append("destroy" if ask else "gone?")
         if self.destroy_takes > 0:
             self.destroy_takes -= 1
             return False

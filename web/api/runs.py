@@ -10,7 +10,7 @@ from flask import Response
 from taskflow.service import RunFilter
 from web import audit, streams
 from web.api import answers, following, queries, schemas
-from web.api.keys import REPLAYED, WELCOME, idempotency_key, idempotency_parameter
+from web.api.keys import MESSAGE, REPLAYED, WELCOME, idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, API_WRITE, RUN, caller
 from web.door import service
@@ -72,6 +72,16 @@ def list_runs(query: dict[str, Any]) -> dict[str, Any]:
     wanted = RunFilter(queries.words(query["status"]), query["pipeline"], query["subject"], query["finished"])
     page, cursor = service().runs.list(caller(), wanted, limit=query["limit"], cursor=query["cursor"])
     return {"runs": page, "next_cursor": cursor}
+
+
+@routes.add("GET", "/api/pipelines", guard=API, answers={200: answers.PipelineListSchema})
+def list_pipelines() -> dict[str, Any]:
+    """List the pipelines of your own that runs can be started of, with what each takes and waits for.
+
+    They are those of the process that answers, the same for every owner. An input that fits `input_schema` may still be
+    refused: checks that are code of the pipeline are not in it.
+    """
+    return {"pipelines": service().pipelines.list()}
 
 
 @routes.add("GET", _RUN, guard=API, answers={200: answers.RunSchema}, refusals={404: _NO_RUN})
@@ -162,7 +172,7 @@ def explain_run(run_id: str) -> dict[str, Any]:
     body=schemas.SignalSchema,
     answers={200: answers.SignalRecordedSchema},
     refusals=_SIGNAL_REFUSALS,
-    parameters=[idempotency_parameter("signal")],
+    parameters=[MESSAGE],
 )
 def signal_run(payload: dict[str, Any], run_id: str, name: str) -> dict[str, Any]:
     """Send a signal to a run; the body is what comes with it.
@@ -195,7 +205,7 @@ def open_callback(body: dict[str, Any], run_id: str) -> dict[str, Any]:
     body=schemas.SignalSchema,
     answers={200: answers.SignalRecordedSchema},
     refusals=_SIGNAL_REFUSALS,
-    parameters=[idempotency_parameter("signal")],
+    parameters=[MESSAGE],
 )
 def receive_signal(payload: dict[str, Any], run_id: str, name: str) -> dict[str, Any]:
     """Send the signal that the token is for; the body is what comes with it.

@@ -214,6 +214,17 @@ class NodeSpecSchema(ResourcesSchema):
     memory_mb = Whole(validate=validate.Range(1, 100_000_000), metadata={"description": "memory it has at least"})
 
 
+class ProviderCheckSpecSchema(Schema):
+    """Which provider to check."""
+
+    provider = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=texts.identifier,
+        metadata={"description": "a provider of this installation's catalogue; null: each of them"},
+    )
+
+
 class NothingSchema(Schema):
     """An empty body, or an empty object."""
 
