@@ -37,6 +37,22 @@ MUTANTS: tuple[Mutant, ...] = (
         (Edit("taskflow/nodes/purchase.py", "_rests(account, now) or full", "full"),), _PURCHASES,
     ),
     Mutant(
+        "another-node-only-for-none", "a node that is full for hours is waited for although another one would do",
+        (Edit(
+            "taskflow/nodes/selector.py", 'or named.action in ("use", "await_node"):', 'or named.action != "impossible":',
+        ),),
+        ("tests/nodes/test_selector.py",),
+    ),
+    Mutant(
+        "full-disk-chosen", "a server with a full disk gets one task after the other, because it is warm",
+        (Edit("taskflow/nodes/admission.py", 'disk_percent=beat.get("disk_percent")', "disk_percent=None"),), _PURCHASES,
+    ),
+    Mutant(
+        "preferred-place-forgotten", "a place that is only preferred is never asked for",
+        (Edit("taskflow/nodes/selector.py", "PREFER and self.location not in (None, location)", "PREFER and False"),),
+        ("tests/nodes/test_selector.py",),
+    ),
+    Mutant(
         "slot-promised-twice", "a node that is coming is promised to everybody",
         (Edit("taskflow/nodes/selector.py", "self.live_workspaces + self.expected", "self.live_workspaces"),),
         ("tests/nodes/test_selector.py",),
