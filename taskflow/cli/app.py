@@ -37,7 +37,7 @@ COMMANDS = {
     "quota": ("usage", "quota"),
     "login": ("accounts", "login"),
     "whoami": ("accounts", "whoami"),
-    "token": ("operate", "token"),
+    "token": ("accounts", "token"),
     "audit": ("accounts", "audit"),
     "db": ("operate", "db"),
     "sweeps": ("sweeps", "sweeps"),

@@ -31,7 +31,7 @@ STREAM_SILENCE_S = 40.0
 _STREAM = "text/event-stream"
 _NO_ROOM = ("too_many_streams", "no_room_for_streams")
 LOG_PAGE = 50
-NODE_PAGE = 200
+PAGE = 200
 
 
 @dataclass(frozen=True)
@@ -228,13 +228,7 @@ class Api:
 
     def nodes(self, *, destroyed: bool = False) -> list[dict[str, Any]]:
         """The nodes, newest first."""
-        query: dict[str, Any] = {"limit": NODE_PAGE, **({"destroyed": "true"} if destroyed else {})}
-        page = self._call("listing nodes", "GET", "/api/nodes", query=query)
-        found: list[dict[str, Any]] = page["nodes"]
-        while cursor := page["next_cursor"]:
-            page = self._call("listing nodes", "GET", "/api/nodes", query={**query, "cursor": cursor})
-            found += page["nodes"]
-        return found
+        return self._pages("listing nodes", "/api/nodes", "nodes", **({"destroyed": "true"} if destroyed else {}))
 
     def add_node(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Order a node. The key makes a repeat answer with the same node."""
@@ -258,6 +252,15 @@ class Api:
         found: list[dict[str, Any]] = self._call("listing providers", "GET", "/api/providers")["providers"]
         return found
 
+    def check_providers(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Ask for a check of the credentials of each provider (or one): those providers, whose ``check`` is ``pending``
+        until a worker did it."""
+        body = {"provider": name} if name else {}
+        found: list[dict[str, Any]] = self._call(
+            "asking for the check", "POST", "/api/providers/check", body=body, headers=_once()
+        )["providers"]
+        return found
+
     def usage(self, month: str | None = None) -> dict[str, Any]:
         """What was used in a month."""
         return self._call("reading the usage", "GET", "/api/usage", query={"month": month} if month else None)
@@ -272,12 +275,41 @@ class Api:
         """A link that signs a browser in: ``{"path", "expires_at"}``."""
         return self._call("asking for a sign-in link", "POST", "/api/sign-in-links", body={})
 
+    def tokens(self) -> list[dict[str, Any]]:
+        """The tokens of the owner, the oldest first, without the tokens themselves."""
+        return self._pages("listing tokens", "/api/tokens", "tokens")
+
+    def create_token(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """A further token of the owner, which is shown this once."""
+        # Once: a repeat would make another one, and nobody would know of the first.
+        return self._once("making the token", "POST", "/api/tokens", spec, None, None)
+
+    def revoke_token(self, token_id: str) -> None:
+        """Revoke a token of the owner."""
+        # Once: where the answer was lost, a repeat would say that there is none.
+        self._once("revoking the token", "DELETE", f"/api/tokens/{quote(token_id, safe='')}", None, None, None)
+
     def audit(self, *, limit: int = 50, cursor: str | None = None) -> tuple[list[dict[str, Any]], str | None]:
         """A page of the audit trail, newest first, and the cursor of the next one."""
         found = self._call("reading the audit trail", "GET", "/api/audit", query=_page(limit, cursor))
         return found["lines"], found["next_cursor"]
 
+    def sweeps(self) -> list[dict[str, Any]]:
+        """The scheduled jobs; ``failing`` is at how many things."""
+        found: list[dict[str, Any]] = self._call("listing the scheduled jobs", "GET", "/api/sweeps")["sweeps"]
+        return found
+
     # --- how
+
+    def _pages(self, what: str, path: str, rows: str, **query: Any) -> list[dict[str, Any]]:
+        """All ``rows`` of a list that comes in pages."""
+        asked: dict[str, Any] = {"limit": PAGE, **query}
+        page = self._call(what, "GET", path, query=asked)
+        found: list[dict[str, Any]] = page[rows]
+        while cursor := page["next_cursor"]:
+            page = self._call(what, "GET", path, query={**asked, "cursor": cursor})
+            found += page[rows]
+        return found
 
     def _call(
         self,

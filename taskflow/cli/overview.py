@@ -18,10 +18,10 @@ from taskflow.cli.live import overflow_on
 from taskflow.cli.problems import CommandError
 from taskflow.words import duration
 
-#: Open tasks that are counted and listed at most; the newest first.
+#: Open tasks, and open runs, that are counted and listed at most; the newest first.
 TASKS_MAX = 200
 _ENDED_MAX = 5
-#: Tasks that are asked at each refresh what they wait for; the others have their turn at the next ones.
+#: Tasks and runs that are asked at each refresh what they wait for; the others have their turn at the next ones.
 _WHY_EACH = 5
 _EVENTS_KEPT = 8
 _TITLE_WIDTH = 20
@@ -29,8 +29,9 @@ _TITLE_WIDTH = 20
 _WIDE = 110
 _SPARED = frozenset({"TITLE", "STATUS", "WORKSPACES", "LOAD"})
 _OPEN = ("queued", "delegated", "in_progress")
-#: What a task in such a step does: it waits for somebody, or something runs.
-_RUNNING = ("running",)
+_OPEN_RUN = ("running", "waiting")
+#: What a task in such a step, or a run of such a status, does: something runs; in any other it waits for somebody.
+_RUNNING = "running"
 _COLOURS = {"failed": "red", "cancelled": "yellow", "completed": "green", "in_progress": "cyan"}
 
 
@@ -45,32 +46,38 @@ class Overview:
         self._turn = 0
 
     def look(self) -> dict[str, Any]:
-        """Everything, as JSON: health, counts, steps, tasks, ended, nodes, alarms, events. Raises ``CommandError``."""
+        """Everything, as JSON: health, counts, steps, tasks, runs, what failed, nodes, alarms, events. Raises
+        ``CommandError``."""
         page = self._api.tasks(wanted={"status": ",".join(_OPEN)}, limit=TASKS_MAX)
-        tasks = page["tasks"]
-        ended = self._api.tasks(wanted={"status": "failed"}, limit=_ENDED_MAX)["tasks"]
+        page_of_runs = self._api.runs(wanted={"status": ",".join(_OPEN_RUN)}, limit=TASKS_MAX)
+        tasks, runs = page["tasks"], page_of_runs["runs"]
         nodes = self._api.nodes()
-        self._ask_whys([task["id"] for task in tasks])
-        shown = [{**task, "why": self._whys.get(task["id"])} for task in tasks]
-        running = sum(1 for task in tasks if task["step"] in _RUNNING)
+        self._ask_whys([one["id"] for one in (*tasks, *runs)])
+        tasks, runs = ([{**one, "why": self._whys.get(one["id"])} for one in each] for each in (tasks, runs))
+        under_way = len(tasks) + len(runs)
+        running = sum(1 for task in tasks if task["step"] == _RUNNING)
+        running += sum(1 for run in runs if run["status"] == _RUNNING)
+        steps = [task["step"] or "-" for task in tasks] + [f"{run['pipeline']}.{run['step']}" for run in runs]
         return {
             "health": self._health(),
-            "counts": {"running": running, "waiting": len(tasks) - running, "failing": _failing(shown)},
-            "more": page["next_cursor"] is not None,
-            "steps": dict(Counter(task["step"] or "-" for task in tasks).most_common()),
+            "counts": {"running": running, "waiting": under_way - running, "failing": _failing([*tasks, *runs])},
+            "more": page["next_cursor"] is not None or page_of_runs["next_cursor"] is not None,
+            "steps": dict(Counter(steps).most_common()),
             "alarms": {
                 "late": sum(1 for one in self._whys.values() if one.get("runner") == "overdue"),
                 "missing": sum(1 for one in self._whys.values() if one.get("runner") == "missing"),
                 "asked": len(self._whys),
             },
-            "tasks": shown,
-            "failed": ended,
+            "tasks": tasks,
+            "runs": runs,
+            "failed": self._api.tasks(wanted={"status": "failed"}, limit=_ENDED_MAX)["tasks"],
+            "failed_runs": self._api.runs(wanted={"status": "failed"}, limit=_ENDED_MAX)["runs"],
             "nodes": nodes,
             "events": self._news(),
         }
 
     def why(self, task_id: str) -> dict[str, Any]:
-        """What one task waits for, now. Raises ``CommandError``."""
+        """What one task or run waits for, now. Raises ``CommandError``."""
         return self._api.why(task_id)
 
     def _health(self) -> dict[str, Any]:
@@ -81,7 +88,7 @@ class Overview:
             return {"ready": False, "checks": checks}
 
     def _ask_whys(self, open_ids: Sequence[str]) -> None:
-        """Ask a few of the open tasks, in turn; one that ended meanwhile is left out."""
+        """Ask a few of what is open, in turn; what ended meanwhile is left out."""
         self._whys = {task_id: said for task_id, said in self._whys.items() if task_id in set(open_ids)}
         for number in range(min(_WHY_EACH, len(open_ids))):
             task_id = open_ids[(self._turn + number) % len(open_ids)]
@@ -99,8 +106,13 @@ class Overview:
         return list(self._events)
 
 
+def under_way(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The open tasks, and after them the open runs of pipelines of one's own, in the order in which they are drawn."""
+    return [*found["tasks"], *found["runs"]]
+
+
 def _failing(tasks: Sequence[Mapping[str, Any]]) -> int:
-    """Open tasks whose step failed at its last attempt, or that end badly."""
+    """Open tasks and runs whose step failed at its last attempt, or that end badly."""
     return sum(1 for task in tasks if (task["why"] or {}).get("last_error") or task["error"])
 
 
@@ -133,13 +145,13 @@ class Look:
 def frame(
     found: Mapping[str, Any], *, selected: int = 0, rows: int = 15, note: str = "", look: Look = Look()
 ) -> RenderableType:
-    """The whole screen; ``selected``: the task with the mark, ``rows``: tasks that fit, ``note``: said below them."""
+    """The whole screen; ``selected``: the line with the mark, ``rows``: lines that fit, ``note``: said below them."""
     parts: list[RenderableType] = [_head(found), _tasks(found, selected, rows, look)]
     if note:
         parts.append(Panel(Text(note), title="why", title_align="left"))
     parts.append(_nodes(found["nodes"], look))
-    if found["failed"]:
-        parts.append(_failed(found["failed"], look))
+    if found["failed"] or found["failed_runs"]:
+        parts.append(_failed([*found["failed"], *found["failed_runs"]], look))
     if found["events"]:
         parts.append(_events(found["events"], look))
     return Group(*parts)
@@ -164,7 +176,7 @@ def _head(found: Mapping[str, Any]) -> RenderableType:
 
 
 def _tasks(found: Mapping[str, Any], selected: int, rows: int, look: Look) -> RenderableType:
-    tasks = found["tasks"]
+    tasks = under_way(found)
     if not tasks:
         return Text("no task is under way\n", "dim")
     first = max(0, min(selected - rows + 1, len(tasks) - rows))
@@ -181,11 +193,21 @@ def _tasks(found: Mapping[str, Any], selected: int, rows: int, look: Look) -> Re
 def _task(task: Mapping[str, Any], *, mark: str) -> dict[str, RenderableType]:
     why = task["why"] or {}
     return {
-        "": mark, "TASK": task["id"], "TITLE": Text(render.clean(task["title"])),
+        "": mark, "TASK": task["id"], "TITLE": Text(render.clean(_title(task))),
         "STATUS": Text(task["status"], _COLOURS.get(task["status"], "")),
         "STEP": Text(render.clean(task["step"] or "-")), "SINCE": duration(why.get("waited_s")),
         "WAITS FOR": Text(render.clean(why.get("summary") or "")),
     }  # fmt: skip
+
+
+def _title(one: Mapping[str, Any]) -> str:
+    """That of a task; of a run its pipeline and what it is about."""
+    return str(one["title"]) if "title" in one else f"{one['pipeline']} {one['subject'] or ''}".rstrip()
+
+
+def _ended_at(one: Mapping[str, Any]) -> str:
+    """When a task or a run ended, as text that sorts; '': not yet."""
+    return str((one["completed_at"] if "completed_at" in one else one["finished_at"]) or "")
 
 
 def _nodes(nodes: Sequence[Mapping[str, Any]], look: Look) -> RenderableType:
@@ -211,10 +233,10 @@ def _nodes(nodes: Sequence[Mapping[str, Any]], look: Look) -> RenderableType:
 def _failed(tasks: Sequence[Mapping[str, Any]], look: Look) -> RenderableType:
     rows: list[Mapping[str, RenderableType]] = [
         {
-            "FAILED LAST": task["id"], "AT": (task["completed_at"] or "-")[:19],
-            "WHY": Text(render.clean((task["error"] or {}).get("message") or task["title"]), "red"),
+            "FAILED LAST": task["id"], "AT": (_ended_at(task) or "-")[:19],
+            "WHY": Text(render.clean((task["error"] or {}).get("message") or _title(task)), "red"),
         }
-        for task in tasks
+        for task in sorted(tasks, key=_ended_at, reverse=True)[:_ENDED_MAX]
     ]  # fmt: skip
     return Group(look.table(("FAILED LAST", "AT", "WHY"), rows), Text())
 

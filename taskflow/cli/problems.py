@@ -48,6 +48,7 @@ OPTION_OF_FIELD = {
     "limit": "--limit",
     "reason": "--reason",
     "expires_s": "--expires",
+    "owner": "--owner",
     "month": "--month",
     "nodes_max": "--nodes",
     "running_tasks_max": "--running-tasks",

@@ -214,6 +214,7 @@ def task_details(task: Mapping[str, Any]) -> str:
             ("project", task.get("project")),
             ("node", task.get("node_id")),
             ("used", _used(task.get("usage") or {})),
+            ("last output", _last_output(task) if task["status"] == "in_progress" else None),
             *_unknown(task.get("unreachable") or {}),
             ("node-loss reruns", f"{task.get('node_loss_reruns_done')} of {allowed}" if allowed else None),
             ("created", task.get("created_at")),
@@ -238,6 +239,11 @@ def _used(usage: Mapping[str, Any]) -> str | None:
 def _late(found: Mapping[str, Any]) -> str:
     said = " ".join(str(found[k]) for k in ("outcome", "output_branch", "commit") if found.get(k))
     return f"{said} (of run {found['run_number']})" if said and found.get("run_number") else said
+
+
+def _last_output(found: Mapping[str, Any]) -> object:
+    """When a running command last wrote something; None from a server that does not say it."""
+    return (found["last_output_at"] or "none yet") if "last_output_at" in found else None
 
 
 def _unknown(found: Mapping[str, Any]) -> list[tuple[str, object]]:
@@ -307,6 +313,7 @@ def why_text(found: Mapping[str, Any]) -> str:
             ("attempt", found.get("attempt")),
             ("last error", f"{error.get('message')} (attempt {error.get('attempt')})" if error else None),
             ("node", f"{node.get('id')} {node.get('status')} {node.get('address') or ''}" if node else None),
+            ("last output", _last_output(found) if found.get("step") == "running" else None),
             *_unknown(found.get("unreachable") or {}),
             ("chosen", chosen(placement) if placement else None),
             *(("not", one) for one in refused(placement)),

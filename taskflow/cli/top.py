@@ -20,7 +20,7 @@ from rich.text import Text
 from taskflow.cli import connection, live, render
 from taskflow.cli.interrupts import Interrupts
 from taskflow.cli.options import json_option
-from taskflow.cli.overview import Look, Overview, frame
+from taskflow.cli.overview import Look, Overview, frame, under_way
 from taskflow.cli.problems import OK, CommandError, NoServer
 from taskflow.settings import Settings
 
@@ -39,9 +39,9 @@ _KEYS = {
 @click.option("--once", is_flag=True, help="Print one frame and end; so does an output that is no terminal.")
 @json_option
 def top(once: bool, as_json: bool) -> int:
-    """Show tasks, steps, nodes, late alarms and health, refreshed every second. q ends it, enter says why.
+    """Show tasks, runs, steps, nodes, late alarms and health, refreshed every second. q ends it, enter says why.
 
-    --json prints one object. Alarms are counted among the tasks that were asked, a few at each refresh.
+    --json prints one object. Alarms are counted among the tasks and runs that were asked, a few at each refresh.
     """
     api = connection.connect(Settings.from_env())
     overview = Overview(api)
@@ -107,13 +107,13 @@ class Screen:
 
     def _keep_mark(self) -> None:
         """The mark stays on its task when others come and go, and near its place when that one ended."""
-        ids = [] if self._found is None else [task["id"] for task in self._found["tasks"]]
+        ids = [] if self._found is None else [one["id"] for one in under_way(self._found)]
         self._selected = ids.index(self._marked) if self._marked in ids else max(0, min(self._selected, len(ids) - 1))
         self._marked = ids[self._selected] if ids else None
 
     def press(self, key: str) -> None:
         """Do what a key asks for."""
-        tasks = [] if self._found is None else self._found["tasks"]
+        tasks = [] if self._found is None else under_way(self._found)
         if key in ("up", "down") and tasks:
             self._selected = max(0, min(len(tasks) - 1, self._selected + (1 if key == "down" else -1)))
             self._marked = tasks[self._selected]["id"]

@@ -7,7 +7,21 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, literal, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from taskflow.db.models import Event, Run, SignalRow
 from taskflow.db.own_models import OwnRun, RunCallback
@@ -132,6 +146,34 @@ def _has_status(status: str) -> ColumnElement[bool]:
         return and_(Run.finished_at.is_(None), awaits)
     how = {_COMPLETED: code.is_(None), _FAILED: code != CANCELLED, _CANCELLED: code == CANCELLED}[status]
     return and_(Run.finished_at.is_not(None), how)
+
+
+def ended_as() -> ColumnElement[str]:
+    """How a run that has ended is called in SQL: completed, failed or cancelled."""
+    code = Run.error["code"].as_string()
+    return case((code.is_(None), _COMPLETED), (code == CANCELLED, _CANCELLED), else_=_FAILED)
+
+
+def count_open_runs(tx: Connection, owner_id: str) -> dict[str, int]:
+    """How many runs of this owner are running, and how many wait for a signal."""
+    status = case((Run.awaiting.is_(None), _RUNNING), else_=_WAITING).label("status")
+    rows = tx.execute(
+        select(status, func.count().label("runs"))
+        .where(Run.owner_id == owner_id, OWN, Run.finished_at.is_(None))
+        .group_by(status)
+    )
+    return {_RUNNING: 0, _WAITING: 0} | {row.status: row.runs for row in rows}
+
+
+def failed_runs(tx: Connection, owner_id: str, since: float, limit: int) -> Sequence[Row[Any]]:
+    """Runs of this owner that failed at ``since`` (seconds since the epoch) or later, what failed last first."""
+    return tx.execute(
+        select(*_SUMMARY)
+        .join(OwnRun, OwnRun.run_id == Run.id)
+        .where(Run.owner_id == owner_id, OWN, Run.finished_at >= since, _has_status(_FAILED))
+        .order_by(Run.finished_at.desc(), Run.id.desc())
+        .limit(limit)
+    ).all()
 
 
 def _open_up_to(limit: str, *where: Any) -> Any:

@@ -27,6 +27,7 @@ from taskflow.service.lookups import Lookups
 from taskflow.service.metrics import Metrics
 from taskflow.service.nodes import Nodes
 from taskflow.service.overview import Overview
+from taskflow.service.pipelines import Pipelines
 from taskflow.service.providers import Providers
 from taskflow.service.repeats import Repeats
 from taskflow.service.run_explain import RunExplain
@@ -44,8 +45,8 @@ from taskflow.vault import Vault
 class Service:
     """The verbs: ``accounts``, ``tokens``, ``browsers``, ``audit``, ``tasks``, ``repeats``, ``history``, ``line``,
     ``events``, ``nodes``, ``usage``, ``callbacks``, ``providers``, ``explain``, ``health``, ``workers``, ``metrics``;
-    ``runs`` and ``run_explain`` for pipelines of one's own; ``overview`` and ``lookups`` for pages; ``signatures`` says who
-    signed a request."""
+    ``pipelines``, ``runs`` and ``run_explain`` for pipelines of one's own; ``overview`` and ``lookups`` for pages;
+    ``signatures`` says who signed a request."""
 
     def __init__(
         self,
@@ -81,6 +82,7 @@ class Service:
         self.callbacks = Callbacks(database, ringer, tools, self.now, meter)
         self.providers = Providers(database, tools, self.now)
         self.explain = Explain(database, control, pipelines, tools, self.now)
+        self.pipelines = Pipelines(pipelines)
         admission = Admission(RUNS, settings, clock)
         self.runs = Runs(database, control, ringer, vault, pipelines, settings, self.now, admission, meter)
         self.run_explain = RunExplain(database, control, pipelines, settings, self.now)

@@ -15,6 +15,7 @@ from taskflow.db.nodes import get_node
 from taskflow.db.runs import get_run
 from taskflow.db.session import Database
 from taskflow.db.status import TERMINAL
+from taskflow.db.workspaces import last_output_at
 from taskflow.engine.control import Control
 from taskflow.engine.pipeline import Pipeline
 from taskflow.engine.store import RunRow
@@ -63,8 +64,8 @@ class Explain:
 
     def why(self, caller: Caller, task_id: str) -> dict[str, Any]:
         """What the task waits for. Keys: summary (a sentence), status, step, awaiting, since, until, then,
-        next_look_in_s, runner (alive, overdue, missing, unknown, none), attempt, last_error, node, placement,
-        unreachable. At rest: where it ran and why there, too."""
+        next_look_in_s, runner (alive, overdue, missing, unknown, none), attempt, last_error, node, last_output_at,
+        placement, unreachable. At rest: where it ran and why there, too."""
         now = self._now()
         with self._database.read() as tx:
             task = task_rows.get_task(tx, caller.owner_id, task_id)
@@ -72,6 +73,7 @@ class Explain:
             node = get_node(tx, task.node_id) if task.node_id else None
             unknown = unheard(tx, self._tools, task, node)
             last = None if run is None else last_error(tx, run.id)
+            output_at = last_output_at(tx, run.id) if run is not None and run.step == "running" else None
         if run is None or run.finished_at is not None:
             return self._at_rest(task, node)
         found = control_state(self._control, run, overdue_s=self._settings.alarm_overdue_s)
@@ -89,6 +91,7 @@ class Explain:
             "cancel_requested": run.cancel_requested_at is not None,
             "last_error": None if last is None or last.step != run.step else error_view(last),
             "node": _node_view(node),
+            "last_output_at": isoformat(output_at),
             "placement": task.placement,
             "unknown_since": None if unknown is None else unknown["since"],
             "unreachable": unknown,

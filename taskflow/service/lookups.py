@@ -16,6 +16,7 @@ from taskflow.engine.pipeline import Pipeline
 from taskflow.errors import NotFound
 from taskflow.logs import mask_text
 from taskflow.service.accounts import Caller
+from taskflow.service.pipelines import step_rows
 from taskflow.settings import Settings, table
 from taskflow.words import number
 
@@ -100,14 +101,7 @@ class Lookups:
     def steps(self, pipeline: str = "agent_task") -> list[dict[str, Any]]:
         """The table of steps of a pipeline: ``name``, ``skip``, ``closing``, ``guarded``; empty for one that is unknown."""
         found = self._pipelines.get(pipeline)
-        return (
-            []
-            if found is None
-            else [
-                {"name": step.name, "skip": step.skip, "closing": step.name in found.closing, "guarded": step.guarded}
-                for step in found.steps
-            ]
-        )
+        return [] if found is None else step_rows(found)
 
     def settings(self) -> list[dict[str, Any]]:
         """The settings in force and where each came from; of a secret one only whether it is set."""
@@ -125,9 +119,9 @@ class Lookups:
         return found
 
     @property
-    def flower_port(self) -> int:
-        """Where Flower listens; 0: nobody knows."""
-        return self._settings.flower_port
+    def flower_url(self) -> str:
+        """Where browsers reach Flower, without a slash at its end; empty: nobody said where."""
+        return self._settings.flower_url.rstrip("/")
 
 
 def _shown(value: object) -> str:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import redis
-from sqlalchemy import Connection, Float, cast, func, select
+from sqlalchemy import Connection, Float, Row, cast, func, select
 
 from taskflow.clock import isoformat
 from taskflow.db.listing import OF_TASK
 from taskflow.db.models import Run, Task
+from taskflow.db.own_runs import OWN, count_open_runs, ended_as, failed_runs
 from taskflow.db.providers import accounts
 from taskflow.db.session import Database
 from taskflow.db.status import STATUSES, TERMINAL
 from taskflow.engine.control import Control
 from taskflow.service.accounts import Caller
 from taskflow.service.health import Health
-from taskflow.service.views import task_summary
+from taskflow.service.views import own_run_summary, task_summary
 from taskflow.settings import Settings
 from taskflow.sweeps.lateness import Standing, standings
 
@@ -41,17 +42,24 @@ class Overview:
         self._health = health
 
     def numbers(self, caller: Caller) -> dict[str, Any]:
-        """The caller's tasks: ``open`` (status -> how many), ``hours`` (of a day, the present one last, what ended in
-        each and how long it took, mean and longest), and of what ``failed`` in it the newest with its ``failed_count``."""
+        """The caller's tasks, and runs of pipelines of their own.
+
+        ``open`` (status -> how many tasks) and ``open_runs`` (the same of runs); ``hours`` (of a day, the present one last:
+        what of both ended in each, and how long it took, mean and longest); of what failed in it the newest tasks
+        (``failed``) and runs (``failed_runs``), and the ``failed_count`` of both.
+        """
         now = self._now()
         since = (now // _HOUR_S - (HOURS - 1)) * _HOUR_S
         with self._database.read() as tx:
             found = dict.fromkeys(_OPEN, 0) | _open_counts(tx, caller.owner_id)
-            hours = _hours(tx, caller.owner_id, since)
+            open_runs = count_open_runs(tx, caller.owner_id)
+            ended = [*_ended_tasks(tx, caller.owner_id, since), *_ended_runs(tx, caller.owner_id, since)]
             failed = _failed(tx, caller.owner_id, since)
+            runs = failed_runs(tx, caller.owner_id, since, _FAILED_SHOWN)
+        hours = _hours(ended, since)
         return {
-            "open": found, "hours": hours, "since": isoformat(since), "failed": failed,
-            "failed_count": sum(hour["failed"] for hour in hours),
+            "open": found, "open_runs": open_runs, "hours": hours, "since": isoformat(since), "failed": failed,
+            "failed_runs": [own_run_summary(row) for row in runs], "failed_count": sum(hour["failed"] for hour in hours),
         }  # fmt: skip
 
     def installation(self) -> dict[str, Any]:
@@ -109,17 +117,31 @@ def _open_counts(tx: Connection, owner_id: str) -> dict[str, int]:
     return {row.status: row.tasks for row in rows}
 
 
-def _hours(tx: Connection, owner_id: str, since: float) -> list[dict[str, Any]]:
-    # Rounded, not cast: the databases disagree about what a cast does with a fraction.
-    hour = func.round(cast((Task.completed_at - since) / _HOUR_S - 0.5, Float)).label("hour")
-    took = Task.completed_at - Task.created_at
-    rows = tx.execute(
-        select(
-            hour, Task.status, func.count().label("tasks"), func.sum(took).label("sum_s"), func.max(took).label("max_s")
-        )
-        .where(Task.owner_id == owner_id, Task.completed_at.is_not(None), Task.completed_at >= since)
-        .group_by(hour, Task.status)
+def _ended_tasks(tx: Connection, owner_id: str, since: float) -> Sequence[Row[Any]]:
+    hour, took, of_day = _span(Task.created_at, Task.completed_at, since)
+    return tx.execute(
+        select(hour, Task.status, *took).where(Task.owner_id == owner_id, *of_day).group_by(hour, Task.status)
     ).all()
+
+
+def _ended_runs(tx: Connection, owner_id: str, since: float) -> Sequence[Row[Any]]:
+    hour, took, of_day = _span(Run.created_at, Run.finished_at, since)
+    status = ended_as().label("status")
+    return tx.execute(
+        select(hour, status, *took).where(Run.owner_id == owner_id, OWN, *of_day).group_by(hour, status)
+    ).all()
+
+
+def _span(begun: Any, ended: Any, since: float) -> tuple[Any, Sequence[Any], Sequence[Any]]:
+    """Of what ended since then: in which hour, how many and how long they took, and what has to be so."""
+    # Rounded, not cast: the databases disagree about what a cast does with a fraction.
+    hour = func.round(cast((ended - since) / _HOUR_S - 0.5, Float)).label("hour")
+    took = ended - begun
+    counted = func.count().label("number"), func.sum(took).label("sum_s"), func.max(took).label("max_s")
+    return hour, counted, (ended.is_not(None), ended >= since)
+
+
+def _hours(rows: Iterable[Row[Any]], since: float) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"from": isoformat(since + number * _HOUR_S), "completed": 0, "failed": 0, "cancelled": 0, "mean_s": None,
          "longest_s": None, "sum_s": 0.0}
@@ -127,7 +149,7 @@ def _hours(tx: Connection, owner_id: str, since: float) -> list[dict[str, Any]]:
     ]  # fmt: skip
     for row in rows:
         one = found[min(max(int(row.hour), 0), HOURS - 1)]
-        one[row.status] += row.tasks
+        one[row.status] += row.number
         if row.status == "completed":  # what failed or was cancelled says nothing of how long the work takes
             one["sum_s"] += row.sum_s
             one["longest_s"] = max(one["longest_s"] or 0.0, row.max_s)

@@ -30,6 +30,8 @@ TICK_S = 0.1
 SESSIONS_END_S = 12.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+#: Addresses of a web process that only browsers of this machine reach.
+_THIS_MACHINE = frozenset({"127.0.0.1", "::1", "localhost"})
 MakeSpecs = Callable[[Settings, DataDir, FlowerLogin | None], Sequence[ProcessSpec]]
 
 
@@ -186,9 +188,11 @@ class Supervisor:
         if not redis_url:
             self._valkey = EmbeddedValkey(self.data_dir)
             redis_url = self._valkey.url
-        flower_port = given.flower_port
+        flower_port, flower_url = given.flower_port, given.flower_url
         if self._flower:
             flower_port = ports.claim_port(FLOWER_HOST, flower_port, "TASKFLOW_FLOWER_PORT")
+            if not flower_url and given.host in _THIS_MACHINE:  # a browser elsewhere would not find Flower there
+                flower_url = f"http://{FLOWER_HOST}:{flower_port}"
         return dataclasses.replace(
             given,
             data_dir=str(self.data_dir.root),
@@ -196,6 +200,7 @@ class Supervisor:
             database_url=anchored_database_url(given.database_url) or self.data_dir.database_url,
             port=ports.claim_port(given.host, given.port, "TASKFLOW_PORT"),
             flower_port=flower_port,
+            flower_url=flower_url,
             secret_key=self.data_dir.secret_key(),
         )
 

@@ -44,6 +44,9 @@ class FakeServer:
     nodes: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     audit: list[dict[str, Any]] = field(default_factory=list)
+    providers: list[dict[str, Any]] = field(default_factory=list)
+    sweeps: list[dict[str, Any]] = field(default_factory=list)
+    tokens: list[dict[str, Any]] = field(default_factory=list)
     why: dict[str, Any] = field(default_factory=dict)
     ended: bool = False
     token: str = TOKEN
@@ -152,6 +155,15 @@ class FakeServer:
         page, rest = self.audit[after : after + limit], self.audit[after + limit :]
         return {"lines": page, "next_cursor": str(after + limit) if rest else None}
 
+    def _tokens(self, request: Request) -> tuple[int, dict[str, Any]]:
+        if request.method == "POST":
+            return 201, {**request.body, "id": "token-9", "token": "tf_made", "owner": "ada", "owner_id": "owner-1"}
+        if request.method == "DELETE":
+            return 200, {"id": request.path.split("/")[-1], "revoked": True}
+        page = int(request.query.get("cursor", 0))  # one a page
+        rest = self.tokens[page + 1 :]
+        return 200, {"tokens": self.tokens[page : page + 1], "next_cursor": str(page + 1) if rest else None}
+
     def _route(self, request: Request) -> tuple[int, dict[str, Any]]:
         path = request.path
         if path == "/api/events":
@@ -170,6 +182,14 @@ class FakeServer:
             return (
                 (202, self.nodes[0]) if request.method == "POST" else (200, {"nodes": self.nodes, "next_cursor": None})
             )
+        if path.startswith("/api/providers"):
+            wanted = (request.body or {}).get("provider")
+            found = [one for one in self.providers if wanted in (None, one["name"])]
+            return (202 if request.method == "POST" else 200), {"providers": found}
+        if path == "/api/sweeps":
+            return 200, {"sweeps": self.sweeps}
+        if path.startswith("/api/tokens"):
+            return self._tokens(request)
         if path == "/api/sign-in-links":
             return 201, {"path": "/login?code=tf_code_once", "expires_at": "2026-01-01T00:10:00.000Z"}
         if path == "/api/whoami":
@@ -184,10 +204,10 @@ class FakeServer:
             return 200, {"events": found_events, "next": found_events[-1]["seq"] if found_events else after}
         if path.startswith("/api/nodes/"):
             node_id = path.split("/")[3]
-            found = next(node for node in self.nodes if node["id"] == node_id)
+            shown = next(node for node in self.nodes if node["id"] == node_id)
             if request.method == "POST":
                 self.nodes = [node for node in self.nodes if node["id"] != node_id]
-            return 202, found
+            return 202, shown
         if not path.startswith((f"/api/tasks/{TASK_ID}", f"/api/runs/{RUN_ID}")):
             return 404, error("not_found", "no such task", fields={"task_id": "unknown"})
         if path.endswith("/runs"):
@@ -240,6 +260,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._handle()
 
     def do_POST(self) -> None:
+        self._handle()
+
+    def do_DELETE(self) -> None:
         self._handle()
 
     def _handle(self) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from operator import methodcaller
 from typing import Any
 
+import click
 import pytest
 from sqlalchemy import insert, update
 
@@ -63,7 +65,7 @@ def test_what_happens_is_followed_as_it_comes(api: World, invoke: Invoke, monkey
         if "cancel_requested" in lines[-1]:
             raise Enough
 
-    monkeypatch.setattr(history.click, "echo", write)
+    monkeypatch.setattr(click, "echo", write)
     done = invoke("events", run["id"], "--follow")
     assert done.exit_code == 130
     assert [line.split()[2] for line in lines[:2]] == ["run_started", "cancel_requested"]
@@ -92,7 +94,7 @@ def test_everything_is_followed_from_now_on(api: World, invoke: Invoke, monkeypa
             raise Enough
 
     monkeypatch.setattr(Api, "stream", opened)
-    monkeypatch.setattr(history.click, "echo", write)
+    monkeypatch.setattr(click, "echo", write)
     assert invoke("events", "-f").exit_code == 130
     assert lines[0].split()[2] == made[0]
     monkeypatch.undo()
@@ -155,12 +157,10 @@ def test_who_waits_is_listed_in_the_order_of_service(api: World, invoke: Invoke)
     ids = [api.submit(priority=priority, title=f"t{priority}")["id"] for priority in (0, 5)]
     for task_id in ids:
         run_id = api.row(Task, task_id).run_id
-        api.database.write(
-            lambda tx, task_id=task_id, run_id=run_id: (
-                tx.execute(update(Run).where(Run.id == run_id).values(step="waiting_for_capacity")),
-                tx.execute(update(Task).where(Task.id == task_id).values(placement={"reason": "every node is full"})),
-            )
-        )
+        waits = update(Run).where(Run.id == run_id).values(step="waiting_for_capacity")
+        full = update(Task).where(Task.id == task_id).values(placement={"reason": "every node is full"})
+        api.database.write(methodcaller("execute", waits))
+        api.database.write(methodcaller("execute", full))
     lines = invoke("queue").stdout.splitlines()
     assert lines[0].split() == ["PLACE", "TASK", "PRIORITY", "WAITED", "PROJECT", "WAITS", "FOR"]
     assert (lines[1].split()[:3], lines[2].split()[:3]) == (["1", ids[1], "5"], ["2", ids[0], "0"])

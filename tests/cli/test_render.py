@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from taskflow.cli import render
@@ -69,12 +71,24 @@ def test_why_says_which_node_was_chosen_and_what_spoke_against_the_others() -> N
         "not vultr: 2 of 2 nodes exist",
     ]
     offer = {"provider": "hetzner", "size": "cx22", "location": "fsn1"}
-    bought = {"action": "provision", "node_id": None, "reason": "no node with room", "rejected": [], "offer": offer}
+    none: dict[str, Any] = {"node_id": None, "rejected": []}
+    bought = {**none, "action": "provision", "reason": "no node with room", "offer": offer}
     assert "a new node of hetzner cx22 fsn1: no node with room" in render.why_text({"placement": bought})
-    waits = {"action": "wait", "node_id": None, "reason": "every node is full", "rejected": []}
+    waits = {**none, "action": "wait", "reason": "every node is full"}
     assert "none yet: every node is full" in render.why_text({"placement": waits})
     named = {**waits, "node_id": "node-1", "reason": "the node that was asked for: it is full"}
     assert "none yet: the node that was asked for" in render.why_text({"placement": named})
+
+
+@pytest.mark.parametrize(("at", "said"), [(None, "none yet"), ("2026-11-26T12:00:00.000Z", "2026-11-26T12:00:00.000Z")])
+def test_a_running_task_says_when_its_command_last_wrote_something(at: str | None, said: str) -> None:
+    """In `why` and in `show`; of what does not run, and by a server that does not know it, nothing is said."""
+    why = render.why_text({"summary": "it runs", "step": "running", "last_output_at": at})
+    shown = render.task_details(make_task(status="in_progress", last_output_at=at))
+    for text in (why, shown):
+        assert [line.strip().split("  ")[-1].strip() for line in text.splitlines() if "last output" in line] == [said]
+    assert "last output" not in render.why_text({"summary": "it waits", "step": "cleanup", "last_output_at": at})
+    assert "last output" not in render.task_details(make_task(status="completed", last_output_at=at))
 
 
 def test_a_warning_can_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,20 @@ def test_one_frame_shows_tasks_steps_and_health(api: World, invoke: Invoke) -> N
     assert api.token not in done.output
 
 
+def test_runs_of_own_pipelines_are_among_what_goes_on(api: World, invoke: Invoke) -> None:
+    """Counted and listed with what they wait for, and a failed one with its reason."""
+    run = api.start(subject="book 7")
+    broken = api.start(subject="book 8")
+    api.end_run(broken, {"code": "declined", "message": "the card was declined"})
+    out = invoke("top", "--once").stdout
+    for said in ("1 running", "0 waiting", "alarms late 0 of 1", run["id"], "order book 7", "order.paid 1", broken["id"],
+                 "the card was declined"):  # fmt: skip
+        assert said in out, said
+    found = json.loads(invoke("top", "--json").stdout)
+    assert [one["id"] for one in found["runs"]] == [run["id"]] and found["runs"][0]["why"]["step"] == "paid"
+    assert [one["id"] for one in found["failed_runs"]] == [broken["id"]] and found["tasks"] == []
+
+
 def test_json_is_one_object(api: World, invoke: Invoke) -> None:
     """The same as data, each open task with what it waits for."""
     task = api.submit()
@@ -38,7 +52,8 @@ def test_json_is_one_object(api: World, invoke: Invoke) -> None:
     assert found["counts"] == {"running": 0, "waiting": 1, "failing": 0}
     assert found["tasks"][0]["why"]["step"] == "node_selection"
     assert [one["id"] for one in found["tasks"]] == [task["id"]]
-    assert set(found) == {"health", "counts", "more", "steps", "alarms", "tasks", "failed", "nodes", "events"}
+    assert set(found) == {"health", "counts", "more", "steps", "alarms", "tasks", "runs", "failed", "failed_runs", "nodes",
+                          "events"}  # fmt: skip
 
 
 def test_an_empty_installation_has_a_frame(api: World, invoke: Invoke) -> None:
@@ -68,7 +83,7 @@ class Scripted(Overview):
         return {
             "health": {"ready": True, "checks": {"redis": "ok"}}, "more": False, "steps": {"running": 3},
             "counts": {"running": 3, "waiting": 0, "failing": 0}, "alarms": {"late": 1, "missing": 0, "asked": 3},
-            "tasks": tasks, "failed": [], "nodes": [], "events": [],
+            "tasks": tasks, "runs": [], "failed": [], "failed_runs": [], "nodes": [], "events": [],
         }  # fmt: skip
 
     def why(self, task_id: str) -> dict[str, Any]:

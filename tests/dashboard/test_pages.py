@@ -5,6 +5,8 @@ from __future__ import annotations
 import configparser
 import dataclasses
 import fnmatch
+from datetime import datetime, timezone
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -12,16 +14,19 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import insert, update
 
-from taskflow.db.models import ErrorRow, Event, Node, Run, Sweep, SweepBackoff, Task
+from taskflow.clock import isoformat
+from taskflow.db.models import AgentSession, ErrorRow, Event, Node, OutboxRow, Run, Sweep, SweepBackoff, Task
 from taskflow.errors import InfrastructureError
 from taskflow.service import lookups
 from tests.dashboard.conftest import See
 from tests.web.world import World
-from web.dashboard import frame
+from web.dashboard import frame, nodes, operations
 
 pytestmark = pytest.mark.usefixtures("today")
 
-PAGES = ("/", "/tasks", "/tasks/new", "/runs", "/nodes", "/errors", "/sweeps", "/settings")
+PAGES = ("/", "/tasks", "/tasks/new", "/runs", "/runs/new", "/nodes", "/errors", "/usage", "/sweeps", "/settings")
+#: What a script sends something for.
+_WRITES = {"data-post", "data-bulk-do", "data-pick", "data-submit", "data-opens"}
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)"> ' " & {{ 7*7 }}"""
 
 
@@ -133,13 +138,13 @@ def test_who_only_looks_is_offered_nothing_else(world: World, see: See, busy: di
     """A viewer sees no button that writes, and no page of who runs the installation."""
     viewer = world.service.accounts.create_token(owner="ada", name="viewer", role="viewer")["token"]
     paths = _paths(busy)
-    for path in ("/tasks/new", "/sweeps", "/settings"):
+    for path in ("/tasks/new", "/runs/new", "/sweeps", "/settings"):
         assert see(path, status=403, token=viewer).h1 == "This is not for you"
         paths.remove(path)
     for path in paths:
         page = see(path, token=viewer)
-        assert page.all("a", href="/tasks/new") == []
-        assert not [tag for tag, found in page.tags if {"data-post", "data-bulk-do", "data-pick"} & found.keys()], path
+        assert page.all("a", href="/tasks/new") == [] and page.all("a", href="/runs/new") == [], path
+        assert not [tag for tag, found in page.tags if _WRITES & found.keys()], path
 
 
 def test_an_operator_sees_everything_but_the_settings(world: World, see: See) -> None:
@@ -162,6 +167,57 @@ def test_a_run_of_ones_own_pipeline_says_where_it_is_and_offers_what_is_allowed(
     assert "the card was declined" in page.text and page.buttons.count("Rerun") == 1 and "Cancel" not in page.buttons
     world.database.write(lambda tx: tx.execute(update(Run).where(Run.id == run["id"]).values(pipeline="gone")))
     assert "not registered here" in see(f"/runs/{run['id']}").text
+
+
+def _awaits(world: World, run: dict[str, Any], name: str | None) -> None:
+    world.database.write(lambda tx: tx.execute(update(Run).where(Run.id == run["id"]).values(awaiting=name)))
+
+
+def test_a_run_that_waits_for_a_signal_offers_to_send_it(world: World, see: See) -> None:
+    """By its name, to whom may write, also where its pipeline is not known; and only as long as it waits."""
+    run = world.start(subject="book 7")
+    path = f"/runs/{run['id']}"
+    assert see(path).all("button", data_opens="signal") == []
+    _awaits(world, run, "paid")
+    for pipeline in ("order", "gone"):
+        world.database.write(methodcaller("execute", update(Run).where(Run.id == run["id"]).values(pipeline=pipeline)))
+        page = see(path)
+        (button,) = page.all("button", data_opens="signal")
+        assert button["data-named"] == "paid" and button["data-to"] == f"/api{path}/signals/paid"
+        assert page.all("dialog", id="signal") and page.problems() == []
+    assert world.call("POST", button["data-to"], {"approved": True}).get_json() == {"recorded": True}
+    viewer = world.service.accounts.create_token(owner="ada", name="viewer", role="viewer")["token"]
+    assert see(path, token=viewer).all("button", data_opens="signal") == []
+    world.end_run(run)
+    assert see(path).all("dialog", id="signal") == []
+
+
+def test_each_wait_for_a_signal_is_answered_once(world: World, see: See) -> None:
+    """Of two people who look at one wait the first one counts; the next wait for the same signal is another one."""
+    run = world.start()
+    _awaits(world, run, "paid")
+    (wait,) = see(f"/runs/{run['id']}").all("button", data_opens="signal")
+    first, second = (
+        world.call("POST", wait["data-to"], {"by": who}, headers={"Idempotency-Key": wait["data-once"]}) for who in "ab"
+    )
+    assert (first.status_code, second.status_code) == (200, 409)
+    assert second.get_json()["error"]["code"] == "answered"
+    (wait,) = see(f"/runs/{run['id']}").all("button", data_opens="signal")
+    answer = world.call("POST", wait["data-to"], {"by": "a"}, headers={"Idempotency-Key": wait["data-once"]})
+    assert answer.get_json() == {"recorded": True}
+
+
+def test_the_form_of_a_run_has_a_field_for_each_part_of_its_input(world: World, see: See) -> None:
+    """Or one for JSON, if that is wanted; a pipeline that there is not is refused."""
+    page = see("/runs/new?pipeline=order")
+    assert page.all("input", name="input.amount", data_kind="number") and page.all("input", name="input.note")
+    assert page.all("form", data_submit="/api/runs", data_then="/runs/") and page.problems() == []
+    assert page.all("textarea") == []
+    page = see("/runs/new?pipeline=order&as=json")
+    assert page.all("textarea", name="input", data_kind="json") and page.problems() == []
+    assert '"amount"' in page.text and not page.all("input", name="input.amount")
+    assert see("/runs/new?pipeline=none", status=400).h1 == "This did not work"
+    assert see("/runs").all("a", href="/runs/new")
 
 
 @pytest.mark.parametrize(
@@ -224,6 +280,23 @@ def test_a_calm_installation_says_so(world: World, see: See, monkeypatch: pytest
     assert "No worker no worker process was seen for 20 s" in see("/").text
     checks["worker"] = "ok"
     assert "Nothing. Everything works" in see("/").text
+
+
+def test_a_run_that_failed_needs_attention_and_an_open_one_is_counted(world: World, see: See) -> None:
+    """On the first page and on that of errors, as tasks do: with its reason, its link, and where all of them are."""
+    world.start(subject="still open")
+    assert see("/").all("a", href="/runs?status=running") and "1runs running" in see("/").text
+    assert "Nothing failed" in see("/errors").text
+    run = world.start(subject="book 7")
+    world.end_run(run, {"code": "declined", "message": "the card was declined", "advice": "ask for another"})
+    for path in ("/", "/errors"):
+        page = see(path)
+        assert page.all("a", href=f"/runs/{run['id']}") and page.problems() == [], path
+        assert "order book 7" in page.text and "the card was declined" in page.text, path
+        assert "Nothing. Everything works" not in page.text and "Nothing failed" not in page.text, path
+        assert run["id"] not in see(path, token=world.other_token).html, path
+    assert see("/errors").all("button", data_post=f"/api/runs/{run['id']}/rerun")
+    assert "1failed in a day" in see("/").text
 
 
 def test_what_a_sweep_fails_at_is_counted_and_named_to_no_owner(world: World, see: See) -> None:
@@ -335,6 +408,23 @@ def test_an_address_is_shown_without_its_password(world: World, see: See, monkey
     assert "https://ada:***@proxy.example" in page.text and "s3same" not in page.html
 
 
+def test_flower_is_linked_for_admins_where_somebody_says_where_it_is(
+    world: World, see: See, busy: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From settings, a task and a run; nowhere without its address, and to nobody who may not see the installation."""
+    paths = ("/settings", f"/tasks/{busy['running']}", f"/runs/{busy['run']}")
+    for path in paths:
+        assert not see(path).all("a", rel="noreferrer"), path
+    settings = dataclasses.replace(world.service.lookups._settings, flower_url="https://flower.example/")
+    monkeypatch.setattr(world.service.lookups, "_settings", settings)
+    for path in paths:
+        (link,) = [found for found in see(path).all("a") if "flower" in found["href"]]
+        assert link["href"] == "https://flower.example/tasks" and link["rel"] == "noreferrer", path
+    operator = world.service.accounts.create_token(owner="ada", name="operator", role="operator")["token"]
+    for path in paths[1:]:
+        assert "flower.example" not in see(path, token=operator).html, path
+
+
 def test_a_setting_is_a_number_that_people_read(see: See) -> None:
     """Thirty days are no 2.592e+06 seconds."""
     page = see("/settings")
@@ -378,6 +468,21 @@ def test_a_failed_attempt_leads_to_what_it_was_of(world: World, see: See) -> Non
     assert "build-7" in page.text and "order book 9" in page.text
 
 
+def test_a_promise_that_fails_is_shown_to_its_owner_with_why(world: World, see: See) -> None:
+    """A task that was to run again and does not: nobody would look for it in a log. A stranger sees nothing of it."""
+    task = world.submit(title="lost")
+    assert "Promises that fail" not in see("/errors").text
+    values = {
+        "kind": "rerun_task", "payload": {"task_id": task["id"]}, "owner_id": world.row(Task, task["id"]).owner_id,
+        "created_at": 1.0, "next_at": 9e9, "attempts": 4, "error": {"code": "unexpected", "message": "<it> broke"},
+    }  # fmt: skip
+    world.database.write(lambda tx: tx.execute(insert(OutboxRow), values))
+    page = see("/errors")
+    assert "Promises that fail" in page.text and "<it> broke" in page.text and "unexpected" in page.text
+    assert page.all("a", href=f"/tasks/{task['id']}")
+    assert "Promises that fail" not in see("/errors", token=world.other_token).text
+
+
 def test_what_fails_again_and_again_hides_nothing_else(world: World, see: See) -> None:
     """It is one line, with how many more there are."""
     rare, often = world.submit(title="fails once"), world.submit(title="fails always")
@@ -389,6 +494,76 @@ def test_what_fails_again_and_again_hides_nothing_else(world: World, see: See) -
     page = see("/errors")
     (link,) = page.all("a", href=f"/tasks/{often['id']}")
     assert link and page.all("a", href=f"/tasks/{rare['id']}") and "and 99 more like it lately" in page.text
+
+
+def test_a_long_list_of_nodes_has_pages(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of those that are gone, and the line of who waits has pages of its own; one keeps its place in the other."""
+    monkeypatch.setattr(nodes, "PAGE_ROWS", 2)
+    made = [world.submit(title=f"in line {number}") for number in range(3)]
+    ids = [task["run_id"] for task in made]
+    world.database.write(lambda tx: tx.execute(update(Run).where(Run.id.in_(ids)).values(step="waiting_for_capacity")))
+    places = [world.place(world.submit()) for _ in range(3)]
+    world.destroy(places[0])
+    assert len(see("/nodes").all("a", rel="next")) == 1  # of the line: two nodes are one page
+    page = see("/nodes?destroyed=1")
+    older, further = (found["href"] for found in page.all("a", rel="next"))
+    assert f"/nodes/{places[0].node_id}" not in page.html and "in line 2" not in page.text and page.problems() == []
+    page = see(older)
+    assert f"/nodes/{places[0].node_id}" in page.html and f"/nodes/{places[2].node_id}" not in page.html
+    assert page.all("a", href="/nodes?destroyed=1") and "in line 0" in page.text and page.problems() == []
+    page = see(further)
+    assert "in line 2" in page.text and "in line 0" not in page.text and "destroyed=1" in further
+    assert page.all("a", href="/nodes?destroyed=1#queue")
+    assert see("/nodes?cursor=!!", status=400).h1 == see("/nodes?line=!!", status=400).h1 == "This did not work"
+
+
+def test_older_failed_attempts_are_found_and_none_is_left_out(
+    world: World, see: See, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page ends where its last row is full; the next begins after it."""
+    monkeypatch.setattr(operations, "_ROWS", 2)
+    made = [world.submit(title=f"fails {number}") for number in range(5)]
+    owner_id = world.row(Task, made[0]["id"]).owner_id
+    common = {"owner_id": owner_id, "step": "s", "code": "x", "error": {"message": "no"}, "at": 1.0, "attempt": 1}
+    rows = [{**common, "run_id": task["run_id"]} for task in made for _ in range(3)]
+    world.database.write(lambda tx: tx.execute(insert(ErrorRow), rows))
+    path, seen = "/errors", []
+    for _ in range(3):
+        page = see(path)
+        seen += [task["title"] for task in reversed(made) if page.all("a", href=f"/tasks/{task['id']}")]
+        assert page.text.count("and 2 more like it lately") == len(page.all("td", data_label="attempt"))
+        assert bool(page.all("a", href="/errors#attempts")) == (path != "/errors") and page.problems() == []
+        path = next((found["href"] for found in page.all("a", rel="next")), "")
+    assert seen == [f"fails {number}" for number in (4, 3, 2, 1, 0)] and path == ""
+
+
+def test_where_a_task_runs_is_asked_for_in_a_part_that_is_closed(see: See) -> None:
+    """Nothing of it has to be said; each thing is what the API calls it."""
+    page = see("/tasks/new")
+    asked = {found["name"] for tag, found in page.tags if tag in ("input", "select") and "data-kind" in found}
+    resources = {f"resources.{name}" for name in ("provider", "location", "vcpus", "memory_mb")}
+    assert resources | {"node_id", "allow_node_fallback", "node_loss_reruns"} <= asked
+    assert page.all("option", value="local") and not [found for found in page.all("details") if "open" in found]
+    assert "Where it runs" in page.text and page.problems() == []
+
+
+def test_what_a_month_used_is_a_page(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By provider and project, with the limits in force; the months beside it are a link away, none after this one."""
+    now = datetime(2026, 6, 15, tzinfo=timezone.utc).timestamp()
+    monkeypatch.setattr(world.service.usage, "_now", lambda: now)
+    place = world.place(world.submit(project="shop"))
+    bought = {"price_per_hour": 3.0, "bought_at": now - 1200}
+    world.database.write(lambda tx: tx.execute(update(Node).where(Node.id == place.node_id).values(**bought)))
+    world.service.usage.set_quota("ada", "shop", {"budget": 12.5})
+    page = see("/usage")
+    assert page.h1 == "Usage in 2026-06" and "budget a month 12.5" in page.text and page.problems() == []
+    assert page.all("a", href="/tasks?project=shop") and "Cost1" in page.text and not page.all("a", rel="next")
+    assert page.all("a", rel="prev", href="/usage?month=2026-05")
+    page = see("/usage?month=2026-05")
+    assert page.all("a", rel="next", href="/usage") and "No node stood in this month" in page.text
+    assert see("/usage?month=2026-01").all("a", href="/usage?month=2025-12")
+    assert "shop" not in see("/usage", token=world.other_token).text
+    assert see("/usage?month=nonsense", status=400).h1 == "This did not work"
 
 
 def test_of_a_long_history_the_newest_is_shown_and_followed(world: World, see: See) -> None:
@@ -431,6 +606,21 @@ def test_a_run_that_a_link_names_is_shown_however_old_it_is(
     assert chosen["href"] == f"{path}?run={task['run_id']}"
 
 
+def test_a_running_task_says_when_its_command_last_wrote_something(world: World, see: See) -> None:
+    """A command that hangs is told from one that works."""
+    task = world.submit()
+    place = world.place(task)
+    world.database.write(lambda tx: tx.execute(update(Run).where(Run.id == task["run_id"]).values(step="running")))
+    before = see(f"/tasks/{task['id']}").text
+    assert "Last output" in before and "none yet" in before
+    at = world.clock.now() - 60.0
+    told = update(AgentSession).where(AgentSession.id == place.session_id).values(last_progress_at=at)
+    world.database.write(lambda tx: tx.execute(told))
+    page = see(f"/tasks/{task['id']}")
+    assert page.problems() == [] and "none yet" not in page.text
+    assert page.all("time", datetime=str(isoformat(at)))
+
+
 def test_a_cancelled_task_says_why_and_who_asked(world: World, see: See) -> None:
     """Above everything else, as a failed one says why it failed."""
     task = world.submit()
@@ -450,11 +640,8 @@ def test_a_task_shows_the_candidates_that_were_refused(world: World, see: See) -
     ]
     for one, others in ((task, rejected), (alone, [])):
         placement = {"action": "use", "node_id": "node-1", "reason": "a warm node", "rejected": others}
-        world.database.write(
-            lambda tx, one=one, placement=placement: tx.execute(
-                update(Task).where(Task.id == one["id"]).values(placement=placement)
-            )
-        )
+        placed = update(Task).where(Task.id == one["id"]).values(placement=placement)
+        world.database.write(methodcaller("execute", placed))
     page = see(f"/tasks/{task['id']}")
     assert page.problems() == []
     assert "node-1: a warm node" in page.text and "2 others were not chosen" in page.text

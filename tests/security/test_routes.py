@@ -56,6 +56,7 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/api/tasks/<task_id>/logs"): _API,
     ("POST", "/api/runs"): _MAKE,
     ("GET", "/api/runs"): _LIST,
+    ("GET", "/api/pipelines"): _LIST,
     ("GET", "/api/runs/<run_id>"): _API,
     ("POST", "/api/runs/<run_id>/cancel"): _API,
     ("POST", "/api/runs/<run_id>/rerun"): _API,
@@ -71,9 +72,12 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/api/nodes"): _MAKE,
     ("GET", "/api/nodes/<node_id>"): _API,
     ("GET", "/api/providers"): _LIST,
+    ("POST", "/api/providers/check"): _MAKE,
     ("POST", "/callbacks/nodes/<node_id>/bootstrap"): {**_API, "another_owner": 403},
     ("POST", "/callbacks/nodes/<node_id>/boot/<stage>"): {**_API, "another_owner": 403},
     ("GET", "/api/usage"): _LIST,
+    ("GET", "/api/overview"): _LIST,
+    ("GET", "/api/settings"): _LIST,
     ("GET", "/api/whoami"): _LIST,
     ("GET", "/api/tokens"): _LIST,
     ("POST", "/api/tokens"): {**_API, "another_owner": 201},
@@ -97,10 +101,12 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/tasks/new"): _PAGE,
     ("GET", "/tasks/<task_id>"): _PAGE,
     ("GET", "/runs"): _PAGE,
+    ("GET", "/runs/new"): _PAGE,
     ("GET", "/runs/<run_id>"): _PAGE,
     ("GET", "/nodes"): _PAGE,
     ("GET", "/nodes/<node_id>"): _PAGE,
     ("GET", "/errors"): _PAGE,
+    ("GET", "/usage"): _PAGE,
     ("GET", "/sweeps"): _PAGE,
     ("GET", "/settings"): _PAGE,
     ("GET", "/static/<version>/<path:name>"): dict.fromkeys(CALLERS, 404),  # no file has such a name
@@ -108,9 +114,10 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
 #: For people: no part of the API's document.
 PAGES = frozenset(
     {
-        "/", "/tasks", "/tasks/new", "/tasks/<task_id>", "/runs", "/runs/<run_id>", "/nodes", "/nodes/<node_id>",
-        "/errors", "/sweeps", "/settings", "/static/<version>/<path:name>", "/login", "/login/style.css", "/account",
-        "/logout",
+        "/", "/tasks", "/tasks/new", "/tasks/<task_id>", "/runs", "/runs/new", "/runs/<run_id>", "/nodes",
+        "/nodes/<node_id>",
+        "/errors", "/usage", "/sweeps", "/settings", "/static/<version>/<path:name>", "/login", "/login/style.css",
+        "/account", "/logout",
     }
 )  # fmt: skip
 BODIES: dict[str, Any] = {

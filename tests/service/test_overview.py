@@ -9,6 +9,8 @@ from sqlalchemy import update
 
 from taskflow.db.models import Task
 from taskflow.service.overview import HOURS
+from taskflow.testing import Kit
+from tests.service.test_runs import GIVEN, WAIT
 from tests.support.world import SPEC, World
 
 _HOUR_S = 3600.0
@@ -56,3 +58,21 @@ def test_each_end_is_in_its_hour_and_a_day_is_all(world: World) -> None:
     numbers = _numbers(world, "somebody")
     assert [number for number, hour in enumerate(numbers["hours"]) if hour["completed"]] == [0, HOURS - 2]
     assert len(numbers["hours"]) == HOURS
+
+
+def test_runs_of_own_pipelines_are_in_the_numbers() -> None:
+    """Open ones by what they do, and what ended within the day in its hour; what a cancel ended did not fail."""
+    with Kit(WAIT) as kit:
+        waits, fails, ends, cancelled = (kit.start("wait", GIVEN) for _ in range(4))
+        fails.signal("go", {"fail": True})
+        ends.signal("go", {})
+        cancelled.cancel()
+        kit.settle()
+        numbers = kit.service.overview.numbers(kit.caller)
+        assert numbers["open_runs"] == {"running": 0, "waiting": 1} and waits.status == "waiting"
+        (hour,) = [one for one in numbers["hours"] if one["completed"]]
+        assert (hour["completed"], hour["failed"], hour["cancelled"]) == (1, 1, 1) and hour["mean_s"] is not None
+        assert [run["id"] for run in numbers["failed_runs"]] == [fails.id] and numbers["failed_count"] == 1
+        other = kit.service.overview.numbers(kit.service.accounts.acting_for("bob", name="test"))
+        assert other["open_runs"] == {"running": 0, "waiting": 0} and other["failed_runs"] == []
+        assert other["failed_count"] == 0

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -211,3 +212,22 @@ def test_backoff_doubles_and_reports_a_crash_loop_once() -> None:
     assert [pause for pause, _ in answers[:6]] == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0]
     assert [tell for _, tell in answers] == [False] * 10 + [True, False]
     assert backoff.died(500.0, 31.0) == (0.2, False)
+
+
+@pytest.mark.parametrize(
+    ("with_flower", "given", "linked"),
+    [
+        (True, {}, "http://127.0.0.1:{port}"),
+        (False, {}, ""),
+        (True, {"host": "0.0.0.0"}, ""),
+        (True, {"flower_url": "https://flower.example"}, "https://flower.example"),
+        (False, {"flower_url": "https://flower.example"}, "https://flower.example"),
+    ],
+)
+def test_pages_link_to_flower_where_it_runs_and_their_readers_reach_it(
+    settings: Settings, with_flower: bool, given: dict[str, Any], linked: str
+) -> None:
+    """Without it, or where browsers may be elsewhere, only what somebody said is an address."""
+    made = Supervisor(dataclasses.replace(settings, **given), with_flower=with_flower, make_specs=making())
+    with made:
+        assert made.settings.flower_url == linked.format(port=made.settings.flower_port)

@@ -127,7 +127,7 @@ def test_an_ended_run_takes_no_signal_and_gives_no_callback(world: World) -> Non
 def test_a_signal_may_be_called_like_anything_else(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also like what is asked of several tasks at once, which no task's id may be."""
     any_signal = dataclasses.replace(ORDER, signals=frozenset())
-    monkeypatch.setitem(world.service.runs._pipelines, "order", any_signal)  # type: ignore[index]
+    monkeypatch.setitem(world.service.runs._pipelines, "order", any_signal)
     run = world.start()
     given = world.call("POST", f"/api/runs/{run['id']}/callbacks", {"signal": name}).get_json()
     assert world.call("POST", f"/api/runs/{run['id']}/signals/{name}", {}).get_json() == {"recorded": True}
@@ -148,3 +148,12 @@ def test_a_signal_with_a_key_is_one_of_several(world: World) -> None:
         for n, key in ((1, "a"), (2, "b"), (2, "b"), (3, "b"))
     ]
     assert said == [200, 200, 200, 409]
+
+
+def test_pipelines_are_listed_with_what_they_take(world: World) -> None:
+    """To every role and owner alike; what is started with an input that fits the schema is taken."""
+    viewer = world.service.accounts.create_token(owner="bob", name="v", role="viewer")["token"]
+    (order,) = world.call("GET", "/api/pipelines", token=viewer).get_json()["pipelines"]
+    assert (order["name"], order["version"], order["signals"]) == ("order", 1, ["note", "paid"])
+    assert [step["name"] for step in order["steps"]] == ["paid", "cleanup"]
+    assert (order["input_schema"]["required"], order["input_schema"]["additionalProperties"]) == (["amount"], False)

@@ -88,6 +88,7 @@ class TaskSchema(Schema):
     resources = _free("what its node has to be: provider, location, vcpus, memory_mb")
     node_id = _text("the node it has or had a place on, or that a place is kept on", none=True)
     placement = _free("why this node, and why not the others")
+    last_output_at = _time("when its running command last wrote something; null: nothing yet, or it does not run")
     node_loss_reruns = _count("how often it is run again by itself when its node is lost")
     node_loss_reruns_done = _count("how often it was, since a user last ran it")
     unknown_since = _time("its node is not heard of since then; what becomes of it is not known")
@@ -192,6 +193,7 @@ class WhySchema(Schema):
     cancel_requested = _flag("its cancellation was asked for")
     last_error = _free("the last failed attempt of this step")
     node = _free("the node it is or was on: id, status, address")
+    last_output_at = _time("when its running command last wrote something; null: nothing yet, or it does not run")
     unknown_since = _time("its node is not heard of since then")
     unreachable = _nested(UnreachableSchema, "what is known while its node is not heard of; null: it is", none=True)
     error = _free("why it failed")
@@ -249,6 +251,17 @@ class OfferSchema(Schema):
     sold_out_until = _time("not asked for again before")
 
 
+class ProviderCheckSchema(Schema):
+    """What the last check of a provider's credential found."""
+
+    pending = _flag("another one is asked for, and no worker has done it yet")
+    asked_at = _time("when one was asked for over the API; null: never")
+    at = _time("when it was found; null: not yet")
+    ok = _flag("the credential works; null: not known yet", none=True)
+    says = _text("what was found, for people", none=True)
+    code = _text("what is wrong, in a word that does not change; null: nothing", none=True)
+
+
 class ProviderSchema(Schema):
     """Where nodes come from."""
 
@@ -259,6 +272,7 @@ class ProviderSchema(Schema):
     nodes_coming = _count("of those, how many are being made")
     nodes_max = _count("that you may have at once")
     closed = _text("why nothing is sold to you now", none=True)
+    check = _nested(ProviderCheckSchema, "the last check of its credential; null: there was none", none=True)
 
 
 class ProviderListSchema(Schema):
@@ -349,6 +363,31 @@ class RunPageSchema(Schema):
 
     runs = _list(RunSummarySchema, "the runs")
     next_cursor = _text("cursor of the next page; null after the last", none=True)
+
+
+class PipelineStepSchema(Schema):
+    """A step of a pipeline."""
+
+    name = _text("its name")
+    skip = _flag("its place is kept, runs go past it")
+    closing = _flag("it runs to its end whatever happens: cleanup")
+    guarded = _flag("it is not entered once a cancellation was asked for")
+
+
+class PipelineSchema(Schema):
+    """A pipeline of your own that is registered here."""
+
+    name = _text("its name, as a run is started with")
+    version = _count("the number that its code gives it")
+    steps = _list(PipelineStepSchema, "its steps, in order")
+    signals = _words("the signals that it waits for; empty: it takes any")
+    input_schema = _free("JSON Schema of what a run is started with; null: it takes no input")
+
+
+class PipelineListSchema(Schema):
+    """All pipelines of your own, by name."""
+
+    pipelines = _list(PipelineSchema, "the pipelines")
 
 
 class SignalRecordedSchema(Schema):

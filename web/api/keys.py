@@ -52,3 +52,5 @@ MESSAGE = _parameter(
 )
 #: And where asking twice is the same as asking once anyway.
 WELCOME = _parameter("a text of yours; a repeat changes nothing, with it or without it")
+#: And where asking twice soon is.
+SOON = _parameter("a text of yours; a repeat within ten seconds asks for nothing more, with it or without it")

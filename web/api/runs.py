@@ -74,6 +74,16 @@ def list_runs(query: dict[str, Any]) -> dict[str, Any]:
     return {"runs": page, "next_cursor": cursor}
 
 
+@routes.add("GET", "/api/pipelines", guard=API, answers={200: answers.PipelineListSchema})
+def list_pipelines() -> dict[str, Any]:
+    """List the pipelines of your own that runs can be started of, with what each takes and waits for.
+
+    They are those of the process that answers, the same for every owner. An input that fits `input_schema` may still be
+    refused: checks that are code of the pipeline are not in it.
+    """
+    return {"pipelines": service().pipelines.list()}
+
+
 @routes.add("GET", _RUN, guard=API, answers={200: answers.RunSchema}, refusals={404: _NO_RUN})
 def get_run(run_id: str) -> dict[str, Any]:
     """Show a run."""

@@ -77,7 +77,8 @@ def register(app: Flask, *parts: Pages) -> None:
 
 def show(template: str, **context: Any) -> Response:
     """The page, whole or only the part that changes, as this request asks."""
-    return _drawn(template, 200, now=service().now(), who=caller(), **context)
+    flower = service().lookups.flower_url if is_admin() else ""
+    return _drawn(template, 200, now=service().now(), who=caller(), flower=flower, **context)
 
 
 def may_write() -> bool:

@@ -1,17 +1,20 @@
-"""Runs of pipelines of one's own: the list, and one of them."""
+"""Runs of pipelines of one's own: the list, one of them, and starting one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import urlencode
+from typing import Any
+from urllib.parse import quote, urlencode
 
 from flask import Response, request
 
+from taskflow.errors import UsageError
 from taskflow.service import RunFilter
 from web.auth import caller
 from web.dashboard.drawings import diagrams
-from web.dashboard.frame import Pages, show
+from web.dashboard.frame import Pages, operators_only, show
 from web.dashboard.histories import EVENTS_READ, History
+from web.dashboard.inputs import fields_of
 from web.dashboard.timeline import WIDTH, timeline
 from web.door import service
 
@@ -49,6 +52,22 @@ def _wanted(chosen: Mapping[str, str]) -> RunFilter:
     return RunFilter(statuses=statuses, pipeline=chosen.get("pipeline"), subject=chosen.get("subject"))
 
 
+@pages.add("/runs/new")
+def make_run() -> Response:
+    """The form of a new run: of the pipeline that ``?pipeline=`` names, or the first; ``?as=json``: without fields."""
+    operators_only()
+    known = service().pipelines.list()
+    named = request.args.get("pipeline") or (known[0]["name"] if known else None)
+    chosen = next((one for one in known if one["name"] == named), None)
+    if chosen is None and named is not None:
+        raise UsageError("no such pipeline is registered here", fields={"pipeline": "unknown"})
+    fields = None if chosen is None else fields_of(chosen["input_schema"])
+    return show(
+        "new_run.html", pipeline=chosen, choices=[(one["name"], one["name"]) for one in known],
+        fields=None if request.args.get("as") == "json" else fields, has_fields=bool(fields),
+    )  # fmt: skip
+
+
 @pages.add("/runs/<run_id>")
 def see_run(run_id: str) -> Response:
     """A run with everything that is known of it."""
@@ -60,5 +79,21 @@ def see_run(run_id: str) -> Response:
     steps = served.lookups.steps(found["pipeline"])
     return show(
         "run.html", run=found, drawn=drawn, width=WIDTH, diagrams=diagrams(steps, drawn.states) if steps else None,
-        why=why, history=history,
+        why=why, history=history, signal=_signal(found, history),
     )  # fmt: skip
+
+
+def _signal(run: Mapping[str, Any], history: History) -> dict[str, str] | None:
+    """The signal that the run waits for: its ``name``, the ``address`` that takes it, and a ``key``; None: it awaits none.
+
+    The key is that of this wait: of two people who answer it the first one counts, and the next wait for the same signal is
+    another one.
+    """
+    name = run["awaiting"]
+    if name is None:
+        return None
+    came = [
+        event["seq"] for event in history.events if event["kind"] == "signal_recorded" and event["data"]["name"] == name
+    ]
+    address = f"/api/runs/{run['id']}/signals/{quote(name, safe='')}"
+    return {"name": name, "address": address, "key": f"page-{came[-1] if came else 0}"}

@@ -83,7 +83,8 @@ def see_tasks() -> Response:
 def make_task() -> Response:
     """The form of a new task."""
     operators_only()
-    return show("new_task.html")
+    names = [one["name"] for one in service().providers.for_sale(caller())]
+    return show("new_task.html", providers=[("", "any"), *((name, name) for name in names)])
 
 
 @pages.add("/tasks/<task_id>")

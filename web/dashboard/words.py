@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from taskflow.words import chosen, compact, duration, money, plain, refused
+from taskflow.words import chosen, compact, duration, money, number, plain, refused
 
 #: Status of a task -> the group it is shown as; the names of groups are the classes of their colours.
 _GROUPS = {
@@ -72,4 +72,5 @@ def lines(data: Mapping[str, Any]) -> str:
 FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration, "between": between, "moment": moment, "group": group, "words": words, "sentence": sentence,
     "shell": shell, "money": money, "compact": compact, "lines": lines, "chosen": chosen, "refused": refused,
+    "number": number,
 }  # fmt: skip
