@@ -136,6 +136,8 @@ class FakeServer:
             return 202, self.task
         if path == "/api/tasks":
             return 200, {"tasks": [self.task], "next_cursor": None}
+        if path == "/api/runs":
+            return 200, {"runs": [], "next_cursor": None}
         if path == "/readyz":
             return 200, {"ready": True, "checks": {"redis": "ok"}}
         if path == "/api/nodes":
