@@ -8,12 +8,15 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from bench.subjects import PEERS
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 #: workload -> figure -> what it is. Each is a picture; shorter bars are better unless it says otherwise.
 BARS: Mapping[str, Mapping[str, str]] = {
@@ -42,7 +45,12 @@ LABELS = {
 }
 _OURS, _OTHERS = "#2f6f9f", "#b9b4aa"
 #: The same measurement is the same file, and its text is text.
-_PLAIN = {"svg.hashsalt": "taskflow", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10.0}
+_PLAIN: dict[RcKeyType, Any] = {
+    "svg.hashsalt": "taskflow",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10.0,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

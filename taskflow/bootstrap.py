@@ -244,7 +244,8 @@ def _redis(settings: Settings) -> redis.Redis:
 
 def _sweeps(app: App) -> dict[str, SweepFunction]:
     settings, database, now = app.settings, app.database, app.service.now
-    tools, ringer, handlers = app.tools, app.ringer, consumers(app.tools, app.ringer, now, app.service.tasks.rerun_lost)
+    tools, ringer, service = app.tools, app.ringer, app.service
+    handlers = consumers(tools, ringer, now, service.tasks.rerun_lost, service.providers.check_asked)
     lost, ended = LostNodes(database, app.control, ringer, settings), EndedWorkspaces(tools.in_haste(), ringer)
 
     def items(memory: Memory) -> Items:

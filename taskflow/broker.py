@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from typing import Any
 
+import celery
+import kombu
 from amqp.exceptions import NotFound
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from taskflow.celery_settings import ALARM_QUEUE, SWEEP_QUEUE, broker_settings, celery_settings
 from taskflow.engine.control import Alarm
-from taskflow.errors import UsageError
+from taskflow.errors import InfrastructureError, UsageError
 from taskflow.pipelines.registry import named
 from taskflow.settings import Settings
 
@@ -56,6 +61,40 @@ def _no_application(name: str, why: str) -> UsageError:
         f"TASKFLOW_CELERY_APP={name} can't be used: {why}", code="celery_app", fields={"TASKFLOW_CELERY_APP": why},
         advice="call taskflow.embedding.install(app) in that module",
     )  # fmt: skip
+
+
+class Application:
+    """What can be asked of a Celery application about how it carries alarms."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        #: Its settings, as they are in force.
+        self.conf: Mapping[str, Any] = app.conf
+        #: Of the libraries in this process.
+        self.versions = {"Celery": celery.__version__, "kombu": kombu.__version__}
+
+    @property
+    def acknowledges_late(self) -> bool:
+        """Whether a worker acknowledges an alarm after it: the task's own word, where it is on the application."""
+        task = self._app.tasks.get(ALARM_TASK)
+        return bool(self._app.conf.task_acks_late if task is None else task.acks_late)
+
+    @property
+    def transport(self) -> str:
+        """What carries its messages: redis (Sentinel too), amqp, or another word of kombu's."""
+        return str(self._app.connection_for_read().transport.driver_type)
+
+    def redis_info(self) -> dict[str, Any] | None:
+        """INFO of the Redis that is its broker, None where it is none. Raises ``InfrastructureError``, and Redis's."""
+        if self.transport != "redis":
+            return None
+        try:
+            with self._app.connection_for_read() as connection:
+                connection.ensure_connection(max_retries=1)
+                found: dict[str, Any] = connection.default_channel.client.info()
+                return found
+        except OperationalError as error:
+            raise InfrastructureError(f"the broker does not answer: {error}", code="broker") from error
 
 
 class CeleryPublisher:
@@ -116,6 +155,10 @@ class CeleryPublisher:
                     return int(channel.queue_declare(queue, passive=True).message_count)
                 except NotFound:
                     return 0
+
+    def application(self) -> Application:
+        """By what alarms are published: the application given, the one named by ``celery_app``, or our own."""
+        return Application(self._celery())
 
     def _celery(self) -> Celery:
         with self._mutex:

@@ -23,6 +23,8 @@ from marshmallow import EXCLUDE, Schema, fields, validate
 
 PROTOCOL_VERSION = 2
 
+#: The status with which an agent ends that is not to be started again: its server is being shut down.
+AGENT_UNWANTED = 78
 #: Where the control plane serves the agent as one file; no auth, it holds no secret.
 AGENT_FILE = "/agent.pyz"
 
@@ -309,7 +311,10 @@ class HeartbeatSchema(_Wire):
     disk_percent = fields.Float(load_default=None, allow_none=True, metadata=_says("in use"))
     workspaces = fields.List(fields.String(), load_default=list, metadata=_says("ids of those that are on it"))
     sessions = fields.List(
-        fields.Nested(SessionProgressSchema), load_default=list, metadata=_says("those that it knows")
+        fields.Nested(SessionProgressSchema),
+        load_default=None,
+        allow_none=True,
+        metadata=_says("those that have not ended; null: it says nothing of them"),
     )
 
 

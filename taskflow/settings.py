@@ -43,9 +43,13 @@ LADDER = (
     ("execution_ceiling_s", "callback_token_s"),
     ("browser_idle_s", "browser_session_s"),
 )
-#: Seconds by which the outer one has to be longer. An agent that is cut off notices within a second, and gives sessions
-#: five between SIGTERM and SIGKILL: nowhere else may their task begin again before that is over.
-MARGINS_S = {("dead_man_s", "node_lost_s"): 10.0}
+#: By how much the outer one has to be longer: seconds, or a setting's. An agent that is cut off notices within a second,
+#: and gives sessions five between SIGTERM and SIGKILL: nowhere else may their task begin again before that is over. A
+#: node is unreachable before it may be dead.
+MARGINS: dict[tuple[str, str], float | str] = {
+    ("dead_man_s", "node_lost_s"): 10.0,
+    ("heartbeat_interval_s", "heartbeat_stale_s"): "heartbeat_grace_s",
+}
 #: Counts of what nothing works without.
 _NEEDED = frozenset({"web_processes", "worker_concurrency", "shards"})
 
@@ -163,8 +167,12 @@ class Settings:
         "an older node on another machine takes no new work and goes when its last is released; 0 = no limit",
     )
     node_load_max: float = _setting(
-        2.0, "load/core", "a server with a higher load average gets no further work; the local node always does"
+        1.5, "load/core", "a server with a higher load average gets no further work; the local node always does"
     )
+    node_memory_max: float = _setting(
+        75.0, "%", "a server with more of its memory in use gets no further work; the local node always does"
+    )
+    node_disk_max: float = _setting(85.0, "%", "the same for the disk that its workspaces are on; 100 = no limit")
     node_slots: int = _setting(4, "count", "workspaces one local node holds at once")
     local_nodes_max: int = _setting(1, "count", "local nodes at once")
     node_warm_s: float = _setting(1800.0, "s", "how long an idle node is kept warm")
@@ -357,10 +365,13 @@ class Settings:
     def check_ladder(self) -> None:
         """Inner limits are shorter than outer ones. Raises ``UsageError`` naming the two that disagree (L-2)."""
         for inner, outer in LADDER:
-            short, long, margin_s = getattr(self, inner), getattr(self, outer), MARGINS_S.get((inner, outer), 0.0)
+            short, long, margin = getattr(self, inner), getattr(self, outer), MARGINS.get((inner, outer), 0.0)
+            margin_s = getattr(self, margin) if isinstance(margin, str) else margin
             if short >= long or long - short < margin_s:
                 a, b = ENV_PREFIX + inner.upper(), ENV_PREFIX + outer.upper()
-                rule = f"must be {f'at least {margin_s:g} s ' if margin_s else ''}shorter than"
+                by = f"at least {margin_s:g} s " if margin_s else ""
+                by += f"({ENV_PREFIX}{margin.upper()}) " if isinstance(margin, str) and by else ""
+                rule = f"must be {by}shorter than"
                 raise UsageError(f"{a}={short:g} {rule} {b}={long:g}", fields={a: f"{rule} {b}"})
 
 

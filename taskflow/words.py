@@ -1,6 +1,10 @@
-"""How lengths of time, numbers and amounts are written for people, in the terminal and on pages alike."""
+"""How lengths of time, numbers, amounts and choices are written for people, in the terminal and on pages alike."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def duration(seconds: float | None) -> str:
@@ -30,3 +34,37 @@ def money(amount: float | None) -> str:
 def number(value: float) -> str:
     """A number as one types it: all of its digits, no exponent, no zeros behind the point."""
     return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+def compact(data: Mapping[str, Any]) -> str:
+    """What an event says, in one line; seconds are read as times."""
+    told = {}
+    for name, value in data.items():
+        is_time = name.endswith("_s") and isinstance(value, (int, float)) and not isinstance(value, bool)
+        told[name.removesuffix("_s") if is_time else name] = duration(value) if is_time else value
+    return ", ".join(f"{name}: {plain(value)}" for name, value in told.items() if value not in (None, "", [], {}))
+
+
+def plain(value: Any) -> str:
+    """A text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def chosen(placement: Mapping[str, Any]) -> str:
+    """Which node a task was given, and why: of the choice that is stored with it."""
+    offer = placement.get("offer") or {}
+    where = "none yet"
+    if placement.get("action") == "provision":
+        where = " ".join(("a new node of", *(str(one) for one in offer.values() if one)))
+    elif placement.get("action") in ("use", "await_node"):
+        where = str(placement.get("node_id"))
+    return f"{where}: {placement.get('reason')}"
+
+
+def refused(placement: Mapping[str, Any]) -> Sequence[str]:
+    """What spoke against each of the others: nodes, offers, and providers that sell nothing now."""
+    return [f"{_candidate(one)}: {one.get('reason')}" for one in placement.get("rejected") or ()]
+
+
+def _candidate(one: Mapping[str, Any]) -> str:
+    return str(one.get("node_id") or " ".join(str(one[name]) for name in ("provider", "offer") if one.get(name)))

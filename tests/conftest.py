@@ -88,6 +88,7 @@ def settings(tmp_path: Path) -> Settings:
         newer_state_retry_s=0.5,
         worker_concurrency=2,
         heartbeat_interval_s=0.5,
+        heartbeat_grace_s=2.0,
         heartbeat_stale_s=3.0,
         capacity_poll_s=0.5,
         provision_poll_s=0.1,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from celery import Celery, chain
 
@@ -31,7 +31,7 @@ def step(job: str) -> None:
 def set_alarms(sender: Celery, due: Mapping[str, float]) -> None:
     """A message for each job, held by a worker until its time (epoch seconds)."""
     for job, at in due.items():
-        sender.send_task(step.name, (job,), eta=datetime.fromtimestamp(at, UTC))
+        sender.send_task(step.name, (job,), eta=datetime.fromtimestamp(at, timezone.utc))
 
 
 def send(sender: Celery, job: str) -> None:

@@ -21,7 +21,7 @@ app.conf.update(
 )
 
 
-@app.task(name="bookshop.send_mail")  # type: ignore[untyped-decorator]
+@app.task(name="bookshop.send_mail")
 def send_mail(key: str, to: str, text: str) -> None:
     """A task as it always was: here a mail is a file, sent once for each key."""
     directory = Path(os.environ.get("BOOKSHOP_MAILS", "mails"))

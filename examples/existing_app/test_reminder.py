@@ -20,7 +20,7 @@ def mails(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Mails by their key: one that is sent again is the same."""
     sent: dict[str, str] = {}
     task = SimpleNamespace(delay=lambda key, to, text: sent.update({key: text}))
-    monkeypatch.setitem(sys.modules, "examples.existing_app.app", SimpleNamespace(send_mail=task))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "examples.existing_app.app", SimpleNamespace(send_mail=task))
     return sent
 
 

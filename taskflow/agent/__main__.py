@@ -95,8 +95,10 @@ def _run(argv: list[str]) -> int:
     )
     # Imported late: a wrong command line is answered without loading the web stack.
     from taskflow.agent.bootstrap import fetch_order
+    from taskflow.agent.dead_man import power_off
     from taskflow.agent.node import Node
-    from taskflow.agent.problems import StartRefused
+    from taskflow.agent.problems import StartRefused, Unwanted
+    from taskflow.protocol import AGENT_UNWANTED
 
     try:
         url, ca_file = options.control_plane_url, options.ca_file
@@ -106,6 +108,10 @@ def _run(argv: list[str]) -> int:
         node = Node(options.root, url, lifeline_file=options.lifeline, port=options.port, ca_file=ca_file)
         node.stop_on(signal.SIGTERM, signal.SIGINT)
         node.run()
+    except Unwanted as error:
+        print(f"taskflow agent: {error}", file=sys.stderr)
+        power_off("the control plane has no use for this server")
+        return AGENT_UNWANTED
     except StartRefused as error:
         print(f"taskflow agent: {error}", file=sys.stderr)
         return 1

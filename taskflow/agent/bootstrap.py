@@ -1,6 +1,7 @@
 """The first start on a bought server: fetching the node's order with the one token that came with the server.
 
-``FILE`` (JSON, mode 0600) holds control_plane_url, node_id, token, and ca_file where one is needed. The control plane
+``FILE`` (JSON, mode 0600) holds control_plane_url, node_id, token, ca_file where one is needed, and power_off where the
+machine is there for this node alone: one that the control plane wants no more is shut down. The control plane
 gives the order to the first claim that asks, and to that claim again: the claim is on the disk before it is used, so an
 answer that was lost is asked for again, and a copy of the server gets nothing. Once the order is on the disk the token
 is removed from ``FILE``. Each step can be repeated, so a crash between any two of them costs a restart.
@@ -21,7 +22,7 @@ from marshmallow import ValidationError
 from taskflow import protocol
 from taskflow.agent.clock import PlaneClock
 from taskflow.agent.places import read_json, write_json
-from taskflow.agent.problems import StartRefused
+from taskflow.agent.problems import StartRefused, Unwanted
 from taskflow.agent.wire import Answer, Wire, wait_s
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ _MEANINGS = {
     409: "another server has claimed this node: destroy this one",
     410: "the node is gone: destroy this server",
 }
+#: By these the control plane says for good that it has no use for this server.
+_UNWANTED = frozenset((404, 409, 410))
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Contact:
 def fetch_order(root: Path, file: Path, *, wait: Callable[[float], None] = time.sleep) -> Contact:
     """See to it that ``root`` holds the node's order; how the control plane is reached.
 
-    Tries until it is answered. Raises ``StartRefused`` for a file that can't be used and for an answer that is final.
+    Tries until it is answered. Raises ``StartRefused`` for a file that can't be used and for an answer that is final, as
+    ``Unwanted`` where the file says that the machine is to be shut down then.
     """
     said = _read(file)
     contact = Contact(said["control_plane_url"], said.get("ca_file"))
@@ -56,7 +60,13 @@ def fetch_order(root: Path, file: Path, *, wait: Callable[[float], None] = time.
         if "token" not in said:
             raise StartRefused(f"{root} holds no order, and the token in {file} was used: order a new node")
         wire = Wire(contact.control_plane_url, PlaneClock(), contact.ca_file)
-        write_json(root / "order.json", _ask(wire, said["node_id"], said["token"], _claim(root), wait))
+        try:
+            order = _ask(wire, said["node_id"], said["token"], _claim(root), wait)
+        except Unwanted as refused:
+            if said.get("power_off"):
+                raise
+            raise StartRefused(str(refused)) from None
+        write_json(root / "order.json", order)
         log.info("node %s has its order", said["node_id"])
     if "token" in said:
         write_json(file, {name: value for name, value in said.items() if name != "token"})
@@ -76,6 +86,8 @@ def _read(file: Path) -> dict[str, Any]:
             said.pop(name, None)
         elif not isinstance(said[name], str):
             raise StartRefused(f"{file}: {name} is not a text")
+    if not isinstance(said.get("power_off", False), bool):
+        raise StartRefused(f"{file}: power_off is not true or false")
     return said
 
 
@@ -96,7 +108,7 @@ def _ask(wire: Wire, node_id: str, token: str, claim: str, wait: Callable[[float
     while True:
         answer = wire.introduce(path, token, {"protocol_version": protocol.PROTOCOL_VERSION, "claim": claim})
         if answer.final:
-            raise StartRefused(_refusal(node_id, answer))
+            raise (Unwanted if answer.status in _UNWANTED else StartRefused)(_refusal(node_id, answer))
         if answer.accepted:
             try:
                 return _checked(node_id, answer.body)

@@ -32,12 +32,12 @@ def kernel_boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def power_off() -> None:
-    """Shut the machine down, where we may. Its sessions have ended, and nobody knows of it any more."""
+def power_off(because: str = "nobody was reached for too long") -> None:
+    """Shut the machine down, where we may. Nothing of anybody's runs on it, and nobody knows of it any more."""
     if os.geteuid() != 0:
         log.error("not powering off: the agent is not root")
         return
-    log.error("nobody was reached for too long: powering off")
+    log.error("%s: powering off", because)
     subprocess.run(_POWER_OFF, check=False, stdin=subprocess.DEVNULL, timeout=60)
 
 

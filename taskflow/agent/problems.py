@@ -41,6 +41,10 @@ class StartRefused(Exception):
     """The agent can't start; the message says why and what to do."""
 
 
+class Unwanted(StartRefused):
+    """The control plane has no use for this machine."""
+
+
 def unknown(what: str, identifier: str) -> Problem:
     """404: the agent has never heard of it."""
     return Problem(404, "not_found", f"no such {what}: {identifier}")

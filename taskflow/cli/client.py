@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
+import json
 import random
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -24,8 +26,12 @@ READ_TIMEOUT_S = 15.0
 PATIENCE_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
 _AWAY = (429, 502, 503, 504)
+#: A stream that is silent for longer is broken: the server says something every 15 seconds.
+STREAM_SILENCE_S = 40.0
+_STREAM = "text/event-stream"
+_NO_ROOM = ("too_many_streams", "no_room_for_streams")
 LOG_PAGE = 50
-NODE_PAGE = 200
+PAGE = 200
 
 
 @dataclass(frozen=True)
@@ -108,10 +114,7 @@ class Api:
         self, *, limit: int = 50, cursor: str | None = None, wanted: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """A page of tasks: ``{"tasks", "next_cursor"}``. ``wanted``: the query that says which."""
-        query: dict[str, Any] = {"limit": limit, **(wanted or {})}
-        if cursor:
-            query["cursor"] = cursor
-        return self._call("listing tasks", "GET", "/api/tasks", query=query)
+        return self._call("listing tasks", "GET", "/api/tasks", query={**_page(limit, cursor), **(wanted or {})})
 
     def run_draft(self, task_id: str) -> dict[str, Any]:
         """Start a draft."""
@@ -130,9 +133,16 @@ class Api:
             f"running the {_kind(task_id)} again", "POST", f"{_task(task_id)}/rerun", body={}, headers=_once()
         )
 
-    def events(self, task_id: str, after: int = 0) -> dict[str, Any]:
-        """Events with a ``seq`` greater than ``after``: ``{"events", "next"}``."""
-        return self._call("reading events", "GET", f"{_task(task_id)}/events", query={"after": after})
+    def do_many(self, verb: str, task_ids: Sequence[str], reason: str | None = None) -> dict[str, Any]:
+        """Cancel or rerun up to 100 tasks: ``{"outcomes"}``, one for each."""
+        body = {"ids": list(task_ids), **({"reason": reason} if verb == "cancel" else {})}
+        what = {"cancel": "cancelling the tasks", "rerun": "running the tasks again"}[verb]
+        return self._call(what, "POST", f"/api/tasks/{verb}", body=body, headers=_once())
+
+    def events(self, thing_id: str, after: int = 0, *, limit: int | None = None) -> dict[str, Any]:
+        """Events of a task, run or node with a ``seq`` greater than ``after``: ``{"events", "next"}``."""
+        query = {"after": after, **({"limit": limit} if limit else {})}
+        return self._call("reading events", "GET", _events(thing_id), query=query)
 
     def logs(self, task_id: str, after: int = 0, run_id: str | None = None) -> dict[str, Any]:
         """Log chunks with a number greater than ``after``: ``{"chunks", "next", "ended"}``; data is base64."""
@@ -145,6 +155,21 @@ class Api:
         """What the task waits for."""
         return self._call(f"asking what the {_kind(task_id)} waits for", "GET", f"{_task(task_id)}/why")
 
+    def task_runs(self, task_id: str, *, limit: int = 20, cursor: str | None = None) -> dict[str, Any]:
+        """A page of the runs of a task, the last one first: ``{"runs", "next_cursor"}``."""
+        return self._call("listing the runs", "GET", f"{_task(task_id)}/runs", query=_page(limit, cursor))
+
+    def errors(
+        self, task_id: str | None, wanted: Mapping[str, Any], *, limit: int = 50, cursor: str | None = None
+    ) -> dict[str, Any]:
+        """A page of failed attempts, of a task or of everything: ``{"errors", "next_cursor"}``."""
+        path = f"{_task(task_id)}/errors" if task_id else "/api/errors"
+        return self._call("listing failed attempts", "GET", path, query={**_page(limit, cursor), **wanted})
+
+    def queue(self, *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+        """A page of who waits for capacity: ``{"waiting", "count", "next_cursor"}``."""
+        return self._call("listing who waits", "GET", "/api/queue", query=_page(limit, cursor))
+
     # --- runs of pipelines of one's own
 
     def start_run(self, spec: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
@@ -152,10 +177,11 @@ class Api:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         return self._call("starting the run", "POST", "/api/runs", body=spec, headers=headers)
 
-    def runs(self, statuses: Sequence[str] = (), *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
-        """A page of runs in one of these statuses (none: in any): ``{"runs", "next_cursor"}``."""
-        query: dict[str, Any] = {"limit": limit, "status": list(statuses), **({"cursor": cursor} if cursor else {})}
-        return self._call("listing runs", "GET", "/api/runs", query=query)
+    def runs(
+        self, *, limit: int = 50, cursor: str | None = None, wanted: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """A page of runs: ``{"runs", "next_cursor"}``. ``wanted``: the query that says which."""
+        return self._call("listing runs", "GET", "/api/runs", query={**_page(limit, cursor), **(wanted or {})})
 
     def signal(self, run_id: str, name: str, data: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
         """Send a signal. The same again changes nothing; ``key`` tells apart several of one name."""
@@ -177,17 +203,32 @@ class Api:
         query = {"after": after} if after else None
         return self._call("reading events", "GET", "/api/events", query=query)
 
+    def stream(self, thing_id: str | None, after: str) -> Iterator[tuple[str, dict[str, Any] | None]] | None:
+        """The events after a place as they come, of a task, run or node, or of everything: place and event, the event
+        None where only the place is said. It ends when the server ends it. None: there is no room for a stream, or
+        something between here and the server knows none; pages are served all the time.
+
+        The connection is made before this returns. Raises ``NoServer``, also while it is read.
+        """
+        what, path = "reading events", "/api/events" if thing_id is None else _events(thing_id)
+        where, answer = self._ask(
+            what, "GET", path, None, {"after": after}, {"Accept": _STREAM}, timeout_s=STREAM_SILENCE_S
+        )  # fmt: skip
+        if answer.ok and answer.headers.get("Content-Type", "").startswith(_STREAM):
+            return _frames(what, where, answer)
+        with contextlib.closing(answer):
+            try:
+                _checked(what, where, answer)
+            except CommandError as error:
+                if error.code not in _NO_ROOM:
+                    raise
+        return None
+
     # --- nodes
 
     def nodes(self, *, destroyed: bool = False) -> list[dict[str, Any]]:
         """The nodes, newest first."""
-        query: dict[str, Any] = {"limit": NODE_PAGE, **({"destroyed": "true"} if destroyed else {})}
-        page = self._call("listing nodes", "GET", "/api/nodes", query=query)
-        found: list[dict[str, Any]] = page["nodes"]
-        while cursor := page["next_cursor"]:
-            page = self._call("listing nodes", "GET", "/api/nodes", query={**query, "cursor": cursor})
-            found += page["nodes"]
-        return found
+        return self._pages("listing nodes", "/api/nodes", "nodes", **({"destroyed": "true"} if destroyed else {}))
 
     def add_node(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Order a node. The key makes a repeat answer with the same node."""
@@ -195,22 +236,29 @@ class Api:
 
     def drain_node(self, node_id: str, reason: str | None = None) -> dict[str, Any]:
         """Ask a node to drain and go."""
-        path = f"/api/nodes/{quote(node_id, safe='')}/drain"
-        return self._call("draining the node", "POST", path, body={"reason": reason})
+        return self._call("draining the node", "POST", f"{_node(node_id)}/drain", body={"reason": reason})
 
     def destroy_node(self, node_id: str, reason: str | None = None, *, force: bool = False) -> dict[str, Any]:
         """Let a node go; with ``force`` at once."""
-        path = f"/api/nodes/{quote(node_id, safe='')}/destroy"
         body = {"reason": reason, **({"force": True} if force else {})}
-        return self._call("destroying the node", "POST", path, body=body)
+        return self._call("destroying the node", "POST", f"{_node(node_id)}/destroy", body=body)
 
     def node(self, node_id: str) -> dict[str, Any]:
         """One node."""
-        return self._call("reading the node", "GET", f"/api/nodes/{quote(node_id, safe='')}")
+        return self._call("reading the node", "GET", _node(node_id))
 
     def providers(self) -> list[dict[str, Any]]:
         """The providers with their offers."""
         found: list[dict[str, Any]] = self._call("listing providers", "GET", "/api/providers")["providers"]
+        return found
+
+    def check_providers(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Ask for a check of the credentials of each provider (or one): those providers, whose ``check`` is ``pending``
+        until a worker did it."""
+        body = {"provider": name} if name else {}
+        found: list[dict[str, Any]] = self._call(
+            "asking for the check", "POST", "/api/providers/check", body=body, headers=_once()
+        )["providers"]
         return found
 
     def usage(self, month: str | None = None) -> dict[str, Any]:
@@ -227,13 +275,41 @@ class Api:
         """A link that signs a browser in: ``{"path", "expires_at"}``."""
         return self._call("asking for a sign-in link", "POST", "/api/sign-in-links", body={})
 
+    def tokens(self) -> list[dict[str, Any]]:
+        """The tokens of the owner, the oldest first, without the tokens themselves."""
+        return self._pages("listing tokens", "/api/tokens", "tokens")
+
+    def create_token(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """A further token of the owner, which is shown this once."""
+        # Once: a repeat would make another one, and nobody would know of the first.
+        return self._once("making the token", "POST", "/api/tokens", spec, None, None)
+
+    def revoke_token(self, token_id: str) -> None:
+        """Revoke a token of the owner."""
+        # Once: where the answer was lost, a repeat would say that there is none.
+        self._once("revoking the token", "DELETE", f"/api/tokens/{quote(token_id, safe='')}", None, None, None)
+
     def audit(self, *, limit: int = 50, cursor: str | None = None) -> tuple[list[dict[str, Any]], str | None]:
         """A page of the audit trail, newest first, and the cursor of the next one."""
-        query: dict[str, Any] = {"limit": limit, **({"cursor": cursor} if cursor else {})}
-        found = self._call("reading the audit trail", "GET", "/api/audit", query=query)
+        found = self._call("reading the audit trail", "GET", "/api/audit", query=_page(limit, cursor))
         return found["lines"], found["next_cursor"]
 
+    def sweeps(self) -> list[dict[str, Any]]:
+        """The scheduled jobs; ``failing`` is at how many things."""
+        found: list[dict[str, Any]] = self._call("listing the scheduled jobs", "GET", "/api/sweeps")["sweeps"]
+        return found
+
     # --- how
+
+    def _pages(self, what: str, path: str, rows: str, **query: Any) -> list[dict[str, Any]]:
+        """All ``rows`` of a list that comes in pages."""
+        asked: dict[str, Any] = {"limit": PAGE, **query}
+        page = self._call(what, "GET", path, query=asked)
+        found: list[dict[str, Any]] = page[rows]
+        while cursor := page["next_cursor"]:
+            page = self._call(what, "GET", path, query={**asked, "cursor": cursor})
+            found += page[rows]
+        return found
 
     def _call(
         self,
@@ -266,12 +342,29 @@ class Api:
         query: Mapping[str, Any] | None,
         headers: Mapping[str, str] | None,
     ) -> dict[str, Any]:
+        where, answer = self._ask(what, method, path, body, query, headers)
+        return _checked(what, where, answer)
+
+    def _ask(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
+        *,
+        timeout_s: float | None = None,
+    ) -> tuple[str, requests.Response]:
+        """What was asked, for people, and the answer. ``timeout_s``: it is read as it comes, with silences that long."""
         url = self.target.url.rstrip("/") + path
         where = f"{method} {url}"
+        connect_s, read_s = self._timeout_s
         try:
             answer = self._session.request(
                 method, url, json=body, params=query, headers={"Accept": "application/json", **(headers or {})},
-                auth=_Bearer(self.target.token), timeout=self._timeout_s, allow_redirects=False,
+                auth=_Bearer(self.target.token), timeout=(connect_s, timeout_s or read_s), allow_redirects=False,
+                stream=timeout_s is not None,
             )  # fmt: skip
         except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
             raise CommandError(
@@ -283,7 +376,7 @@ class Api:
                 advice=None if isinstance(error, requests.exceptions.SSLError)
                 else "is the server running? start one with: taskflow up",
             ) from error  # fmt: skip
-        return _checked(what, where, answer)
+        return where, answer
 
 
 def is_run(thing_id: str) -> bool:
@@ -296,6 +389,32 @@ def _once() -> dict[str, str]:
     return {"Idempotency-Key": uuid.uuid4().hex}
 
 
+def _frames(what: str, where: str, answer: requests.Response) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """The frames of a stream: place and event."""
+    # In the pieces in which it comes; where those have no lengths, waiting for more would hold back what is there.
+    chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
+    place, data = "", b""
+    try:
+        for line in answer.iter_lines(None if chunked else 1):
+            name, _, value = line.partition(b": ")
+            if name == b"id":
+                place = value.decode()
+            elif name == b"data":
+                data = value
+            elif not line and place:  # now the frame is whole
+                yield place, json.loads(data) if data else None
+                data = b""
+    except (requests.RequestException, ValueError) as error:
+        why = _why(error) if isinstance(error, requests.RequestException) else "it sent what is no event"
+        raise NoServer(what, why, where=where) from error
+    finally:
+        answer.close()
+
+
+def _page(limit: int, cursor: str | None) -> dict[str, Any]:
+    return {"limit": limit, **({"cursor": cursor} if cursor else {})}
+
+
 def _kind(thing_id: str) -> str:
     return "run" if is_run(thing_id) else "task"
 
@@ -303,6 +422,15 @@ def _kind(thing_id: str) -> str:
 def _task(task_id: str) -> str:
     """The path of a task, or of a run: an id says what it names."""
     return f"/api/{_kind(task_id)}s/{quote(task_id, safe='')}"
+
+
+def _node(node_id: str) -> str:
+    return f"/api/nodes/{quote(node_id, safe='')}"
+
+
+def _events(thing_id: str) -> str:
+    """The path of the events of a task, a run or a node."""
+    return f"{_node(thing_id) if thing_id.startswith('node-') else _task(thing_id)}/events"
 
 
 def _checked(what: str, where: str, answer: requests.Response) -> dict[str, Any]:

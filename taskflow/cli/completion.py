@@ -18,7 +18,7 @@ VARIABLE = "_TASKFLOW_COMPLETE"
 @click.argument("shell", type=click.Choice(SHELLS))
 @json_option
 def completion(shell: str, as_json: bool) -> int:
-    """Print the script that lets SHELL complete commands, options, and ids of tasks and nodes.
+    """Print the script that lets SHELL complete commands, options, and ids of tasks, runs and nodes.
 
     \b
     bash:  taskflow completion bash > ~/.local/share/bash-completion/completions/taskflow

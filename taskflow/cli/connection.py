@@ -51,6 +51,15 @@ def connect(settings: Settings) -> Api:
     return Api(target, relocate=lambda: find(settings))
 
 
+def over_api(settings: Settings) -> bool:
+    """Whether a command that could work on the stores goes by the API: a server is named, which is not the stack that
+    serves the data directory, and none of its stores is."""
+    if not settings.url or settings.redis_url or settings.database_url:
+        return False
+    info = serving(settings)
+    return info is None or info.url != settings.url.rstrip("/")
+
+
 def serving(settings: Settings) -> StackInfo | None:
     """The stack that serves the data directory, if one does and is ready. Changes nothing there."""
     return DataDir(settings).read_stack_info() if was_served(settings) else None

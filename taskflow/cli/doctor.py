@@ -32,12 +32,13 @@ def doctor(demonstrate: bool, as_json: bool) -> int:
         from taskflow.cli import demonstration
 
         return demonstration.show(as_json=as_json)
+    from taskflow.broker import CeleryPublisher
     from taskflow.service.doctor import Doctor
 
     with stores_app() as app:
         found = Doctor(
             app.database, app.control, app.service.health, app.tools.catalogue, app.settings,
-            callback_url=callback_url(app.settings),
+            celery_app=CeleryPublisher(app.settings).application(), callback_url=callback_url(app.settings),
         ).examine()  # fmt: skip
     click.echo(render.to_json({"checks": found}) if as_json else findings_text(found))
     return FAILED if any(one["state"] == "error" for one in found) else OK

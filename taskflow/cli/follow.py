@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import click
+
 from taskflow.cli import render
 from taskflow.cli.client import Api
+from taskflow.cli.interrupts import Interrupts
 from taskflow.cli.live import Standing
 from taskflow.cli.problems import CommandError, NoServer
 from taskflow.cli.render import LogLines, Progress
@@ -17,8 +20,6 @@ from taskflow.clock import Clock, SystemClock
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
 #: How long a server may be away before following gives up; the task itself does not mind.
 LOST_MAX_S = 120.0
-#: The task is looked at this often even when no event says that it ended (events are pruned one day).
-_LOOK_S = 3.0
 _QUIET_S = 2.0
 _NEW_TOKEN_S = 3.0
 #: On a terminal: how often it is asked what the step waits for.
@@ -86,6 +87,9 @@ class Follower:
     ``on_tick`` is called before each look. ``sleep`` may return early when something is to be done.
     """
 
+    #: The task is looked at this often even when no event says that it ended (events are pruned one day).
+    look_s = 3.0
+
     def __init__(
         self,
         api: Api,
@@ -98,7 +102,7 @@ class Follower:
     ) -> None:
         self._api = api
         self._task_id = str(task["id"])
-        self._run_id = task.get("run_id")
+        self._run_id = task.get("run_id", task["id"])
         self._progress = progress
         self._on_tick = on_tick
         self._clock = clock or SystemClock()
@@ -167,11 +171,15 @@ class Follower:
             self._awaited = None
             self._draw_step()
             self._output = self._output or event.get("step") in ("agent_session", "running")
-        line = render.event_line(event)
+        line = self._line(event)
         if line:
             self._progress.line(line)
         if kind == "run_finished":
             self._finished_seen = True
+
+    def _line(self, event: Mapping[str, Any]) -> str | None:
+        """What an event says to people, None for nothing."""
+        return render.event_line(event)
 
     def _drain_log(self) -> None:
         while self._read_log():
@@ -196,11 +204,11 @@ class Follower:
     def _ended_task(self) -> dict[str, Any] | None:
         """The task once nothing of it goes on any more and all of its output was shown."""
         now = self._clock.monotonic()
-        if not self._finished_seen and now - self._looked_at < _LOOK_S:
+        if not self._finished_seen and now - self._looked_at < self.look_s:
             return None
         task = self._api.task(self._task_id)
         self._looked_at = now
-        if task.get("run_id") != self._run_id:  # it was run again meanwhile: ours is history
+        if task.get("run_id", self._run_id) != self._run_id:  # it was run again meanwhile: ours is history
             return task
         if not task.get("finished"):
             return None
@@ -246,25 +254,36 @@ class Follower:
         self._progress.line(f"  {text}")
 
 
+def see_through(follower: Follower, thing_id: str) -> dict[str, Any]:
+    """Follow without owning: Ctrl-C ends the following, not what is followed."""
+    try:
+        with Interrupts():  # a kill ends it as Ctrl-C does, with the cursor shown again
+            return follower.run()
+    except KeyboardInterrupt:
+        click.echo(f"{thing_id} goes on; look at it with: taskflow show -f {thing_id}", err=True)
+        raise
+
+
 def write_log(
     api: Api,
     task_id: str,
     write: Callable[[Mapping[str, Any]], None],
     *,
+    run_id: str | None = None,
     follow: bool,
     say: Callable[[str], None],
     sleep: Sleep | None = None,
     clock: Clock | None = None,
 ) -> None:
     """Give each chunk of the task's output to ``write``, in order; with ``follow`` until the command is over, also over
-    restarts of the server, of which ``say`` is told."""
+    restarts of the server, of which ``say`` is told. ``run_id``: of which run; None: of the last one."""
     clock = clock or SystemClock()
     sleep = sleep or clock.sleep
     patience = Patience(api, clock, say)
     after, pause_s = 0, FIRST_PAUSE_S
     while True:
         try:
-            found = api.logs(task_id, after)
+            found = api.logs(task_id, after, run_id)
             patience.answered()
             patience.looked()
         except CommandError as error:

@@ -8,6 +8,7 @@ import click
 
 from taskflow.cli import connection, render
 from taskflow.cli.client import Api
+from taskflow.cli.history import events_table, last_events
 from taskflow.cli.offers import complete_providers
 from taskflow.cli.operate import database_app
 from taskflow.cli.options import json_goes_last, json_option, node_argument
@@ -18,6 +19,7 @@ from taskflow.words import duration, money, number
 
 #: How often a node that is waited for is looked at.
 _LOOK_S = 2.0
+_EVENTS_SHOWN = 20
 
 
 @click.group(invoke_without_command=True)
@@ -43,13 +45,16 @@ def list_nodes(with_destroyed: bool, as_json: bool) -> int:
 @node_argument
 @json_option
 def show(node_id: str, as_json: bool) -> int:
-    """Show everything known of a node."""
-    node = connection.connect(Settings.from_env()).node(node_id)
+    """Show everything known of a node, and what happened to it last (taskflow events has all of it)."""
+    api = connection.connect(Settings.from_env())
+    node = api.node(node_id)
+    events, count = last_events(api, node_id, _EVENTS_SHOWN)
     if as_json:
-        click.echo(render.to_json(node))
+        click.echo(render.to_json({**node, "events": events}))
         return OK
     rows = [(name, value) for name, value in node.items() if value is not None]
     click.echo(render.table(("FIELD", "VALUE"), rows))
+    click.echo(f"\nlast {len(events)} of {count} events\n{events_table(events)}")
     return OK
 
 

@@ -1,4 +1,4 @@
-"""The commands of who operates an installation: the stack, its database, its tokens, its health."""
+"""The commands of who operates an installation: the stack, its database, its settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from taskflow.cli import connection, embedded, render
 from taskflow.cli.options import json_option
 from taskflow.cli.problems import OK, CommandError, NoServer, no_database, no_stack
 from taskflow.cli.render import Progress
-from taskflow.db.roles import ROLES
 from taskflow.logs import mask_text
 from taskflow.settings import Settings, table
 from taskflow.stack.data_dir import SQLITE_FILE, DataDir, StackInfo
@@ -121,56 +120,6 @@ def reshard(shards: int, as_json: bool) -> int:
         write_shards(app.database, shards)
     said = f"{shards} shards; start every process with TASKFLOW_SHARDS={shards}"
     click.echo(render.to_json({"shards": shards}) if as_json else said)
-    return OK
-
-
-@click.group()
-def token() -> None:
-    """API tokens. These commands work on the database itself: they are for who operates it."""
-
-
-@token.command("create")
-@click.option("--name", required=True, metavar="NAME", help="What it is for.")
-@click.option("--owner", default="default", show_default=True, metavar="NAME", help="Whose tasks it acts for.")
-@click.option("--role", type=click.Choice(ROLES), default="admin", show_default=True, help="What it may do.")
-@click.option("--expires", "expires_s", type=float, metavar="S", help="Seconds it is valid. Default: until revoked.")
-@json_option
-def create_token(name: str, owner: str, role: str, expires_s: float | None, as_json: bool) -> int:
-    """Make a token. It is shown this once.
-
-    A viewer reads; an operator also submits, stops and drains; an admin also orders and destroys nodes, and makes and
-    revokes the owner's tokens.
-    """
-    with database_app() as app:
-        made = app.service.accounts.create_token(owner=owner, name=name, expires_s=expires_s, role=role)
-    click.echo(render.to_json(made) if as_json else made["token"])
-    return OK
-
-
-@token.command("list")
-@json_option
-def list_tokens(as_json: bool) -> int:
-    """List tokens, without the tokens themselves."""
-    with database_app() as app:
-        found = app.service.accounts.list_tokens()
-    if as_json:
-        click.echo(render.to_json({"tokens": found}))
-        return OK
-    columns = ("id", "name", "owner", "role", "created_at", "last_used_at", "expires_at", "revoked_at")
-    rows = [tuple(one[name] for name in columns) for one in found]
-    headers = [name.removesuffix("_at").replace("_", " ").upper() for name in columns]
-    click.echo(render.table(headers, rows) if rows else "no tokens")
-    return OK
-
-
-@token.command("revoke")
-@click.argument("token_id", metavar="ID")
-@json_option
-def revoke_token(token_id: str, as_json: bool) -> int:
-    """Revoke a token, from now on and for good."""
-    with database_app() as app:
-        app.service.accounts.revoke_token(token_id)
-    click.echo(render.to_json({"id": token_id, "revoked": True}) if as_json else f"{token_id}: revoked")
     return OK
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import click
 
-from taskflow.cli.offers import complete_nodes, complete_tasks
+from taskflow.cli.offers import complete_nodes, complete_subjects, complete_tasks
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 task_argument = click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
+#: A task, or a run of a pipeline of one's own; and several of them.
+thing_argument = click.argument("task_id", metavar="ID", shell_complete=complete_subjects)
+things_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_subjects)
 node_argument = click.argument("node_id", metavar="ID", shell_complete=complete_nodes)
 
 

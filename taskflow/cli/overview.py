@@ -49,7 +49,7 @@ class Overview:
         """Everything, as JSON: health, counts, steps, tasks, runs, what failed, nodes, alarms, events. Raises
         ``CommandError``."""
         page = self._api.tasks(wanted={"status": ",".join(_OPEN)}, limit=TASKS_MAX)
-        page_of_runs = self._api.runs(_OPEN_RUN, limit=TASKS_MAX)
+        page_of_runs = self._api.runs(wanted={"status": ",".join(_OPEN_RUN)}, limit=TASKS_MAX)
         tasks, runs = page["tasks"], page_of_runs["runs"]
         nodes = self._api.nodes()
         self._ask_whys([one["id"] for one in (*tasks, *runs)])
@@ -71,7 +71,7 @@ class Overview:
             "tasks": tasks,
             "runs": runs,
             "failed": self._api.tasks(wanted={"status": "failed"}, limit=_ENDED_MAX)["tasks"],
-            "failed_runs": self._api.runs(("failed",), limit=_ENDED_MAX)["runs"],
+            "failed_runs": self._api.runs(wanted={"status": "failed"}, limit=_ENDED_MAX)["runs"],
             "nodes": nodes,
             "events": self._news(),
         }

@@ -16,7 +16,7 @@ import click
 
 from taskflow.cli.live import Standing, is_live, make_region
 from taskflow.cli.repository import merge_command
-from taskflow.words import duration, money
+from taskflow.words import chosen, duration, money, refused
 
 LOG_PREFIX = "  | "
 TAIL_LINES = 10
@@ -50,6 +50,11 @@ def seconds_between(start: str | None, end: str | None) -> float | None:
         return None
     begun, ended = (datetime.fromisoformat(text.replace("Z", "+00:00")) for text in (start, end))
     return max(0.0, (ended - begun).total_seconds())
+
+
+def second(at: str | None) -> str | None:
+    """A time of the API to the second."""
+    return None if at is None else f"{at[:19]}Z".replace("T", " ")
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -209,6 +214,7 @@ def task_details(task: Mapping[str, Any]) -> str:
             ("project", task.get("project")),
             ("node", task.get("node_id")),
             ("used", _used(task.get("usage") or {})),
+            ("last output", _last_output(task) if task["status"] == "in_progress" else None),
             *_unknown(task.get("unreachable") or {}),
             ("node-loss reruns", f"{task.get('node_loss_reruns_done')} of {allowed}" if allowed else None),
             ("created", task.get("created_at")),
@@ -233,6 +239,11 @@ def _used(usage: Mapping[str, Any]) -> str | None:
 def _late(found: Mapping[str, Any]) -> str:
     said = " ".join(str(found[k]) for k in ("outcome", "output_branch", "commit") if found.get(k))
     return f"{said} (of run {found['run_number']})" if said and found.get("run_number") else said
+
+
+def _last_output(found: Mapping[str, Any]) -> object:
+    """When a running command last wrote something; None from a server that does not say it."""
+    return (found["last_output_at"] or "none yet") if "last_output_at" in found else None
 
 
 def _unknown(found: Mapping[str, Any]) -> list[tuple[str, object]]:
@@ -287,8 +298,8 @@ def _json_or_none(value: Any) -> str | None:
 
 
 def why_text(found: Mapping[str, Any]) -> str:
-    """What a task waits for: the sentence, then the facts."""
-    error, node = found.get("last_error") or {}, found.get("node") or {}
+    """What a task waits for: the sentence, then the facts, then the choice of its node."""
+    error, node, placement = found.get("last_error") or {}, found.get("node") or {}, found.get("placement") or {}
     facts = pairs(
         [
             ("status", found.get("status")),
@@ -302,7 +313,10 @@ def why_text(found: Mapping[str, Any]) -> str:
             ("attempt", found.get("attempt")),
             ("last error", f"{error.get('message')} (attempt {error.get('attempt')})" if error else None),
             ("node", f"{node.get('id')} {node.get('status')} {node.get('address') or ''}" if node else None),
+            ("last output", _last_output(found) if found.get("step") == "running" else None),
             *_unknown(found.get("unreachable") or {}),
+            ("chosen", chosen(placement) if placement else None),
+            *(("not", one) for one in refused(placement)),
         ]
     )
     return f"{clean(found.get('summary'))}\n{facts}"

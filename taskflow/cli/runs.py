@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import click
 
 from taskflow.cli import connection, render
 from taskflow.cli.client import Api
-from taskflow.cli.follow import Patience
+from taskflow.cli.follow import Follower, see_through
+from taskflow.cli.many import said
+from taskflow.cli.offers import complete_runs
 from taskflow.cli.options import json_option
+from taskflow.cli.pages import read, say_more
 from taskflow.cli.problems import EXIT_CODES, FAILED, OK, CommandError
-from taskflow.clock import Clock, SystemClock
+from taskflow.cli.render import Progress
+from taskflow.cli.stream import EventStream
+from taskflow.clock import Clock
 from taskflow.settings import Settings
-
-_LOOK_EVERY_S = 1.0
 
 
 @click.command(epilog=EXIT_CODES)
@@ -47,7 +51,7 @@ def start(
 
 
 @click.command("signal")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.argument("name")
 @click.option("--data", metavar="JSON|@FILE", default="{}", help="What comes with it: a JSON object.")
 @click.option("--key", metavar="K", help="The message's own id, where several signals of one name come.")
@@ -66,46 +70,82 @@ def show_started(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: boo
         if not as_json:
             click.echo(run["id"])
         return show(api, run, follow=True, as_json=as_json)
-    click.echo(render.to_json(run) if as_json else f"{run['id']}: run {run['number']} is {run['status']}")
+    click.echo(render.to_json(run) if as_json else said("rerun", run))
     return OK
 
 
-def show(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: bool, clock: Clock | None = None) -> int:
-    """Show a run; with ``follow`` when it has ended, and then with its outcome."""
-    clock = clock or SystemClock()
-    patience = Patience(api, clock, lambda text: click.echo(f"  {text}", err=True))
-    seen = None
-    while follow and not run["finished"]:
-        if not as_json and run["step"] != seen:
-            seen = run["step"]
-            click.echo(f"  {render.clean(seen)}", err=True)
-        clock.sleep(_LOOK_EVERY_S)
+class RunFollower(Follower):
+    """Follows a run of a pipeline of one's own, over the server's stream of its events."""
+
+    #: The stream says what happens; this is for what it can't say, as that the run was deleted.
+    look_s = 15.0
+
+    def __init__(self, api: Api, run: Mapping[str, Any], progress: Progress, *, clock: Clock | None = None) -> None:
+        super().__init__(api, run, progress, sleep=self._wait, clock=clock)
+        self._stream: EventStream | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Follow to the end; the run as it is then. Raises ``NoServer`` when the server stays away."""
         try:
-            run = api.task(run["id"])
-            patience.answered()
-            patience.looked()
-        except CommandError as error:
-            patience.bear(error)
+            return super().run()
+        finally:
+            self._let_go()
+
+    def _wait(self, seconds: float) -> None:
+        if self._stream is None:
+            self._clock.sleep(seconds)
+        else:
+            self._stream.wait(seconds)
+
+    def _read_events(self) -> bool:
+        try:
+            if self._stream is None:
+                self._stream = EventStream(self._api, self._task_id, str(self._seq), clock=self._clock)
+                self._patience.answered()
+            seen = self._seq
+            while event := self._stream.take():
+                self._take(event)
+                self._seq = int(event["seq"])
+            return self._seq != seen
+        except CommandError:
+            self._let_go()
+            raise
+
+    def _read_log(self) -> bool:
+        return False  # it has no output
+
+    def _line(self, event: Mapping[str, Any]) -> str | None:
+        if event["kind"] == "signal_recorded":
+            return f"  signal {render.clean(event['data'].get('name'))} by {render.clean(event['actor'])}"
+        return super()._line(event)
+
+    def _let_go(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def show(api: Api, run: Mapping[str, Any], *, follow: bool, as_json: bool, clock: Clock | None = None) -> int:
+    """Show a run; with ``follow`` see it through, and end with its outcome."""
+    if follow:
+        progress = Progress(err=as_json, plain=as_json)
+        run = see_through(RunFollower(api, run, progress, clock=clock), run["id"])
+        if not as_json:
+            progress.line("")
     click.echo(render.to_json(run) if as_json else render.run_details(run))
     return FAILED if follow and run["status"] != "completed" else OK
 
 
-def show_list(api: Api, statuses: Sequence[str], *, limit: int | None, as_json: bool) -> int:
-    """List runs in one of these statuses (none: in any), newest first; all of them without a ``limit``."""
-    page = api.runs(statuses, limit=limit or 200)
-    found, cursor = list(page["runs"]), page["next_cursor"]
-    while limit is None and cursor:
-        page = api.runs(statuses, limit=200, cursor=cursor)
-        found += page["runs"]
-        cursor = page["next_cursor"]
+def show_list(api: Api, wanted: Mapping[str, Any], *, limit: int, all_pages: bool, as_json: bool) -> int:
+    """List the runs that ``wanted``, a query, says, newest first."""
+    found = read(partial(api.runs, wanted=wanted), "runs", limit=limit, all_pages=all_pages)
     if as_json:
-        click.echo(render.to_json({"runs": found, "next_cursor": cursor}))
+        click.echo(render.to_json({"runs": found.rows, "next_cursor": found.cursor}))
         return OK
-    rows = [(r["id"], r["pipeline"], r["status"], r["step"], r["awaiting"], r["subject"]) for r in found]
+    rows = [(r["id"], r["pipeline"], r["status"], r["step"], r["awaiting"], r["subject"]) for r in found.rows]
     head = ("ID", "PIPELINE", "STATUS", "STEP", "AWAITING", "SUBJECT")
     click.echo(render.table(head, rows) if rows else "no runs")
-    if cursor:
-        click.echo("there are more: --all", err=True)
+    say_more(found.cursor)
     return OK
 
 

@@ -54,6 +54,13 @@ def task_options(command: F) -> F:
         click.option("--project", metavar="NAME", help="What its usage and limits are counted under."),
         click.option("--node", metavar="ID", shell_complete=complete_nodes, help="Run on this node and no other."),
         click.option(
+            "--or-other-node", is_flag=True,
+            help="With --node: on another one when that is not usable (allow_node_fallback of the API).",
+        ),
+        click.option(
+            "--priority", type=click.IntRange(-100, 100), metavar="N", help="The higher, the sooner it is given a place.",
+        ),
+        click.option(
             "--provider", metavar="NAME", help="Run on a node of this provider.", shell_complete=complete_providers,
         ),
         click.option("--location", metavar="L", help="Run on a node at this place of a provider."),
@@ -84,6 +91,8 @@ def build(options: Mapping[str, Any], *, start: bool = True, environ: Mapping[st
     limit_s = options["time_limit"]
     if limit_s is not None and not 0 < limit_s < float("inf"):
         raise click.BadParameter("must be more than 0 seconds", param_hint="'--time-limit'")
+    if options["or_other_node"] and not options["node"]:
+        raise click.BadParameter("no node is named: it goes with --node", param_hint="'--or-other-node'")
     repository = resolve(options["repo"], options["branch"])
     spec: dict[str, Any] = {
         "repository": repository.address,
@@ -98,6 +107,8 @@ def build(options: Mapping[str, Any], *, start: bool = True, environ: Mapping[st
         "labels": _labels(options["label"]),
         "project": options["project"],
         "node_id": options["node"],
+        "allow_node_fallback": options["or_other_node"] or None,
+        "priority": options["priority"],
         "resources": {name: options[name] for name in _RESOURCES if options[name] is not None} or None,
         "node_loss_reruns": options["node_loss_reruns"] or None,
         "start": start,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -12,9 +13,12 @@ import click
 from taskflow.cli import connection, embedded, render, runs
 from taskflow.cli.client import Api, is_run
 from taskflow.cli.filters import task_query
-from taskflow.cli.follow import Follower, write_log
-from taskflow.cli.interrupts import Interrupts
-from taskflow.cli.options import json_option, task_argument
+from taskflow.cli.follow import Follower, see_through, write_log
+from taskflow.cli.history import run_id_of
+from taskflow.cli.many import on_each, said
+from taskflow.cli.offers import complete_task_runs
+from taskflow.cli.options import json_option, task_argument, thing_argument, things_argument
+from taskflow.cli.pages import page_options, read, say_more
 from taskflow.cli.problems import EXIT_CODES, FAILED, OK
 from taskflow.cli.render import Progress
 from taskflow.cli.repository import merge_command
@@ -76,15 +80,19 @@ def run_draft(task_id: str, follow: bool, as_json: bool) -> int:
 
 
 @click.command()
-@task_argument
-@click.option("-f", "--follow", is_flag=True, help="See it through.")
+@things_argument
+@click.option("-f", "--follow", is_flag=True, help="See it through, where it is one.")
 @json_option
-def rerun(task_id: str, follow: bool, as_json: bool) -> int:
-    """Run a failed or cancelled task, or run of a pipeline, again, from the start."""
+def rerun(ids: tuple[str, ...], follow: bool, as_json: bool) -> int:
+    """Run failed or cancelled tasks, or runs of pipelines, again, from the start."""
+    if follow and len(ids) > 1:
+        raise click.BadParameter("one at a time can be followed", param_hint="'--follow'")
     api = connection.connect(Settings.from_env())
-    if is_run(task_id):
-        return runs.show_started(api, api.rerun(task_id), follow=follow, as_json=as_json)
-    return _started(api, api.rerun(task_id), follow, as_json)
+    if len(ids) > 1:
+        return on_each(api, "rerun", ids, reason=None, as_json=as_json)
+    if is_run(ids[0]):
+        return runs.show_started(api, api.rerun(ids[0]), follow=follow, as_json=as_json)
+    return _started(api, api.rerun(ids[0]), follow, as_json)
 
 
 @click.command("list")
@@ -105,11 +113,20 @@ def rerun(task_id: str, follow: bool, as_json: bool) -> int:
     help="Only those submitted then or later: a length of time back (30m, 12h, 7d), or a point in time.",
 )
 @click.option("--before", metavar="TIME", help="Only those submitted before.")
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many.")
-@click.option("--all", "all_pages", is_flag=True, help="All of them.")
+@page_options
 @click.option("--runs", "of_runs", is_flag=True, help="Runs of pipelines of your own instead.")
+@click.option("--pipeline", metavar="NAME", help="With --runs: only of this pipeline.")
+@click.option("--subject", metavar="S", help="With --runs: only about this.")
 @json_option
-def list_tasks(limit: int, all_pages: bool, of_runs: bool, as_json: bool, **narrowed: Any) -> int:
+def list_tasks(
+    limit: int,
+    all_pages: bool,
+    of_runs: bool,
+    pipeline: str | None,
+    subject: str | None,
+    as_json: bool,
+    **narrowed: Any,
+) -> int:
     """List tasks, newest first: those that fit all that is said."""
     wanted, statuses = task_query(**narrowed), narrowed["status"]
     wrong = set(statuses) - set(RUN_STATUSES if of_runs else STATUSES)
@@ -117,28 +134,30 @@ def list_tasks(limit: int, all_pages: bool, of_runs: bool, as_json: bool, **narr
         what = "a run is" if of_runs else "a task is"
         raise click.BadParameter(f"{what} never {', '.join(sorted(wrong))}", param_hint="'--status'")
     if of_runs and set(wanted) - {"status"}:
-        raise click.BadParameter("of the others it goes with --status, --limit and --all", param_hint="'--runs'")
+        raise click.BadParameter(
+            "of the others it goes with --status, --pipeline, --subject, --limit and --all", param_hint="'--runs'"
+        )
+    of_run_alone = {name: value for name, value in (("pipeline", pipeline), ("subject", subject)) if value is not None}
+    if of_run_alone and not of_runs:
+        raise click.BadParameter("tasks have none; it goes with --runs", param_hint=f"'--{next(iter(of_run_alone))}'")
     api = connection.connect(Settings.from_env())
     if of_runs:
-        return runs.show_list(api, statuses, limit=None if all_pages else limit, as_json=as_json)
-    page = api.tasks(wanted=wanted, limit=200 if all_pages else limit)
-    tasks, cursor = list(page["tasks"]), page["next_cursor"]
-    while all_pages and cursor:
-        page = api.tasks(wanted=wanted, limit=200, cursor=cursor)
-        tasks += page["tasks"]
-        cursor = page["next_cursor"]
+        return runs.show_list(api, wanted | of_run_alone, limit=limit, all_pages=all_pages, as_json=as_json)
+    found = read(partial(api.tasks, wanted=wanted), "tasks", limit=limit, all_pages=all_pages)
     if as_json:
-        click.echo(render.to_json({"tasks": tasks, "next_cursor": cursor}))
+        click.echo(render.to_json({"tasks": found.rows, "next_cursor": found.cursor}))
         return OK
-    rows = [(t["id"], t["status"], t["step"], t["run_number"], _second(t["created_at"]), t["title"]) for t in tasks]
+    rows = [
+        (t["id"], t["status"], t["step"], t["run_number"], render.second(t["created_at"]), t["title"])
+        for t in found.rows
+    ]
     click.echo(render.table(("ID", "STATUS", "STEP", "RUN", "CREATED", "TITLE"), rows) if rows else "no tasks")
-    if cursor:
-        click.echo("there are more: --all", err=True)
+    say_more(found.cursor)
     return OK
 
 
 @click.command()
-@task_argument
+@thing_argument
 @click.option("-f", "--follow", is_flag=True, help="See it through; ends with its outcome.")
 @json_option
 def show(task_id: str, follow: bool, as_json: bool) -> int:
@@ -156,13 +175,21 @@ def show(task_id: str, follow: bool, as_json: bool) -> int:
 @click.command()
 @task_argument
 @click.option("-f", "--follow", is_flag=True, help="Until the command is over.")
+@click.option(
+    "--run",
+    "run",
+    metavar="RUN",
+    shell_complete=complete_task_runs,
+    help="Of an earlier run: its number or its id; taskflow runs lists them.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: number, data (base64).")
-def logs(task_id: str, follow: bool, as_json: bool) -> int:
+def logs(task_id: str, follow: bool, run: str | None, as_json: bool) -> int:
     """Write the output of a task's command, byte for byte."""
     if is_run(task_id):
         raise click.BadParameter("a run of a pipeline of your own has no output; taskflow show has its results")
     api = connection.connect(Settings.from_env())
     api.task(task_id)
+    run_id = None if run is None else run_id_of(api, task_id, run)
     out = sys.stdout.buffer
 
     def write(chunk: Mapping[str, Any]) -> None:
@@ -172,27 +199,27 @@ def logs(task_id: str, follow: bool, as_json: bool) -> int:
             out.write(base64.b64decode(chunk["data"]))
             out.flush()
 
-    write_log(api, task_id, write, follow=follow, say=lambda text: click.echo(text, err=True))
+    write_log(api, task_id, write, run_id=run_id, follow=follow, say=lambda text: click.echo(text, err=True))
     return OK
 
 
 @click.command()
-@task_argument
+@things_argument
 @click.option("--reason", metavar="TEXT", help="Why; shown in its history.")
 @json_option
-def cancel(task_id: str, reason: str | None, as_json: bool) -> int:
-    """Ask for the cancellation of a task or run: what runs is stopped, what exists is cleaned up."""
-    task = connection.connect(Settings.from_env()).cancel(task_id, reason)
-    if is_run(task_id):
-        click.echo(render.to_json(task) if as_json else f"{task['id']}: cancel requested; it is {task['status']}")
-        return OK
-    said = "cancelled" if task["status"] == "cancelled" else f"cancel requested; it is {task['status']}"
-    click.echo(_as_json(task) if as_json else f"{task['id']}: {said}")
+def cancel(ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
+    """Ask for the cancellation of tasks or runs: what runs is stopped, what exists is cleaned up."""
+    api = connection.connect(Settings.from_env())
+    if len(ids) > 1:
+        return on_each(api, "cancel", ids, reason=reason, as_json=as_json)
+    thing = api.cancel(ids[0], reason)
+    as_document = render.to_json if is_run(ids[0]) else _as_json
+    click.echo(as_document(thing) if as_json else said("cancel", thing))
     return OK
 
 
 @click.command()
-@task_argument
+@thing_argument
 @json_option
 def why(task_id: str, as_json: bool) -> int:
     """Say what a task or run waits for, since when, until when, and what happens then."""
@@ -204,20 +231,15 @@ def why(task_id: str, as_json: bool) -> int:
 def _started(api: Api, task: dict[str, Any], follow: bool, as_json: bool) -> int:
     if follow:
         return _follow(api, task, as_json)
-    click.echo(_as_json(task) if as_json else f"{task['id']}: run {task['run_number']} is {task['status']}")
+    click.echo(_as_json(task) if as_json else said("rerun", task))
     return OK
 
 
 def _follow(api: Api, task: dict[str, Any], as_json: bool) -> int:
-    """See a task through without owning it: Ctrl-C ends the following, not the task."""
+    """See a task through; how it ended."""
     progress = Progress(err=as_json, plain=as_json)
     follower = Follower(api, task, progress)
-    try:
-        with Interrupts():  # a kill ends it as Ctrl-C does, with the cursor shown again
-            task = follower.run()
-    except KeyboardInterrupt:
-        click.echo(f"{task['id']} goes on; look at it with: taskflow show -f {task['id']}", err=True)
-        raise
+    task = see_through(follower, task["id"])
     if as_json:
         click.echo(_as_json(task))
     else:
@@ -228,7 +250,3 @@ def _follow(api: Api, task: dict[str, Any], as_json: bool) -> int:
 
 def _as_json(task: Mapping[str, Any]) -> str:
     return render.to_json({**task, "merge_command": merge_command(task)})
-
-
-def _second(at: str | None) -> str | None:
-    return None if at is None else f"{at[:19]}Z".replace("T", " ")

@@ -96,9 +96,13 @@ def last_event(tx: Connection, subject_kind: str, subject_id: str, kind: str) ->
     ).first()
 
 
-def promise(tx: Connection, kind: str, payload: Mapping[str, Any], at: float) -> None:
-    """Write an outbox row: ``kind`` names the consumer that will be given ``payload``, at least once."""
-    tx.execute(_PROMISE, {"kind": kind, "payload": dict(payload), "created_at": at, "next_at": at, "attempts": 0})
+def promise(tx: Connection, kind: str, payload: Mapping[str, Any], at: float, *, owner_id: str | None = None) -> None:
+    """Write an outbox row: ``kind`` names the consumer that will be given ``payload``, at least once.
+
+    ``owner_id``: whom it is for, and so who may see it when it fails; None: it is for the installation.
+    """
+    values = {"kind": kind, "payload": dict(payload), "created_at": at, "next_at": at, "attempts": 0}
+    tx.execute(_PROMISE, {**values, "owner_id": owner_id})
 
 
 def open_promises(tx: Connection, now: float, limit: int) -> Sequence[Row[Any]]:
@@ -112,13 +116,32 @@ def count_resting_promises(tx: Connection, now: float) -> int:
     return tx.execute(select(func.count()).select_from(OutboxRow).where(*resting)).scalar_one()
 
 
+def failing_promises(tx: Connection, limit: int, *, owner_id: str | None = None) -> Sequence[Row[Any]]:
+    """Outbox rows whose consumer failed and that are open, the most often tried first; ``owner_id``: only theirs."""
+    wanted = select(OutboxRow.__table__).where(OutboxRow.done_at.is_(None), OutboxRow.attempts > 0)
+    if owner_id is not None:
+        wanted = wanted.where(OutboxRow.owner_id == owner_id)
+    return tx.execute(wanted.order_by(OutboxRow.attempts.desc(), OutboxRow.id).limit(limit)).all()
+
+
 def settle_promise(
-    tx: Connection, row_id: int, *, now: float, retry_at: float | None = None, tried: bool = True
+    tx: Connection,
+    row_id: int,
+    *,
+    now: float,
+    retry_at: float | None = None,
+    tried: bool = True,
+    error: Mapping[str, Any] | None = None,
 ) -> None:
-    """Mark an outbox row done, or due again at ``retry_at``; not ``tried``: it was too early for it."""
+    """Mark an outbox row done, or due again at ``retry_at``; not ``tried``: it was too early for it.
+
+    ``error``: why its consumer failed, kept with it.
+    """
     values: dict[str, Any] = {"attempts": OutboxRow.attempts + int(tried)}
     if retry_at is None:
         values["done_at"] = now
     else:
         values["next_at"] = retry_at
+    if error is not None:
+        values["error"] = dict(error)
     tx.execute(update(OutboxRow).where(OutboxRow.id == row_id, OutboxRow.done_at.is_(None)).values(**values))

@@ -288,7 +288,8 @@ class ProviderAccount(Base):
     """What is remembered of a provider between orders: until when nothing is bought there, and why.
 
     ``offers_rest`` maps what was sold out (``size@location``) to when it may be asked for again. ``blocked``: the error of
-    a refused credential; nothing is bought until a check succeeds.
+    a refused credential; nothing is bought until a check succeeds. ``checked``: what the last check found, at
+    ``checked_at``; one is asked for while ``check_asked_at`` is later, and a worker is at it since ``check_began_at``.
     """
 
     __tablename__ = "provider_accounts"
@@ -298,6 +299,10 @@ class ProviderAccount(Base):
     blocked: Mapped[dict[str, Any] | None]
     offers_rest: Mapped[dict[str, Any]]
     changed_at: Mapped[float]
+    check_asked_at: Mapped[float | None]
+    check_began_at: Mapped[float | None]
+    checked_at: Mapped[float | None]
+    checked: Mapped[dict[str, Any] | None]
 
 
 class Workspace(Base):
@@ -358,7 +363,10 @@ class LogChunk(Base):
 
 
 class OutboxRow(Base):
-    """Work that a transaction promised. ``kind`` names its consumer; the row is done when that returned."""
+    """Work that a transaction promised. ``kind`` names its consumer; the row is done when that returned.
+
+    ``owner_id``: whom it is for, NULL for the installation. ``error``: why its consumer failed last.
+    """
 
     __tablename__ = "outbox"
     __table_args__ = (
@@ -372,6 +380,8 @@ class OutboxRow(Base):
     next_at: Mapped[float]
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     done_at: Mapped[float | None]
+    owner_id: Mapped[str | None] = mapped_column(Id)
+    error: Mapped[dict[str, Any] | None]
 
 
 class Sweep(Base):

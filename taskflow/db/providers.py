@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, null, or_, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, null, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from taskflow.db.events import promise
@@ -15,8 +15,14 @@ from taskflow.db.status import LOCAL_PROVIDER, NODE_COMING
 from taskflow.engine.outcomes import Effect
 
 _ACCOUNTS = ProviderAccount.__table__
+_IS_ASKED = and_(
+    ProviderAccount.check_asked_at.is_not(None),
+    or_(ProviderAccount.checked_at.is_(None), ProviderAccount.checked_at < ProviderAccount.check_asked_at),
+)
 #: Outbox kind: something may be bought again, whoever waits for a node looks.
 PROVIDER_CHANGED = "provider_changed"
+#: Outbox kind: somebody who has no credentials asked whether a provider's works.
+CHECK_PROVIDER = "check_provider"
 
 
 def ensure_accounts(database: Database, names: Iterable[str], now: float) -> None:
@@ -124,3 +130,39 @@ def unblock(tx: Connection, name: str, now: float) -> None:
     )
     if lifted.rowcount:
         promise(tx, PROVIDER_CHANGED, {"provider": name}, now)
+
+
+def ask_check(tx: Connection, name: str, *, now: float, every_s: float) -> None:
+    """Promise a check, unless one is asked for already or was less than ``every_s`` seconds ago."""
+    over = and_(
+        ProviderAccount.checked_at >= ProviderAccount.check_asked_at, ProviderAccount.check_asked_at <= now - every_s
+    )
+    asked = tx.execute(
+        update(ProviderAccount)
+        .where(ProviderAccount.name == name, or_(ProviderAccount.check_asked_at.is_(None), over))
+        .values(check_asked_at=now, check_began_at=None)
+    )
+    if asked.rowcount:
+        promise(tx, CHECK_PROVIDER, {"provider": name}, now)
+
+
+def begin_check(tx: Connection, name: str, *, now: float, longest_s: float) -> bool:
+    """Take the check that is asked for: False when another worker took it less than ``longest_s`` seconds ago, or when
+    nothing is asked for."""
+    began = ProviderAccount.check_began_at
+    taken = tx.execute(
+        update(ProviderAccount)
+        .where(ProviderAccount.name == name, _IS_ASKED, or_(began.is_(None), began <= now - longest_s))
+        .values(check_began_at=now)
+    )
+    return bool(taken.rowcount)
+
+
+def is_check_asked(tx: Connection, name: str) -> bool:
+    """Whether a check is asked for that nobody ended."""
+    return tx.execute(select(ProviderAccount.name).where(ProviderAccount.name == name, _IS_ASKED)).first() is not None
+
+
+def end_check(tx: Connection, name: str, found: Mapping[str, Any], now: float) -> None:
+    """Keep what a check found: ``ok``, ``says`` and ``code``."""
+    tx.execute(update(ProviderAccount).where(ProviderAccount.name == name).values(checked_at=now, checked=dict(found)))

@@ -92,7 +92,7 @@ def transition(
         data={"from": found.status, "to": to, **({"reason": reason} if reason else {})},
     )
     for kind, payload in outbox:
-        promise(tx, kind, payload, now)
+        promise(tx, kind, payload, now, owner_id=found.owner_id)
     return str(found.status)
 
 

@@ -254,4 +254,4 @@ def write_quota(tx: Connection, owner_id: str, project: str, values: Mapping[str
     if changed.rowcount == 0:
         tx.execute(insert(Quota).values(owner_id=owner_id, project=project, **values, changed_at=now))
     tx.execute(delete(Quota).where(here, *(getattr(Quota, name).is_(None) for name in LIMITS)))
-    promise(tx, LIMITS_CHANGED, {"owner_id": owner_id}, now)
+    promise(tx, LIMITS_CHANGED, {"owner_id": owner_id}, now, owner_id=owner_id)

@@ -62,6 +62,12 @@ def get_session(tx: Connection, session_id: str) -> Row[Any] | None:
     return tx.execute(_SESSION, {"of_session": session_id}).first()
 
 
+def last_output_at(tx: Connection, run_id: str) -> float | None:
+    """When the command of a run last wrote something; None: nothing yet that is known, or no command."""
+    found = tx.execute(select(AgentSession.last_progress_at).where(AgentSession.run_id == run_id)).first()
+    return None if found is None else found.last_progress_at
+
+
 def reserve_workspace_effect(
     *, workspace_id: WorkspaceId, task_id: TaskId, run: RunRow, node_id: str, callback_token_hash: str, now: float,
     callback_token_expires_at: float | None = None, vcpus: float = 0.0, memory_mb: int = 0,

@@ -40,6 +40,8 @@ class StepContext:
     fires: int
     pipeline: Pipeline
     consumed: list[int] = field(default_factory=list)
+    #: The runner's half of ``ensure_ours``; None where no runner made this: there is nobody to lose the run to.
+    fence: Callable[[bool], float] | None = None
 
     @property
     def results(self) -> Mapping[str, Any]:
@@ -60,6 +62,15 @@ class StepContext:
         call: a run that is cancelled or given up then has no result of what a dead worker did.
         """
         return ":".join(part for part in (self.run.id, step or self.run.step, effect) if part)
+
+    def ensure_ours(self, *, uncancelled: bool = False) -> float:
+        """Make sure that the run is still this turn's, directly before a call that must not be made twice; the time then.
+
+        The lease is renewed, and the row has to be the one that the turn read. ``uncancelled``: no cancel may be
+        requested by now either, for what is bought or started; a closing step does not ask for that. Raises
+        ``taskflow.engine.store.Superseded``, which a step lets pass: the run goes on from its row, with whoever has it.
+        """
+        return self.now if self.fence is None else self.fence(uncancelled)
 
     @property
     def next_step(self) -> str:

@@ -245,7 +245,10 @@ class Runner:
             # A newer release wrote this state (rolling deploy): leave it to the workers that know it.
             log.error("state_too_new", run_id=row.id, pipeline=row.pipeline, version=row.version)
             return Snooze(self._settings.newer_state_retry_s)
-        context = StepContext(row, turn.signals, self._now(turn), turn.attempt + 1, turn.fires, pipeline)
+        context = StepContext(
+            row, turn.signals, self._now(turn), turn.attempt + 1, turn.fires, pipeline,
+            fence=lambda uncancelled: self._fence(turn, uncancelled),
+        )  # fmt: skip
         turn.consumed = context.consumed
         step = pipeline.step(row.step)
         try:
@@ -257,7 +260,7 @@ class Runner:
             return self._perform(turn, step, context)
         except StepError as error:
             return error
-        except InfrastructureError:
+        except (Superseded, InfrastructureError):
             raise
         except Exception as error:  # a bug in a step: worth a few attempts, never a lost run
             return unexpected(row, error)
@@ -267,14 +270,24 @@ class Runner:
         late = step.expired or (step.perform if context.answered_in_time else fail_expired)
         function = late if expired else step.perform
         if step.guarded and not self._control.renew(turn.run_id, turn.token):
-            # It would buy, create or start something, and somebody else may already own the run.
-            raise TransientError("the lease was lost before the call", code="lease_lost")
+            raise Superseded  # it would buy, create or start something, and somebody else may already own the run
         with self._renewer.hold(turn.run_id, turn.token, step.timeout_s, step.name):
             self.checkpoint(f"perform:{step.name}")
             outcome = function(context)
             self.checkpoint(f"performed:{step.name}")
             check_decision(step.name, outcome)
             return outcome
+
+    def _fence(self, turn: _Turn, uncancelled: bool) -> float:
+        """See ``StepContext.ensure_ours``. The lease first: whoever takes the run over after that reads the row later."""
+        if not self._control.renew(turn.run_id, turn.token):
+            raise Superseded
+        loaded = self._store.load(turn.run_id)
+        if loaded is None or loaded[0].rev != turn.row.rev or loaded[0].finished_at is not None:
+            raise Superseded
+        if uncancelled and loaded[0].cancel_requested_at is not None:
+            raise Superseded
+        return self._now(turn)
 
     def _check_bounds(self, turn: _Turn, step: Step, pipeline: Pipeline) -> None:
         settings = self._settings

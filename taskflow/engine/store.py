@@ -11,7 +11,7 @@ from taskflow.ids import RunId
 
 
 class Superseded(Exception):
-    """The row's ``rev`` is not the one this turn read: somebody else wrote. Nothing was changed."""
+    """The run is no longer this turn's: its lease is over, or somebody else wrote the row since. Nothing was changed."""
 
 
 class CancelRequested(Exception):

@@ -89,7 +89,9 @@ def situation(
             waiting=lambda provider: claims(tx, provider, now, ageing_s=settings.priority_ageing_s),
         ),
         catalogue=tuple(offer for spec in tools.catalogue.providers for offer in spec.offers),
-        limits=Limits(settings.heartbeat_stale_s, settings.node_load_max),
+        limits=Limits(
+            settings.heartbeat_stale_s, settings.node_load_max, settings.node_memory_max, settings.node_disk_max
+        ),
         standing=standing(tx, owner_id, now, but=but) if limits is None else limits,
     )
 
@@ -181,6 +183,7 @@ def _candidate(tools: StepTools, node: Row[Any], now: float) -> Candidate:
         node_id=node.id, status=node.status, slots=node.slots, live_workspaces=node.live_workspaces,
         heartbeat_age_s=None if node.last_heartbeat_at is None else now - node.last_heartbeat_at,
         load=None if load is None or not cores else load / cores,
+        memory_percent=beat.get("memory_percent"), disk_percent=beat.get("disk_percent"),
         expected=node.expected, provider=node.provider, location=node.location, vcpus=node.vcpus,
         memory_mb=node.memory_mb, reserved_vcpus=float(node.reserved_vcpus),
         reserved_memory_mb=int(node.reserved_memory_mb),

@@ -5,7 +5,7 @@
     [[provider]]
     name = "hetzner"                # what tasks, nodes and the API call it
     kind = "hetzner"                # local, hetzner or libcloud
-    token_env = "HCLOUD_TOKEN"      # or token_file; the credential itself is never in this file
+    token_env = "HCLOUD_TOKEN"      # or token_file; no credential stands in this file
     image = "debian-12"
     nodes_max = 10                  # servers at once, of all owners
     owner_nodes_max = 5             # servers at once of one owner
@@ -156,15 +156,26 @@ def parse_catalogue(raw: Mapping[str, Any], settings: Settings, source: str) -> 
 
 def credential(spec: ProviderSpec) -> str:
     """The provider's credential, from where the file says it is. Raises ``UsageError``."""
-    variable, path = spec.options.get("token_env"), spec.options.get("token_file")
+    return _secret(spec, "token", spec.options.get("token_env"), spec.options.get("token_file"))
+
+
+def driver_options(spec: ProviderSpec) -> dict[str, Any]:
+    """The further arguments of the driver, secrets from where the file says they are. Raises ``UsageError``."""
+    return {
+        name: _secret(spec, name, value.get("env"), value.get("file")) if isinstance(value, dict) else value
+        for name, value in spec.options.get("options", {}).items()
+    }
+
+
+def _secret(spec: ProviderSpec, what: str, variable: str | None, path: str | None) -> str:
     found = os.environ.get(variable, "") if variable else ""
     if path:
         try:
             found = Path(path).read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise UsageError(f"the token of provider {spec.name}: {path} can't be read: {error.strerror}") from None
+            raise UsageError(f"the {what} of provider {spec.name}: {path} can't be read: {error.strerror}") from None
     if not found:
-        raise UsageError(f"provider {spec.name} has no token: {variable or path} is empty", code="provider_token")
+        raise UsageError(f"provider {spec.name} has no {what}: {variable or path} is empty", code="provider_token")
     return found
 
 
@@ -193,6 +204,20 @@ class _HostSchema(Schema):
     price_per_hour = fields.Float(load_default=0.0, validate=validate.Range(min=0.0, max=1e6))
 
 
+#: Options of drivers that are credentials.
+_SECRET_OPTIONS = frozenset({"secret", "password", "token", "ex_consumer_key", "ex_force_auth_token"})
+
+
+def _of_driver(options: Mapping[str, Any]) -> None:
+    """A table is where a secret is; a secret that stands there itself is in every backup of the file."""
+    for name, value in options.items():
+        if name not in _SECRET_OPTIONS and not isinstance(value, dict):
+            continue
+        named = isinstance(value, dict) and len(value) == 1 and value.keys() <= {"env", "file"}
+        if not named or not all(isinstance(one, str) and one for one in value.values()):
+            raise ValidationError(f'{name}: {{env = "NAME"}} or {{file = "/path"}} says where it is')
+
+
 _OF_MACHINES = ("isolate", "container_image")  # how the agent of a node on another machine holds its workspaces
 
 
@@ -209,7 +234,7 @@ class _ProviderSchema(Schema):
     image = fields.String(validate=validate.Length(min=1))
     api_url = fields.Url(require_tld=False)
     driver = fields.String(validate=validate.Regexp(r"^[a-z0-9_]+\Z"))
-    options = fields.Dict(keys=fields.String())
+    options = fields.Dict(keys=fields.String(), validate=_of_driver)
     user = fields.String(validate=validate.Regexp(r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\Z", error="no name of a user"))
     key_file = fields.String(validate=validate.Length(min=1))
     known_hosts = fields.String(validate=validate.Length(min=1))

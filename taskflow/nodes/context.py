@@ -16,8 +16,8 @@ from taskflow.errors import StepError, TransientError
 from taskflow.nodes.agent_client import AgentClient, AgentTrust
 from taskflow.nodes.agent_order import agent_order
 from taskflow.nodes.catalogue import Catalogue
-from taskflow.nodes.liveness import UNKNOWN, Liveness, Verdict, is_lost, node_verdict
-from taskflow.nodes.providers.base import Provider
+from taskflow.nodes.liveness import Liveness, Verdict, is_lost, node_verdict
+from taskflow.nodes.providers.base import UNKNOWN, Provider
 from taskflow.nodes.providers.factory import label_prefix
 from taskflow.nodes.retirement import outdated, too_old
 from taskflow.settings import Settings
@@ -82,9 +82,12 @@ class StepTools:
         return self.settings.node_lost_s if self.is_remote(node) else None
 
     def retires(self, node: Row[Any], now: float) -> str | None:
-        """Why it takes no new work and goes when it is idle, None when it stays. Never one that somebody keeps."""
-        if node.kept or not self.is_remote(node):
+        """Why it takes no new work and goes when it is idle, None when it stays. One that somebody keeps goes only where
+        nothing can run on it any more."""
+        if not self.is_remote(node):
             return None
+        if node.kept:
+            return outdated(node, by_version=False)
         return outdated(node, by_version=self.settings.agent_upgrade) or too_old(
             node, now, life_s=self.settings.node_max_life_s
         )
@@ -107,7 +110,7 @@ class StepTools:
 
     def signs(self, node: Row[Any], now: float) -> tuple[bool | None, str | None]:
         """Whether its agent answers (None: nobody to ask), and its server's state as the provider says it (None: it has
-        no such server; ``UNKNOWN``: it can't be asked)."""
+        no such server; ``UNKNOWN``: it can't be asked, or can't say)."""
         answers = self.agent(node, now).is_alive() if node.address else None
         try:
             server = self.providers[node.provider].get(node.server_id) if node.server_id else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -10,15 +11,16 @@ from sqlalchemy import Row
 
 from taskflow.clock import isoformat
 from taskflow.errors import PermanentError
+from taskflow.nodes.providers.base import UNKNOWN
 
 #: The code of a node's error once the verdict is made, and of the failure of the tasks on it.
 NODE_LOST = "node_lost"
-#: The state of a server whose provider does not answer.
-UNKNOWN = "unknown"
 #: What a verdict of death is made by. The first: the dead-man time of a node on another machine is over.
 SILENCE, SERVER_GONE, UNANSWERED = "silence", "server_gone", "unanswered"
 #: A session that its own node ended, as it reached nobody for its dead-man time.
 CUT_OFF = "cut_off"
+#: What a provider says of a server that is no more; None: it has none.
+_GONE = (None, "stopped", "destroyed")
 _LONG = 10
 
 
@@ -66,7 +68,7 @@ def node_verdict(
         return Verdict(Liveness.DEAD, *said, by=SILENCE)
     if agent_answers or (heartbeat_age_s is not None and heartbeat_age_s <= stale_s):
         return Verdict(Liveness.LIVE, *said)
-    if server_state not in ("starting", "running", UNKNOWN) and agent_answers is False:
+    if server_state in _GONE and agent_answers is False:
         return Verdict(Liveness.DEAD, *said, by=SERVER_GONE)
     if lost_s is None and server_state != UNKNOWN and agent_answers is False and _very_old(heartbeat_age_s, stale_s):
         # Nothing heard for very long on this machine while it is said to run: heartbeat and refused connection count.
@@ -82,6 +84,23 @@ def verdict_at(
     if last_heartbeat_at is None or (lost_s is None and agent_answers is not False):
         return None
     return last_heartbeat_at + (_LONG * stale_s if lost_s is None else lost_s)
+
+
+def named(beat: Mapping[str, Any] | None) -> list[str] | None:
+    """The sessions that a heartbeat names; None when it says nothing of sessions, as an older agent does."""
+    sessions = None if beat is None else beat.get("sessions")
+    return None if sessions is None else [session["session_id"] for session in sessions]
+
+
+def unnamed(node: Row[Any], session_id: str, *, since: float) -> bool:
+    """Whether the node's last two heartbeats came after ``since``, and neither names the session. That is one sign: one
+    that has ended, and is not reported yet, is not named either."""
+    beat = node.heartbeat or {}
+    before = beat.get("before") or {}
+    now_named, before_named = named(beat), before.get("sessions")
+    if now_named is None or before_named is None or before["at"] is None or before["at"] <= since:
+        return False
+    return session_id not in now_named and session_id not in before_named
 
 
 def is_lost(node: Row[Any]) -> bool:

@@ -41,7 +41,10 @@ NODE_PIPELINE = "node"
 #: The code of a node's error when somebody lets it be destroyed at once, and of the failure of the tasks on it.
 NODE_DESTROYED = "node_destroyed"
 _VERSION = 1
-_DESTROY_POLL_S = 0.5
+#: How soon it is looked whether a server is gone: half as long again as that took so far, between these.
+_GONE_POLL_S, _GONE_POLL_MAX_S = 0.5, 15.0
+#: When a deletion that shows no effect is asked for again: the request, or what came of it, may be lost.
+_DELETE_AGAIN_S = 60.0
 #: A heartbeat that is due in a moment is not looked for sooner than this.
 _LOOK_S = 1.0
 
@@ -76,6 +79,8 @@ class NodeMachine:
         self._tools = tools
         #: By node, the intent that this process wrote and has not used yet. Lost with the process, and that is its use.
         self._intents: dict[str, str] = {}
+        #: By node, when this process asked for its server's deletion. Another process asks by itself.
+        self._deleting: dict[str, float] = {}
 
     def pipeline(self) -> Pipeline:
         """The step table."""
@@ -112,7 +117,8 @@ class NodeMachine:
         """Look the label up, buy only what is not there: a crash after the call finds the server here.
 
         An intent is used for one call. Whoever finds one that it did not write itself can't know whether it was used: then
-        the label is looked up late enough that even a slow call and a listing that lags would show the server.
+        the label is looked up late enough that even a slow call and a listing that lags would show the server. So no call
+        begins in the second half of that time, and none when the run was lost since the look-up.
         """
         node = self._node(ctx)
         limit_s = self._tools.settings.provision_timeout_s
@@ -125,8 +131,12 @@ class NodeMachine:
             wait_s = node.intent_at + self._tools.settings.provider_settle_s - ctx.now
             return Snooze(wait_s) if wait_s > 0 else self._intend(ctx)
         if server is None:
+            order = self._order(node)
+            late_s = ctx.ensure_ours(uncancelled=True) - node.intent_at
+            if late_s > self._tools.settings.provider_settle_s / 2 and not provider.creates_once:
+                return replace(self._intend(ctx), reason=f"it took {late_s:.0f} s to look the label up: once more")
             try:
-                server = provider.create(self._order(node))
+                server = provider.create(order)
             except NoCapacity as error:
                 return self._elsewhere(ctx, node, error)
             except HostUnreachable as error:
@@ -179,7 +189,7 @@ class NodeMachine:
         node = self._node(ctx)
         if self._is_ready(ctx, node):
             return Advance(ctx.next_step, effects=(self._to(ctx, "active"), self._allocate(ctx)))
-        if self._destroyed(node):
+        if self._went_away(node, ctx.now):
             raise PermanentError(f"server {node.server_id} went away before its agent came up", code="server_gone")
         return AwaitSignal("agent_ready", poll_s=self._tools.settings.heartbeat_interval_s)
 
@@ -266,8 +276,9 @@ class NodeMachine:
         """Until the provider says that it is gone: terminated only after that."""
         node = self._node(ctx)
         provider = self._provider(node)
-        if not provider.destroy(node.server_id or node.label):
-            return Snooze(_DESTROY_POLL_S)
+        if not self._is_gone(provider, node, ctx.now):
+            lasts_s = ctx.now - ctx.run.step_entered_at
+            return Snooze(min(_GONE_POLL_MAX_S, max(_GONE_POLL_S, lasts_s / 2)))
         if node.intent_at is not None and not provider.told_at_once:
             # Bought a moment ago, or perhaps: what looks gone may only not be listed yet.
             wait_s = node.intent_at + self._tools.settings.provider_settle_s - ctx.now
@@ -278,6 +289,18 @@ class NodeMachine:
         # Where all owners share a limit, it may be another one's turn to buy.
         others = (sells_again_effect(node.provider, ctx.now),) if spec is not None and spec.nodes_max else ()
         return Done(effects=(gone, *others, self._allocate(ctx)))
+
+    def _is_gone(self, provider: Provider, node: Row[Any], now: float) -> bool:
+        """Ask for the deletion, once in a while, and whether it happened."""
+        asks = now - self._deleting.get(node.id, 0.0) >= _DELETE_AGAIN_S
+        if provider.destroy(node.server_id or node.label, ask=asks):
+            self._deleting.pop(node.id, None)
+            return True
+        if asks:
+            # Those whose end another process saw are forgotten here.
+            recent = {other: at for other, at in self._deleting.items() if now - at < _DELETE_AGAIN_S}
+            self._deleting = {**recent, node.id: now}
+        return False
 
     def on_cancel(self, ctx: StepContext) -> Outcome:
         """A cancelled node drains."""
@@ -340,13 +363,15 @@ class NodeMachine:
             raise TransientError(f"provider {node.provider} is not configured here", code="provider_unknown")
         return provider
 
-    def _destroyed(self, node: Row[Any]) -> bool:
-        """Whether the provider says so. One that can't be asked, or does not list it (yet), says nothing."""
+    def _went_away(self, node: Row[Any], now: float) -> bool:
+        """Whether the provider says so. One that can't be asked, or that may not list it yet, says nothing."""
         try:
             server = self._provider(node).get(node.server_id)
         except TransientError:
             return False
-        return server is not None and server.state == "destroyed"
+        if server is None:
+            return bool(now - node.bought_at > self._tools.settings.provider_settle_s)
+        return server.state == "destroyed"
 
     def _order(self, node: Row[Any]) -> NodeOrder:
         vault, spec = self._tools.vault, self._tools.catalogue.spec(node.provider)
@@ -358,6 +383,7 @@ class NodeMachine:
                 node_id=node.id, control_plane_url=self._tools.settings.public_url,
                 bootstrap_token=vault.derive_token("bootstrap", node.id),
                 ca_certificates=ca_certificates(self._tools.settings),
+                ready_s=self._tools.settings.agent_ready_timeout_s,
             ) if bought else "",
         )  # fmt: skip
 

@@ -1,22 +1,25 @@
 """Which node a task gets: a pure function over what is known, and the reasons for it.
 
-Order: the node the user named (a hard requirement unless they allow another) - a warm one - a running one with room - one
-that is coming anyway - a new one - wait. Every rejected candidate is listed with its reason.
+Order: the node the user named (no other one, unless they allow it and that one can't be used now) - a warm one - a running
+one with room - one that is coming anyway - a new one - wait. Every rejected candidate is listed with its reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from taskflow.db.status import LOCAL_PROVIDER, NODE_COMING, NODE_USABLE
 from taskflow.nodes.catalogue import Offer
 
+_ASKED = "the node that was asked for: "
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """A node as the selector sees it. ``load`` is load average per core; ``expected`` tasks chose it and are on their way.
+    """A node as the selector sees it. ``load`` is load average per core, ``memory_percent`` and ``disk_percent`` what is in
+    use; None: it does not say. ``expected`` tasks chose it and are on their way.
 
     ``vcpus`` and ``memory_mb`` None: nobody said how large it is. ``free_*`` is what no workspace reserved.
     """
@@ -27,6 +30,8 @@ class Candidate:
     live_workspaces: int
     heartbeat_age_s: float | None
     load: float | None = None
+    memory_percent: float | None = None
+    disk_percent: float | None = None
     expected: int = 0
     provider: str = "local"
     location: str = ""
@@ -83,10 +88,13 @@ class Wish:
 
 @dataclass(frozen=True)
 class Limits:
-    """Beyond which a node gets no further work: the age of its heartbeat, its load for each core."""
+    """Beyond which a node gets no further work: the age of its heartbeat, its load for each core, percent in use of its
+    memory and of the disk that its workspaces are on."""
 
     heartbeat_stale_s: float
     load_max: float
+    memory_max: float = float("inf")
+    disk_max: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,8 @@ class Choice:
     reason: str
     rejected: tuple[dict[str, str], ...] = ()
     offer: Offer | None = None
+    #: The node that was named and can't be used now, where another one may be taken.
+    instead_of: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As it is stored with the task and shown."""
@@ -106,6 +116,8 @@ class Choice:
         }  # fmt: skip
         if self.offer is not None:
             found["offer"] = {name: getattr(self.offer, name) for name in ("provider", "size", "location")}
+        if self.instead_of is not None:
+            found["instead_of"] = self.instead_of
         return found
 
 
@@ -120,10 +132,29 @@ def select(
 ) -> Choice:
     """Choose. ``nodes``: every node of the owner that is not destroyed; ``offers``: what may be bought now, best first;
     ``closed``: why nothing more is bought, by provider; ``catalogue``: all that could ever be bought, if that is known."""
-    if wish.node_id is not None:
-        named = _named(wish, nodes, limits)
-        if named is not None and (named.action != "impossible" or not wish.allow_fallback):
-            return named
+    if wish.node_id is None:
+        return _any(wish, nodes, offers, closed or {}, catalogue, limits)
+    named = _named(wish, nodes, limits)
+    if not wish.allow_fallback or named.action in ("use", "await_node"):
+        return named
+    other = _any(wish, nodes, offers, closed or {}, catalogue, limits)
+    why_not = {"node_id": wish.node_id, "reason": named.reason.removeprefix(_ASKED)}
+    return replace(
+        other, instead_of=wish.node_id,
+        reason=other.reason if other.action in ("wait", "impossible") else f"instead of {wish.node_id}: {other.reason}",
+        rejected=(why_not, *(one for one in other.rejected if one.get("node_id") != wish.node_id)),
+    )  # fmt: skip
+
+
+def _any(
+    wish: Wish,
+    nodes: Sequence[Candidate],
+    offers: Sequence[Offer],
+    closed: Mapping[str, str],
+    catalogue: Sequence[Offer] | None,
+    limits: Limits,
+) -> Choice:
+    """The choice of whoever names no node."""
     rejected: list[dict[str, str]] = []
     fit: list[Candidate] = []
     for node in nodes:
@@ -147,7 +178,7 @@ def select(
     never = catalogue is not None and all(wish.fits(offer) for offer in catalogue)
     if never and all(node.status not in (*NODE_USABLE, *NODE_COMING) or _never(node, wish) for node in nodes):
         return Choice("impossible", None, "no node and no offer is what was asked for", tuple(rejected))
-    rejected += [{"provider": name, "reason": why} for name, why in (closed or {}).items()]
+    rejected += [{"provider": name, "reason": why} for name, why in closed.items()]
     return Choice("wait", None, "every node is full and no further one is allowed", tuple(rejected))
 
 
@@ -159,21 +190,20 @@ def _order(node: Candidate, wish: Wish) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _named(wish: Wish, nodes: Sequence[Candidate], limits: Limits) -> Choice | None:
+def _named(wish: Wish, nodes: Sequence[Candidate], limits: Limits) -> Choice:
+    """The choice where no other node than the named one will do."""
     node = next((node for node in nodes if node.node_id == wish.node_id), None)
     if node is None:
         return Choice("impossible", wish.node_id, f"there is no node {wish.node_id}")
     never = _never(node, wish)
     if never is not None:
-        return Choice("impossible", node.node_id, f"the node that was asked for: {never}")
-    if node.status in NODE_COMING:
+        return Choice("impossible", node.node_id, _ASKED + never)
+    why, coming = _unfit(node, wish, limits), node.status in NODE_COMING
+    if coming and (why is None or not wish.allow_fallback):
         return Choice("await_node", node.node_id, "the node that was asked for is coming")
-    why = _unfit(node, wish, limits)
     if why is None:
         return Choice("use", node.node_id, "the node that was asked for")
-    if node.status in NODE_USABLE:
-        return Choice("wait", node.node_id, f"the node that was asked for: {why}")
-    return Choice("impossible", node.node_id, f"the node that was asked for: {why}")
+    return Choice("wait" if coming or node.status in NODE_USABLE else "impossible", node.node_id, _ASKED + why)
 
 
 def _unfit(node: Candidate, wish: Wish, limits: Limits) -> str | None:
@@ -199,8 +229,18 @@ def _unfit(node: Candidate, wish: Wish, limits: Limits) -> str | None:
     if node.unreachable or node.heartbeat_age_s is None or node.heartbeat_age_s > limits.heartbeat_stale_s:
         return "its agent has not reported lately"
     # The local node is spared: what else this machine does is no reason, there is no other one.
-    if node.load is not None and node.load > limits.load_max and node.provider != LOCAL_PROVIDER:
+    return None if node.provider == LOCAL_PROVIDER else _overloaded(node, limits)
+
+
+def _overloaded(node: Candidate, limits: Limits) -> str | None:
+    """What a node has too much of, as its last heartbeat said."""
+    if node.load is not None and node.load > limits.load_max:
         return f"its load is {node.load:.1f} for each core"
+    for what, percent, most in (
+        ("memory", node.memory_percent, limits.memory_max), ("disk", node.disk_percent, limits.disk_max),
+    ):  # fmt: skip
+        if percent is not None and percent > most:
+            return f"{percent:.0f} % of its {what} is in use"
     return None
 
 

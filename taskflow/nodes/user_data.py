@@ -1,7 +1,8 @@
 """What a bought server runs at its first boot. It holds one secret, which is worth nothing once the agent is ready.
 
 It says how far it is (``protocol.BOOT_STAGES``), fetches the agent's file and starts it by systemd. The secret is in
-files that only root reads, never on a command line, which every process of the server could see.
+files that only root reads, never on a command line, which every process of the server could see. A server that has no
+order ``UNCLAIMED_S`` after it was started shuts itself down, whatever kept its agent from it: nobody may know of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from taskflow.settings import Settings
 #: The least that the known clouds allow (Hetzner Cloud; others take more).
 USER_DATA_BYTES_MAX = 32 * 1024
 _HOME = "/var/lib/taskflow"
+#: Seconds from the start of a server that never gets its order to its end; longer where an agent may take longer.
+UNCLAIMED_S = 3600.0
 #: KillMode: what runs for a session outlives the agent, which finds it again. A container runtime is nobody's business.
 _UNIT = f"""\
 [Unit]
@@ -30,10 +33,30 @@ StartLimitIntervalSec=0
 ExecStart=/usr/bin/python3 {_HOME}/agent.pyz --root {_HOME}/node --bootstrap {_HOME}/bootstrap.json
 Restart=always
 RestartSec=5
+RestartPreventExitStatus={protocol.AGENT_UNWANTED}
 KillMode=process
 
 [Install]
 WantedBy=multi-user.target
+"""
+_UNCLAIMED = f"""\
+[Unit]
+Description=end of a taskflow node that never got its order
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'test -s {_HOME}/node/order.json || systemctl poweroff'
+"""
+#: Counted from each start of the machine, by systemd: it needs neither an agent nor a network.
+_UNCLAIMED_TIMER = """\
+[Unit]
+Description=end of a taskflow node that never got its order
+
+[Timer]
+OnBootSec=%.0f
+
+[Install]
+WantedBy=timers.target
 """
 #: They would take the package lock, or restart services, in the middle of somebody's setup.
 _UPDATERS = ("apt-daily.timer", "apt-daily-upgrade.timer", "apt-daily.service", "apt-daily-upgrade.service",
@@ -41,19 +64,26 @@ _UPDATERS = ("apt-daily.timer", "apt-daily-upgrade.timer", "apt-daily.service", 
 _RETRIES = ("--retry", "30", "--retry-all-errors", "--retry-delay", "5", "--connect-timeout", "10")
 
 
-def user_data(*, node_id: str, control_plane_url: str, bootstrap_token: str, ca_certificates: str = "") -> str:
+def user_data(
+    *, node_id: str, control_plane_url: str, bootstrap_token: str, ca_certificates: str = "", ready_s: float = 0.0
+) -> str:
     """cloud-init's configuration, as JSON, which is YAML too. Raises ``OrderInvalid`` when it is too long.
 
-    ``ca_certificates``: PEM, by which the control plane is trusted; empty: the system's.
+    ``ca_certificates``: PEM, by which the control plane is trusted; empty: the system's. ``ready_s``: for how long its
+    agent is waited for; it is not shut down before.
     """
     url = control_plane_url.rstrip("/")
-    bootstrap = {"control_plane_url": url, "node_id": node_id, "token": bootstrap_token}
+    bootstrap: dict[str, Any] = {
+        "control_plane_url": url, "node_id": node_id, "token": bootstrap_token, "power_off": True,
+    }  # fmt: skip
     if ca_certificates:
         bootstrap["ca_file"] = f"{_HOME}/ca.pem"
     files = [
         _file("bootstrap.json", json.dumps(bootstrap)),
         _file("authorization", f"Authorization: Bearer {bootstrap_token}\n"),
-        {"path": "/etc/systemd/system/taskflow-agent.service", "permissions": "0644", "content": _UNIT},
+        _unit("agent.service", _UNIT),
+        _unit("unclaimed.service", _UNCLAIMED),
+        _unit("unclaimed.timer", _UNCLAIMED_TIMER % max(UNCLAIMED_S, ready_s)),
     ]
     if ca_certificates:
         files.append(_file("ca.pem", ca_certificates))
@@ -65,6 +95,8 @@ def user_data(*, node_id: str, control_plane_url: str, bootstrap_token: str, ca_
         "runcmd": [
             # First of all, and without patience: a server that does not get through says so by its silence.
             _report(curl, url, node_id, "booted"),
+            ["systemctl", "daemon-reload"],
+            ["systemctl", "enable", "--now", "taskflow-unclaimed.timer"],
             ["systemctl", "mask", "--now", *_UPDATERS],
             ["mkdir", "-p", "-m", "0700", f"{_HOME}/node"],
             [*curl, "--location", *_RETRIES, "--output", f"{_HOME}/agent.part", f"{url}{protocol.AGENT_FILE}"],
@@ -72,7 +104,6 @@ def user_data(*, node_id: str, control_plane_url: str, bootstrap_token: str, ca_
             # Only if it is there.
             ["sh", "-c", f"test -s {_HOME}/agent.pyz && {shlex.join(_report(curl, url, node_id, 'agent_fetched'))}"],
             ["rm", "-f", f"{_HOME}/authorization"],
-            ["systemctl", "daemon-reload"],
             ["systemctl", "enable", "--now", "taskflow-agent.service"],
         ],
     }  # fmt: skip
@@ -94,6 +125,10 @@ def ca_certificates(settings: Settings) -> str:
 
 def _file(name: str, content: str) -> dict[str, Any]:
     return {"path": f"{_HOME}/{name}", "permissions": "0600", "content": content}
+
+
+def _unit(name: str, content: str) -> dict[str, Any]:
+    return {"path": f"/etc/systemd/system/taskflow-{name}", "permissions": "0644", "content": content}
 
 
 def _report(curl: list[str], url: str, node_id: str, stage: str) -> list[str]:

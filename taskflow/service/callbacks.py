@@ -37,6 +37,7 @@ from taskflow.engine.store import RunRow
 from taskflow.errors import Conflict, Forbidden, Gone, NotFound, UsageError
 from taskflow.ids import RunId, run_id_of_workspace
 from taskflow.nodes.context import StepTools
+from taskflow.nodes.liveness import named
 from taskflow.protocol import BOOT_STAGES, LOG_CHUNK_BYTES_MAX
 from taskflow.service.accounts import Caller
 from taskflow.service.counted import counted
@@ -120,12 +121,13 @@ class Callbacks:
             now = self._now()
             node, run = self._living(tx, node_id)
             _check_address(beat["address"], local=node.provider == LOCAL_PROVIDER)
+            kept = {**beat, "before": {"at": node.last_heartbeat_at, "sessions": named(node.heartbeat)}}
             first_ready = bool(beat["ready"]) and node.agent_ready_at is None
             tx.execute(
                 update(Node)
                 .where(Node.id == node_id, Node.destroyed_at.is_(None))
                 .values(
-                    last_heartbeat_at=now, heartbeat=dict(beat), address=beat["address"],
+                    last_heartbeat_at=now, heartbeat=kept, address=beat["address"],
                     boot_id=beat["boot_id"], agent_version=beat["agent_version"],
                     **({"agent_ready_at": now} if first_ready else {}),
                 )
@@ -158,9 +160,9 @@ class Callbacks:
         return node, run
 
     def _note_progress(self, tx: Connection, node_id: str, beat: Mapping[str, Any], now: float) -> None:
-        for session in beat["sessions"]:
-            if session["output_age_s"] is None:
-                continue
+        for session in beat["sessions"] or ():
+            if session["output_age_s"] is None or not session["output_bytes"]:
+                continue  # it wrote nothing yet: the age is that of an empty file
             tx.execute(
                 update(AgentSession)
                 .where(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -103,9 +103,20 @@ def persistence(info: Mapping[str, Any], settings: Settings) -> Finding:
     )  # fmt: skip
 
 
-def acknowledgement(celery: Mapping[str, Any], settings: Settings) -> Finding:
-    """What a message costs that a dying worker held; ``celery``: the settings of the Celery app."""
-    if not celery.get("task_acks_late"):
+def of_broker(found: Finding, settings: Settings) -> Finding:
+    """The same of a Redis that only the broker uses: what it throws away or forgets is a hint, which is rung again."""
+    check = f"broker {found.check}"
+    if found.state == "ok" or found.at_most_s is None:  # it is well, or refuses what is written
+        return replace(found, check=check)
+    again = f"alarms that are lost with it are rung again within {rung_again_s(settings):g} s of their time"
+    if found.check == "redis persistence":
+        return Finding(check, "ok", f"{found.says}; {again}")
+    return replace(found, check=check, state="warning", consequence=again, at_most_s=rung_again_s(settings))
+
+
+def acknowledgement(late: bool, settings: Settings) -> Finding:
+    """What a message costs that a dying worker held. ``late``: it is acknowledged after its task."""
+    if not late:
         return Finding(
             "acks_late", "ok",
             f"off: an alarm that a dying worker held is rung again within {rung_again_s(settings):g} s of its time",
@@ -117,9 +128,34 @@ def acknowledgement(celery: Mapping[str, Any], settings: Settings) -> Finding:
     )  # fmt: skip
 
 
-def visibility(celery: Mapping[str, Any], settings: Settings) -> Finding:
+def patience(celery: Mapping[str, Any], transport: str) -> Finding:
+    """Whether workers wait for a broker that is away, and nobody else does; ``celery``: the settings of the Celery app."""
+    options, tries = celery.get("broker_transport_options") or {}, celery.get("broker_connection_max_retries")
+    wrong = []
+    if tries:
+        wrong.append(("broker_connection_max_retries", f"{tries}: workers end after so many tries to reach it", "None"))
+    if celery.get("worker_eta_task_limit"):
+        wrong.append(("worker_eta_task_limit", "set: what stands behind that many alarms waits for them", "None"))
+    if transport == "redis" and options.get("socket_timeout") is None:
+        wrong.append(("socket_timeout", "not set: whoever publishes waits for ever on a connection that is dead", "30"))
+    if transport == "amqp" and options.get("max_retries") != 0:
+        wrong.append(("max_retries", "not 0: whoever publishes waits as long as the broker is away", "0"))
+    if not wrong:
+        return Finding("broker patience", "ok", "workers wait for a broker that is away, and nobody else does")
+    of_transport = ("socket_timeout", "max_retries")
+    return Finding(
+        "broker patience", "warning", "; ".join(f"{name} is {says}" for name, says, _ in wrong), "delayed",
+        "after an outage of the broker alarms wait until workers are started, or publishers are, again", None,
+        "set "
+        + ", ".join(f"{name} to {to}{' in broker_transport_options' * (name in of_transport)}" for name, _, to in wrong),
+    )  # fmt: skip
+
+
+def visibility(celery: Mapping[str, Any], transport: str, settings: Settings) -> Finding:
     """Whether the broker may deliver again what a worker still waits with."""
     options = celery.get("broker_transport_options") or {}
+    if transport != "redis":
+        return Finding("visibility_timeout", "ok", "does not count: the broker is no Redis")
     timeout_s = float(options.get("visibility_timeout", 3600))
     if not options.get("ack_emulation", True):
         return Finding("visibility_timeout", "ok", "does not count: messages are not kept for acknowledgement")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,13 +13,13 @@ import redis
 import requests
 from sqlalchemy import text
 
-from taskflow.celery_settings import celery_settings
+from taskflow.broker import Application
 from taskflow.db.session import Database, is_postgresql
 from taskflow.engine.control import Control
 from taskflow.errors import InfrastructureError
 from taskflow.logs import mask_text
 from taskflow.nodes.catalogue import Catalogue
-from taskflow.service import diagnosis
+from taskflow.service import diagnosis, versions
 from taskflow.service.diagnosis import Finding
 from taskflow.service.health import Health
 from taskflow.service.outages import STORES, explained
@@ -26,10 +27,16 @@ from taskflow.settings import Settings
 from taskflow.sweeps.lateness import WATCHER, standings
 
 _ADDRESS_TIMEOUT_S = 3.0
+#: Whether it is PostgreSQL -> what the database is, and how it is asked for its version.
+_VERSION = {
+    True: (versions.POSTGRESQL, "SHOW server_version"),
+    False: (versions.SQLITE, "SELECT sqlite_version()"),
+}
 
 
 class Doctor:
-    """Examines an installation from this host. ``callback_url``: where nodes report to, as far as this host knows."""
+    """Examines an installation from this host. ``callback_url``: where nodes report to, as far as this host knows.
+    ``celery_app``: the application that alarms are published by, whose settings are judged as they are."""
 
     def __init__(
         self,
@@ -39,6 +46,7 @@ class Doctor:
         catalogue: Catalogue,
         settings: Settings,
         *,
+        celery_app: Application,
         callback_url: str,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -47,6 +55,9 @@ class Doctor:
         self._health = health
         self._catalogue = catalogue
         self._settings = settings
+        self._celery_app = celery_app
+        #: INFO of the broker's Redis where that is another one than the control store's, once it was asked for.
+        self._other: Mapping[str, Any] | None = None
         self._callback_url = callback_url
         self._wall = wall
 
@@ -64,7 +75,11 @@ class Doctor:
             found += self._try("scheduled jobs", self._scheduled)
             found += self._try("alarms", self._alarms)
             found += self._try("clocks", self._clocks)
+        # One that is away is said already, and would be waited for.
+        if any(one["check"] == "broker" and one["state"] == "ok" for one in ready):
+            found += self._try("broker redis settings", self._broker_redis)
         found += self._try("celery", self._celery)
+        found += self._try("versions", partial(self._versions, stores=not down))
         found += self._try("callback address", self._address)
         found += self._try("host", self._host)
         mine = {one.check for one in found}
@@ -80,17 +95,51 @@ class Doctor:
             return [Finding(name, "warning", says, advice="see to it by hand")]
 
     def _redis(self) -> Iterable[Finding]:
-        client = self._control.client
-        memory: dict[str, Any] = client.info("memory")
-        kept: dict[str, Any] = client.info("persistence")
-        yield diagnosis.eviction(memory, self._settings)
-        yield diagnosis.memory_room(memory)
-        yield diagnosis.persistence(kept, self._settings)
+        yield from self._judged_redis(self._control.client.info())
+
+    def _judged_redis(self, info: Mapping[str, Any]) -> Iterable[Finding]:
+        yield diagnosis.eviction(info, self._settings)
+        yield diagnosis.memory_room(info)
+        yield diagnosis.persistence(info, self._settings)
+
+    def _broker_redis(self) -> Iterable[Finding]:
+        self._other = self._other_redis()
+        for found in self._judged_redis(self._other) if self._other is not None else ():
+            yield diagnosis.of_broker(found, self._settings)
+
+    def _other_redis(self) -> dict[str, Any] | None:
+        """INFO of the broker's Redis; None where it is the control store's as well, or no Redis."""
+        info = self._celery_app.redis_info()
+        same = info is not None and info.get("run_id") == self._server().get("run_id")
+        return None if same else info
+
+    def _server(self) -> dict[str, Any]:
+        """INFO server of the control store's Redis; empty where it is refused, as some who sell one do."""
+        try:
+            found: dict[str, Any] = self._control.client.info("server")
+            return found
+        except redis.RedisError:
+            return {}
 
     def _celery(self) -> Iterable[Finding]:
-        celery = celery_settings(self._settings)
-        yield diagnosis.acknowledgement(celery, self._settings)
-        yield diagnosis.visibility(celery, self._settings)
+        conf, transport = self._celery_app.conf, self._celery_app.transport
+        yield diagnosis.acknowledgement(self._celery_app.acknowledges_late, self._settings)
+        yield diagnosis.visibility(conf, transport, self._settings)
+        yield diagnosis.patience(conf, transport)
+
+    def _versions(self, *, stores: bool) -> Iterable[Finding]:
+        """Of this host's libraries and, where they answer, the ``stores`` and the broker."""
+        found = {**self._celery_app.versions, versions.REDIS_PY: redis.__version__}
+        if stores:
+            name, ask = _VERSION[is_postgresql(self._database.engine)]
+            with self._database.read() as tx:
+                found[name] = str(tx.execute(text(ask)).scalar_one())
+            name, version = versions.of_server(self._server())
+            found[name] = version
+        if self._other is not None:
+            name, version = versions.of_server(self._other)
+            found[f"{name} {versions.OF_BROKER}"] = version
+        yield from versions.judged(found, redis_broker=self._celery_app.transport == "redis")
 
     def _durability(self) -> Iterable[Finding]:
         names = ("fsync", "synchronous_commit") if is_postgresql(self._database.engine) else ("synchronous",)

@@ -15,6 +15,7 @@ from taskflow.db.nodes import get_node
 from taskflow.db.runs import get_run
 from taskflow.db.session import Database
 from taskflow.db.status import TERMINAL
+from taskflow.db.workspaces import last_output_at
 from taskflow.engine.control import Control
 from taskflow.engine.pipeline import Pipeline
 from taskflow.engine.store import RunRow
@@ -63,7 +64,8 @@ class Explain:
 
     def why(self, caller: Caller, task_id: str) -> dict[str, Any]:
         """What the task waits for. Keys: summary (a sentence), status, step, awaiting, since, until, then,
-        next_look_in_s, runner (alive, overdue, missing, unknown, none), attempt, last_error, node, unreachable."""
+        next_look_in_s, runner (alive, overdue, missing, unknown, none), attempt, last_error, node, last_output_at,
+        placement (kept at rest too), unreachable."""
         now = self._now()
         with self._database.read() as tx:
             task = task_rows.get_task(tx, caller.owner_id, task_id)
@@ -71,6 +73,7 @@ class Explain:
             node = get_node(tx, task.node_id) if task.node_id else None
             unknown = unheard(tx, self._tools, task, node)
             last = None if run is None else last_error(tx, run.id)
+            output_at = last_output_at(tx, run.id) if run is not None and run.step == "running" else None
         if run is None or run.finished_at is not None:
             return self._at_rest(task, run)
         found = control_state(self._control, run, overdue_s=self._settings.alarm_overdue_s)
@@ -96,6 +99,7 @@ class Explain:
                 "boot_stage": node.boot_stage,
                 "unreachable_since": isoformat(node.unreachable_since),
             },
+            "last_output_at": isoformat(output_at),
             "placement": task.placement,
             "unknown_since": None if unknown is None else unknown["since"],
             "unreachable": unknown,
@@ -110,7 +114,7 @@ class Explain:
             summary += f" ({task.error['message']})"
         return {
             "summary": summary, "status": task.status, "step": None, "awaiting": None, "since": None, "until": None,
-            "then": None, "runner": "none", "error": task.error,
+            "then": None, "runner": "none", "error": task.error, "placement": task.placement,
         }  # fmt: skip
 
     def _summary(self, task: Row[Any], run: RunRow, found: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from taskflow.errors import InfrastructureError, NotFound
 from taskflow.service.providers import Providers
 from taskflow.service.workers import GONE_AFTER_S, Workers
 from taskflow.settings import Settings
+from taskflow.sweeps.drain_outbox import failing_rows
 from taskflow.sweeps.items import failing_items
 from taskflow.sweeps.lateness import WATCHER, Standing, standings
 
@@ -148,7 +149,7 @@ class Health:
 
         ``state``: ok, late (no success for three intervals), degraded (items fail), paused, or new (it had no turn yet).
         """
-        failing, paused = failing_items(self._database), self.paused_sweeps()
+        failing, paused = self._failing(), self.paused_sweeps()
         return [
             {
                 "name": one.name, "state": _state(one, paused), "interval_s": one.interval_s,
@@ -158,6 +159,11 @@ class Health:
             }
             for one in self._standings()
         ]  # fmt: skip
+
+    def _failing(self) -> dict[str, list[dict[str, Any]]]:
+        """By sweep, what it fails at: of the outbox, promises."""
+        found = failing_items(self._database)
+        return {**found, "outbox": [*found.get("outbox", []), *failing_rows(self._database)]}
 
     def sweeps_in_numbers(self) -> list[dict[str, Any]]:
         """The same for anybody's caller: ``failing`` is how many items. Which, and why, may be another owner's."""
@@ -193,7 +199,7 @@ class Health:
         return {"check": "broker", "state": "ok", "says": f"answers; {self._backlog()} hints wait"}
 
     def _sweep_ages(self) -> list[dict[str, str]]:
-        failing, paused = failing_items(self._database), self.paused_sweeps()
+        failing, paused = self._failing(), self.paused_sweeps()
         found = []
         for one in self._standings():
             state = _state(one, paused)

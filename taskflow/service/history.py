@@ -1,4 +1,4 @@
-"""What became of a task's runs: their steps with durations, and every attempt that failed."""
+"""What became of a task's runs: their steps with durations, every attempt that failed, and promises that fail."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from taskflow.clock import isoformat
+from taskflow.db.events import failing_promises
 from taskflow.db.listing import list_errors, list_runs, steps_of_runs
 from taskflow.db.session import Database
 from taskflow.db.tasks import get_task
 from taskflow.service.accounts import Caller
 from taskflow.service.pages import PAGE_MAX, decode_cursor, encode_cursor, page_size
+from taskflow.sweeps.drain_outbox import UNKNOWN
 
 #: A page of dicts, and the cursor of the next page (None after the last).
 Page = tuple[Sequence[dict[str, Any]], str | None]
@@ -68,9 +70,17 @@ class History:
         page = rows[: page_size(limit) - 1]
         return [error_view(row) for row in page], encode_cursor(page[-1].id) if len(rows) > len(page) else None
 
+    def promises(self, caller: Caller, limit: int = 20) -> list[dict[str, Any]]:
+        """What the installation promised the caller and failed to do so far, the most often tried first: a further run of
+        a task that was lost with its node, a look at limits that were changed."""
+        with self._database.read() as tx:
+            rows = failing_promises(tx, limit, owner_id=caller.owner_id)
+        return [promise_view(row) for row in rows]
+
     def alike(self, caller: Caller, *, limit: int = 50, cursor: str | None = None) -> Page:
-        """The same page, where of the attempts of one run that failed at one step with one code the newest stands for all:
-        ``more`` says for how many others that the page has. ``limit`` of them at most. Raises ``UsageError``."""
+        """The same page as ``errors``, where of the attempts of one run that failed at one step with one code the newest
+        stands for all: ``more`` says for how many others that the page has. ``limit`` of them at most. Raises
+        ``UsageError``."""
         page, following = self.errors(caller, limit=PAGE_MAX, cursor=cursor)
         found: dict[tuple[str, ...], dict[str, Any]] = {}
         for number, one in enumerate(page):
@@ -83,6 +93,21 @@ class History:
 
 
 _ALIKE = ("run_id", "step", "code")
+
+
+def promise_view(row: Row[Any]) -> dict[str, Any]:
+    """An outbox row that failed. The error's detail is for the log."""
+    error = row.error or UNKNOWN
+    return {
+        "id": str(row.id),
+        "kind": row.kind,
+        "task_id": row.payload.get("task_id"),
+        "attempts": row.attempts,
+        "code": error["code"],
+        "message": error["message"],
+        "created_at": isoformat(row.created_at),
+        "next_at": isoformat(row.next_at),
+    }
 
 
 def run_view(row: Row[Any], left: Iterable[Row[Any]]) -> dict[str, Any]:

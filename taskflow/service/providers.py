@@ -8,17 +8,33 @@ from functools import partial
 from typing import Any
 
 import structlog
+from sqlalchemy import Connection, Row
 
 from taskflow.clock import isoformat
-from taskflow.db.providers import accounts, server_counts, unblock
+from taskflow.db.providers import (
+    accounts,
+    ask_check,
+    begin_check,
+    end_check,
+    ensure_accounts,
+    is_check_asked,
+    server_counts,
+    unblock,
+)
 from taskflow.db.session import Database
 from taskflow.errors import NotFound, TaskflowError
+from taskflow.logs import mask_text
 from taskflow.nodes.audit import audit
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.purchase import market
 from taskflow.service.accounts import Caller
 
 log = structlog.get_logger(__name__)
+
+#: Who asks for a check again within this is given the one that was asked for before.
+CHECK_EVERY_S = 10.0
+#: A check that is not over after so many of a provider's longest requests is taken for that of a worker that died.
+_CHECK_REQUESTS_MAX = 4
 
 
 class Providers:
@@ -30,7 +46,8 @@ class Providers:
         self._now = now
 
     def for_sale(self, caller: Caller) -> list[dict[str, Any]]:
-        """Every provider with its offers, what the caller has there, and why nothing is sold now, if so."""
+        """Every provider with its offers, what the caller has there, why nothing is sold now, if so, and what the last
+        check of its credential found."""
         now = self._now()
         with self._database.read() as tx:
             known, counts = accounts(tx), server_counts(tx)
@@ -51,6 +68,7 @@ class Providers:
                 {
                     "name": spec.name, "kind": spec.kind, "offers": offers, "nodes": mine, "nodes_coming": making,
                     "nodes_max": spec.owner_nodes_max, "closed": open_to.closed.get(spec.name),
+                    "check": _check_view(known.get(spec.name)),
                 }
             )  # fmt: skip
         return found
@@ -61,14 +79,55 @@ class Providers:
         One that works is bought from again, whatever was remembered of it. Raises ``NotFound`` for a name that the
         catalogue does not have.
         """
+        names = self._names(name)
+        ensure_accounts(self._database, names, self._now())
+        return [self._checked(one) for one in names]
+
+    def ask(self, caller: Caller, name: str | None = None) -> list[dict[str, Any]]:
+        """Let a worker check each provider (or one), as this process may have no credentials: what ``for_sale`` says of
+        them, with a ``check`` that is ``pending``. One that was asked for within ``CHECK_EVERY_S``, or that nobody has
+        done yet, is not asked for again. Raises ``NotFound`` like ``check``."""
+        names = self._names(name)
+        ensure_accounts(self._database, names, self._now())
+
+        def work(tx: Connection) -> None:
+            for one in names:
+                ask_check(tx, one, now=self._now(), every_s=CHECK_EVERY_S)
+
+        self._database.write(work)
+        return [one for one in self.for_sale(caller) if one["name"] in names]
+
+    def check_asked(self, name: str) -> bool:
+        """Do the check that ``ask`` asked for, if it is still to be done. False while another worker is at it."""
+        longest_s = _CHECK_REQUESTS_MAX * self._tools.settings.provider_timeout_s
+        if self._database.write(partial(begin_check, name=name, now=self._now(), longest_s=longest_s)):
+            self._checked(name)
+            return True
+        with self._database.read() as tx:
+            return not is_check_asked(tx, name)
+
+    def _names(self, name: str | None) -> list[str]:
         names = [spec.name for spec in self._tools.catalogue.providers]
         if name is not None and name not in names:
             raise NotFound(f"no provider {name}; there are: {', '.join(names)}", fields={"provider": "unknown"})
-        found = [self._probe(one) for one in ([name] if name else names)]
-        now = self._now()
-        for one in found:
-            if one["ok"]:
-                self._database.write(partial(unblock, name=one["provider"], now=now))
+        return [name] if name else names
+
+    def _checked(self, name: str) -> dict[str, Any]:
+        """Check one, and keep what was found. Whatever fails is an answer too: somebody waits for it."""
+        try:
+            found = self._probe(name)
+        except Exception as error:
+            log.error("provider_check_failed", provider=name, error=repr(error))
+            says = f"the check itself failed: {type(error).__name__}; the log has more"
+            found = {"provider": name, "ok": False, "says": says, "code": "check_failed"}
+        now, kept = self._now(), {"ok": found["ok"], "says": mask_text(found["says"]), "code": found["code"]}
+
+        def work(tx: Connection) -> None:
+            end_check(tx, name, kept, now)
+            if found["ok"]:
+                unblock(tx, name, now)
+
+        self._database.write(work)
         return found
 
     def probe(self) -> list[dict[str, Any]]:
@@ -88,3 +147,12 @@ class Providers:
             log.warning("provider_check_failed", provider=name, code=error.code)
             said = f"{error.message}; {error.advice}" if error.advice else error.message
             return {"provider": name, "ok": False, "says": said, "code": error.code}
+
+
+def _check_view(row: Row[Any] | None) -> dict[str, Any] | None:
+    """The last check of a provider, and whether another one is asked for; None: nobody ever asked."""
+    if row is None or (row.check_asked_at is None and row.checked_at is None):
+        return None
+    found = row.checked or {"ok": None, "says": None, "code": None}
+    pending = row.check_asked_at is not None and (row.checked_at is None or row.checked_at < row.check_asked_at)
+    return {"pending": pending, "asked_at": isoformat(row.check_asked_at), "at": isoformat(row.checked_at), **found}

@@ -21,6 +21,7 @@ from taskflow.db.status import STATUSES, TERMINAL
 from taskflow.db.submission import submit_at_once
 from taskflow.db.tasks import transition
 from taskflow.db.usage import use_of_task
+from taskflow.db.workspaces import last_output_at
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Control
 from taskflow.engine.meter import SILENT, Meter
@@ -341,7 +342,10 @@ class Tasks:
             return self._view(tx, task, run)
 
     def _view(self, tx: Connection, task: Row[Any], run: RunRow | None) -> dict[str, Any]:
-        return task_view(task, run, use_of_task(tx, task.id, self._now()), unheard(tx, self._tools, task))
+        output_at = last_output_at(tx, task.run_id) if task.status == "in_progress" else None
+        return task_view(
+            task, run, use_of_task(tx, task.id, self._now()), unheard(tx, self._tools, task), output_at=output_at
+        )
 
     def list(
         self, caller: Caller, wanted: TaskFilter = EVERY_TASK, *, limit: int = 50, cursor: str | None = None

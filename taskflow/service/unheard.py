@@ -11,7 +11,8 @@ from taskflow.clock import isoformat
 from taskflow.db.events import last_event
 from taskflow.db.nodes import UNREACHABLE, get_node
 from taskflow.nodes.context import StepTools
-from taskflow.nodes.liveness import UNKNOWN, is_lost, verdict_at
+from taskflow.nodes.liveness import is_lost, verdict_at
+from taskflow.nodes.providers.base import UNKNOWN
 
 #: Statuses of a task that has something on its node.
 _ON_NODE = ("delegated", "in_progress")
@@ -51,6 +52,8 @@ def unheard_text(found: Mapping[str, Any] | None) -> str:
         found["agent_answers"], "its agent could not be asked"
     )
     state = found["server_state"]
-    server = {None: "has no such server", UNKNOWN: "could not be asked"}.get(state, f"said that it is {state}")
+    server = {None: "has no such server", UNKNOWN: "could not say how its server is"}.get(
+        state, f"said that it is {state}"
+    )
     until = f"; it is given up at {found['verdict_at']} if it stays silent" if found["verdict_at"] else ""
     return f"; unknown since {found['since']}: its node has not reported ({agent}, its provider {server}){until}"

@@ -22,10 +22,15 @@ def money(amount: float) -> float:
 
 
 def task_view(
-    row: Row[Any], run: RunRow | None, use: Use = NOTHING, unknown: Mapping[str, Any] | None = None
+    row: Row[Any],
+    run: RunRow | None,
+    use: Use = NOTHING,
+    unknown: Mapping[str, Any] | None = None,
+    *,
+    output_at: float | None = None,
 ) -> dict[str, Any]:
     """A task with the step of its run, and its ``use`` so far. ``finished``: nothing of it goes on any more, cleanup
-    included. ``unknown``: what ``taskflow.service.unheard`` found."""
+    included. ``unknown``: what ``taskflow.service.unheard`` found. ``output_at``: when its running command last wrote."""
     open_run = run is not None and run.finished_at is None
     return {
         "id": row.id,
@@ -50,6 +55,7 @@ def task_view(
         "resources": row.resources,
         "node_id": row.node_id,
         "placement": row.placement,
+        "last_output_at": isoformat(output_at),
         "node_loss_reruns": row.node_loss_reruns_max,
         "node_loss_reruns_done": row.node_loss_reruns,
         "unknown_since": None if unknown is None else unknown["since"],

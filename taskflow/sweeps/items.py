@@ -109,10 +109,7 @@ class Items:
         tx.execute(delete(SweepBackoff).where(*self._of(name)))
 
     def _rest(self, name: str, error: Exception) -> None:
-        said = error.as_dict() if isinstance(error, TaskflowError) else {
-            "code": "unexpected", "message": f"{type(error).__name__}: {error}",
-        }  # fmt: skip
-        said = mask(said)
+        said = stored_error(error)
         try:
             failures = self.database.write(lambda tx: self._write_rest(tx, name, said))
         except IntegrityError:
@@ -150,6 +147,13 @@ class Items:
         resting = SweepBackoff.sweep == self.memory.name, SweepBackoff.next_at > self.now()
         with self.database.read() as tx:
             return tx.execute(select(func.count()).select_from(SweepBackoff).where(*resting)).scalar_one()
+
+
+def stored_error(error: Exception) -> dict[str, Any]:
+    """An error as it is kept with what failed: its code and message, without secrets."""
+    if not isinstance(error, TaskflowError):
+        error = TaskflowError(f"{type(error).__name__}: {error}", code="unexpected")
+    return dict(mask(error.as_dict()))
 
 
 def rest_s(failures: int) -> float:

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from taskflow.agent import bootstrap, places
+from taskflow import protocol
+from taskflow.agent import bootstrap, dead_man, places
+from taskflow.agent.__main__ import main
 from taskflow.agent.bootstrap import Contact, fetch_order
 from taskflow.agent.problems import StartRefused
 from tests.agent.control_plane import Callback, FakeControlPlane
@@ -107,6 +109,33 @@ def test_a_final_answer_ends_it_with_what_to_do(server: Server, status: int, wor
     assert not (server.root / "order.json").exists()
 
 
+@pytest.mark.parametrize("bought", [True, False])
+@pytest.mark.parametrize("status", [404, 409, 410, 401, 403, 400])
+def test_a_bought_server_that_is_not_wanted_shuts_down_at_once_and_no_other_machine_does(
+    server: Server, monkeypatch: pytest.MonkeyPatch, status: int, bought: bool
+) -> None:
+    """Only on an answer that says so for good, and only where the file says that the machine is the node's alone."""
+    offs: list[str] = []
+    monkeypatch.setattr(dead_man, "power_off", offs.append)
+    monkeypatch.setattr("taskflow.agent.node.Node", None)  # nothing gets that far
+    server.plane.fault = lambda call: status if call.path.endswith("/bootstrap") else None
+    server.file.write_text(json.dumps({**server.content, **({"power_off": True} if bought else {})}))
+    ended = main(["--root", str(server.root), "--bootstrap", str(server.file)])
+    unwanted = bought and status in (404, 409, 410)
+    assert offs == (["the control plane has no use for this server"] if unwanted else [])
+    assert ended == (protocol.AGENT_UNWANTED if unwanted else 1)
+
+
+@pytest.mark.parametrize("fault", [0, 404])
+def test_who_does_not_answer_or_is_not_the_control_plane_shuts_nothing_down(server: Server, fault: int) -> None:
+    """A page of a proxy, of whatever status, is no answer: it is asked again."""
+    server.file.write_text(json.dumps({**server.content, "power_off": True}))
+    server.plane.fault = lambda call: fault if call.path.endswith("/bootstrap") and not server.waits else None
+    server.plane.refusal = {}
+    server.fetch()
+    assert len(server.waits) == 1
+
+
 def test_what_is_only_told_holds_nothing_up(server: Server) -> None:
     """A control plane that does not know the stage gives the order all the same."""
     server.plane.fault = lambda call: 404 if "/boot/" in call.path else None
@@ -181,6 +210,7 @@ def test_a_crash_at_any_line_is_lived_through(tmp_path: Path, control_plane: Fak
         ('{"control_plane_url": "http://x"}', "lacks node_id"),
         ('{"control_plane_url": "http://x", "node_id": "n", "token": 7}', "token is not a text"),
         ('{"control_plane_url": "http://x", "node_id": "n"}', "order a new node"),
+        ('{"control_plane_url": "http://x", "node_id": "n", "token": "t", "power_off": 1}', "power_off is not"),
     ],
 )
 def test_a_file_that_can_not_be_used_is_refused(server: Server, content: str, words: str) -> None:
@@ -214,8 +244,6 @@ def test_an_agent_starts_from_its_bootstrap_file_alone(rig: AgentRig, tmp_path: 
 
 def test_an_agent_is_told_one_place_to_call(rig: AgentRig) -> None:
     """A bootstrap file and an URL beside it would leave open which of them counts."""
-    from taskflow.agent.__main__ import main
-
     with pytest.raises(SystemExit):
         main(["--root", str(rig.root), "--bootstrap", "x", "--control-plane-url", "http://x"])
     with pytest.raises(SystemExit):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from taskflow.agent import isolation, users
+from taskflow.agent import users
 from taskflow.agent.isolation import Isolation
 from taskflow.agent.places import Places, read_json
 from taskflow.agent.problems import StartRefused
@@ -273,7 +273,7 @@ def test_isolation_that_cannot_be_had_is_refused(tmp_path: Path, monkeypatch: py
         Isolation(Places(closed / "root"), isolate=True)
     closed.chmod(0o711)
     Isolation(Places(closed / "root"), isolate=True)
-    monkeypatch.setattr(isolation.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(StartRefused, match="only root"):
         Isolation(Places(closed / "root"), isolate=True)
     Isolation(Places(closed / "root"), isolate=False)

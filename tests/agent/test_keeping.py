@@ -144,7 +144,7 @@ def test_the_log_of_a_kept_agent_is_bounded(kept: KeptRig, monkeypatch: pytest.M
     """At its limit the log is moved to one older file, and what runs goes on writing to the new one."""
     monkeypatch.setattr(keeping, "LOG_BYTES_MAX", 1000)
     script = "for i in $(seq 400); do echo line $i of a talkative agent >&2; sleep 0.005; done; exit 0"
-    keeping.Keeper(kept.root, ["sh", "-c", script], keeping.Ending()).run()
+    keeping.Keeper(kept.root, ["sh", "-c", script], Ending()).run()
     newer, older = (kept.root / name for name in ("agent.log", "agent.log.1"))
     assert older.stat().st_mode & 0o077 == 0
     assert newer.stat().st_size + older.stat().st_size < 400 * 28

@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from taskflow import signing
 from taskflow.agent import server
 from taskflow.agent.clock import PlaneClock
-from taskflow.agent.places import read_order
+from taskflow.agent.places import Tls, read_order
 from taskflow.agent.problems import StartRefused
 from taskflow.certificates import AgentAuthority
 from taskflow.settings import Settings
@@ -43,10 +43,10 @@ class _Pinned(HTTPAdapter):
         self._ca, self._name = ca, ca.name_of(node_id)
         super().__init__()
 
-    def init_poolmanager(self, *args: object, **kwargs: object) -> None:
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(
             *args, **kwargs, ssl_context=self._ca.context(), server_hostname=self._name, assert_hostname=self._name
-        )  # type: ignore[no-untyped-call]
+        )
 
 
 def ask(agent: AgentRig, ca: AgentAuthority, node_id: str = NODE_ID) -> requests.Response:
@@ -109,7 +109,7 @@ def test_the_private_key_is_for_nobody_else(tls_agent: AgentRig) -> None:
 def test_a_certificate_that_is_none_is_refused_at_the_start(tmp_path: Path) -> None:
     """A wrong certificate is named at once, not with the first connection."""
     with pytest.raises(StartRefused, match="certificate"):
-        server.tls_context(server.Tls("no certificate", "no key"), tmp_path)
+        server.tls_context(Tls("no certificate", "no key"), tmp_path)
 
 
 @pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])

@@ -28,7 +28,11 @@ def uid() -> int:
 
 def take(proof: Path, uid: int) -> int:
     """Take that number for ``proof``."""
-    return users.take(proof, lambda number: proof.write_text(str(number)) and None, uids=[uid])
+
+    def prove(number: int) -> None:
+        proof.write_text(str(number))
+
+    return users.take(proof, prove, uids=[uid])
 
 
 def test_a_number_has_one_holder_until_it_left_nothing(tmp_path: Path, uid: int) -> None:

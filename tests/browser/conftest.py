@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.stack import Stack, make_repository
+from tests.support.waiting import wait_until
 
 #: Nothing of it speaks to anybody but the stack.
 _ARGUMENTS = [
@@ -21,6 +22,7 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 #: Real processes on a machine that may do other things as well.
 TIMEOUT_MS = 60_000
 ROOT = Path(__file__).parents[2]
+_FIGURES = pytest.StashKey[list[str]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,11 +65,11 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def stack(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A running stack that knows the pipeline ``export``; it leaves no process behind."""
+    """A running stack that knows the pipelines ``export`` and ``order``; it leaves no process behind."""
     place = tmp_path_factory.mktemp("browser")
     environ = {
-        "TASKFLOW_PIPELINES": "examples.export.pipeline:EXPORT", "EXPORT_DIR": str(place / "exports"),
-        "PYTHONPATH": str(ROOT),
+        "TASKFLOW_PIPELINES": "examples.export.pipeline:EXPORT,examples.order.pipeline:order", "PYTHONPATH": str(ROOT),
+        "EXPORT_DIR": str(place / "exports"), "ORDER_SHOP_DIR": str(place / "shop"),
     }  # fmt: skip
     made = Stack(place / "data", environ).start(timeout_s=240)
     yield made
@@ -79,6 +81,33 @@ def stack(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real git repository."""
     return make_repository(tmp_path_factory.mktemp("browser-repository") / "repository")
+
+
+def waiting_order(stack: Stack, subject: str) -> str:
+    """A new run of the pipeline ``order`` that waits for its payment; its id."""
+    asked = {"item": "lamp", "amount": 4900, "address": "Main Street 1"}
+    run_id = stack.api("POST", "/api/runs", json={"pipeline": "order", "subject": subject, "input": asked})["id"]
+    wait_until(
+        lambda: stack.api("GET", f"/api/runs/{run_id}")["awaiting"] == "payment",
+        "it waits for its payment",
+        timeout_s=60,
+    )
+    return str(run_id)
+
+
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest) -> list[str]:
+    """Lines for the end of the test run: what was measured and is no assertion, for it depends on the machine."""
+    return request.config.stash.setdefault(_FIGURES, [])
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what was measured."""
+    found = config.stash.get(_FIGURES, [])
+    if found:
+        terminalreporter.section("measured")
+    for line in found:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture

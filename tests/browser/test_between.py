@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from tests.browser.looks import scrolled_sideways
 from tests.e2e.stack import Stack
 from tests.support.waiting import wait_until
 
@@ -96,6 +97,35 @@ def test_who_signs_in_again_finds_the_page_alive(page: Any, stack: Stack, reposi
     page.locator("#connection:not(.shown)").wait_for(state="attached")
     (tmp_path / "go").touch()
     page.locator("#now").filter(has_text="completed").wait_for()
+
+
+def test_a_wrong_token_is_said_and_signs_nobody_in(page: Any) -> None:
+    """Beside its field, as a screen reader reads it out; the pages behind stay closed."""
+    page.context.clear_cookies()
+    page.goto("/tasks")
+    page.get_by_label("API token").fill("tf_wrong")
+    page.get_by_role("button", name="Sign in").click()
+    said = page.get_by_role("alert")
+    said.wait_for()
+    field = page.get_by_label("API token")
+    assert said.inner_text() and said.get_attribute("id") in str(field.get_attribute("aria-describedby")).split()
+    assert field.get_attribute("aria-invalid") == "true" and field.input_value() == ""
+    assert page.goto("/tasks").url.split("?")[0].endswith("/login")
+
+
+def test_a_session_that_expired_is_said_on_the_open_page_and_ended_for_good(page: Any, stack: Stack) -> None:
+    """Its cookie is still there and good for nothing; after signing in one is where one was."""
+    page.goto("/runs")
+    with sqlite3.connect(stack.data_dir / "taskflow.db", timeout=30) as database:
+        database.execute("UPDATE browser_sessions SET expires_at = 1.0")
+    database.close()
+    page.evaluate(_REFRESH)
+    page.locator("#connection.shown").get_by_role("link", name="Sign in again").wait_for()
+    assert page.context.cookies()
+    page.goto("/runs")
+    page.get_by_label("API token").fill(stack.info()["token"])
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="Runs", exact=True).wait_for()
 
 
 def _sign_in(page: Any, stack: Stack) -> None:
@@ -254,12 +284,7 @@ def test_no_page_is_wider_than_a_phone(page: Any, stack: Stack, repository: Path
         page.goto(path)
         for summary in page.locator("summary").all():
             summary.click()
-        wide = page.evaluate(
-            """() => [document.documentElement, ...document.querySelectorAll(".scroll")]
-              .filter((part) => part.scrollWidth > part.clientWidth)
-              .map((part) => part.getAttribute("aria-label") ?? part.nodeName)"""
-        )
-        assert wide == [], path
+        assert scrolled_sideways(page) == [], path
         current = page.locator(".top [aria-current]")
         if current.count():
             box = current.bounding_box()

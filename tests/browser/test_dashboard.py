@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from tests.browser.conftest import waiting_order
 from tests.e2e.stack import Stack
 from tests.support.waiting import wait_until
 
@@ -141,8 +142,10 @@ def test_the_list_is_live_and_cancels_what_is_chosen(page: Any, stack: Stack, re
     page.get_by_text("No task matches").wait_for()
 
 
-def test_a_step_is_on_the_page_soon_after_its_commit(page: Any, stack: Stack, repository: Path) -> None:
-    """Measured from the event's time to the paint; printed, for what is soon depends on the machine."""
+def test_a_step_is_on_the_page_soon_after_its_commit(
+    page: Any, stack: Stack, repository: Path, figures: list[str]
+) -> None:
+    """Measured from the event's time to the paint; said at the end of the run, for what is soon depends on the machine."""
     page.goto("/tasks")
     page.evaluate(_WATCH)
     ids = [stack.submit(repository, ["true"], title=f"measured {number}") for number in range(5)]
@@ -152,7 +155,7 @@ def test_a_step_is_on_the_page_soon_after_its_commit(page: Any, stack: Stack, re
     wait_until(lambda: len(page.evaluate("() => window.painted")) >= expected, "every event was painted", timeout_s=60)
     found = sorted(page.evaluate("() => window.painted"))
     p99 = found[min(len(found) - 1, int(len(found) * 0.99))]
-    print(f"\ncommit to paint, {len(found)} events: p50 {statistics.median(found):.0f} ms, p99 {p99:.0f} ms")
+    figures.append(f"commit to paint, {len(found)} events: p50 {statistics.median(found):.0f} ms, p99 {p99:.0f} ms")
 
 
 def test_the_keyboard_reaches_everything_and_the_theme_is_kept(page: Any) -> None:
@@ -170,6 +173,20 @@ def test_the_keyboard_reaches_everything_and_the_theme_is_kept(page: Any) -> Non
     page.goto("/")
     background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     assert background == "rgb(16, 19, 27)", "back at the system's theme, it is followed again"
+
+
+def test_an_open_run_is_followed_to_its_end(page: Any, stack: Stack) -> None:
+    """The page says what it waits for, and goes on by itself when that comes."""
+    order = waiting_order(stack, "for Grace")
+    page.goto(f"/runs/{order}")
+    page.evaluate("() => { window.sameDocument = true; }")
+    _shows(page, "waiting")
+    _shows(page, "payment", "main")
+    stack.api("POST", f"/api/runs/{order}/signals/payment", json={"status": "paid", "id": "pay-1"})
+    _shows(page, "completed")
+    _shows(page, "parcel", "main")
+    assert page.get_by_role("button", name="Cancel", exact=True).count() == 0
+    assert page.evaluate("() => window.sameDocument") is True
 
 
 def test_escape_sequences_are_read_however_they_are_cut(page: Any) -> None:

@@ -110,13 +110,13 @@ class Counter:
         else:
             self._wrote = self._wrote or writes
 
-    def _on_commit(self, connection: Any) -> None:
-        if self._cost is not None and _in_transaction(connection):
+    def _on_commit(self, dbapi_connection: Any) -> None:
+        if self._cost is not None and _in_transaction(dbapi_connection):
             self._cost.sql_trips += 1
             self._cost.commits += self._wrote
             self._cost.said.append("sql COMMIT")
         self._wrote = False
-        self._commit(connection)
+        self._commit(dbapi_connection)
 
 
 def _in_transaction(connection: Any) -> bool:

@@ -68,7 +68,9 @@ class Bench:
     """An installation whose costs are counted."""
 
     def __init__(self, settings: Settings, valkey: ValkeyDatabase) -> None:
-        self.client = CountingRedis.from_url(valkey.url)
+        client = CountingRedis.from_url(valkey.url)
+        assert isinstance(client, CountingRedis)
+        self.client = client
         publisher = CountingPublisher()
         self.app: App = bootstrap(settings, client=self.client, publisher=publisher)
         self.app.pipelines.update(PIPELINES)
@@ -136,7 +138,7 @@ def _costs(bench: Bench) -> dict[str, tuple[int, ...]]:
         bench.signal(row)
         bench.submit()
         bench.submit(row.id)
-    found = {
+    found: dict[str, tuple[int, ...]] = {
         "submit": bench.cost(bench.submit).counts(),
         "submit_with_key": bench.cost(lambda: bench.submit("key")).counts(),
         "signal": bench.cost(lambda: bench.signal(parked[0])).counts(),
@@ -177,8 +179,10 @@ def test_a_parked_run_is_small(bench: Bench) -> None:
     bench.app.runner.turn(row.id)
     control, client = bench.app.control, bench.client
     shard = control.shard_of(row.id)
-    index = client.memory_usage(control.alarms_key(shard)) / client.zcard(control.alarms_key(shard))
-    assert client.memory_usage(control.run_key(row.id)) + index < PARKED_REDIS_BYTES
+    index_bytes = client.memory_usage(control.alarms_key(shard))
+    run_bytes = client.memory_usage(control.run_key(row.id))
+    assert index_bytes is not None and run_bytes is not None, "both are there"
+    assert run_bytes + index_bytes / client.zcard(control.alarms_key(shard)) < PARKED_REDIS_BYTES
     assert not client.exists(control.lease_key(row.id))
     if bench.app.database.counts_round_trips:
         with bench.app.database.read() as tx:
@@ -195,7 +199,7 @@ def test_the_documentation_shows_the_budget() -> None:
 def test_a_step_changes_no_column_that_an_index_holds() -> None:
     """PostgreSQL then writes the new row beside the old one and leaves every index alone."""
     by_step = {"step", "rev", "step_entered_at", "deadline_at", "awaiting", "wake_at", "results"}
-    for index in Run.__table__.indexes:
+    for index in Run.metadata.tables["runs"].indexes:
         assert not by_step & {column.name for column in index.columns}, index.name
         where = str(index.dialect_options["postgresql"]["where"])
         assert not by_step & set(re.findall(r"\w+", where)), index.name

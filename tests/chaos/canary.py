@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 from sqlalchemy import Engine, text
@@ -101,7 +102,7 @@ class Canary:
 
 def _value(client: redis.Redis, key: bytes) -> bytes:
     kind = client.type(key)
-    readers = {
+    readers: dict[bytes | str, Callable[[], Any]] = {
         b"string": lambda: client.get(key), b"hash": lambda: client.hgetall(key),
         b"list": lambda: client.lrange(key, 0, -1), b"set": lambda: client.smembers(key),
         b"zset": lambda: client.zrange(key, 0, -1, withscores=True),

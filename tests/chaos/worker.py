@@ -34,4 +34,4 @@ def _by_the_link(address: tuple[str, int], *arguments: Any, **options: Any) -> s
 
 
 if "CHAOS_AGENT_LINK" in os.environ:
-    urllib3.util.connection.create_connection = _by_the_link  # type: ignore[assignment]
+    urllib3.util.connection.create_connection = _by_the_link

@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
+from werkzeug.serving import make_server
 
 from taskflow.cli.app import cli
 from tests.cli.fake_server import FakeServer
+from tests.web.conftest import control, database, world  # noqa: F401  fixtures
+from tests.web.world import World
 
 Invoke = Callable[..., Result]
 
@@ -52,6 +57,22 @@ def connected(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> FakeServer
     monkeypatch.setenv("TASKFLOW_URL", server.url)
     monkeypatch.setenv("TASKFLOW_TOKEN", server.token)
     return server
+
+
+@pytest.fixture
+def api(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:  # noqa: F811
+    """The real application behind a real socket, which the environment names."""
+    server = make_server("127.0.0.1", 0, world.client.application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    monkeypatch.setenv("TASKFLOW_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("TASKFLOW_TOKEN", world.token)
+    with capture_logs():  # its log lines are not the command's output
+        yield world
+    world.client.application.extensions["taskflow.streams"].stop_when(lambda: True)
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 @pytest.fixture

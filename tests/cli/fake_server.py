@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -13,6 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 
 TOKEN = "tf_fake-token-never-to-be-shown"
 TASK_ID, RUN_ID = "task-1", "run-1"
+#: What an act answers that ends the stream.
+END = object()
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Request:
 class FakeServer:
     """One task, its events and its output; ``on_request`` may change them before each answer.
 
+    ``acts``: what happens whenever a stream of events has sent everything; one that returns ``END`` ends the stream.
     ``drop``: that many answers are lost after the request was handled. ``refuse``: (method, path ending) -> status and
     error of the answer.
     """
@@ -38,22 +42,34 @@ class FakeServer:
     events: list[dict[str, Any]] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
     audit: list[dict[str, Any]] = field(default_factory=list)
+    providers: list[dict[str, Any]] = field(default_factory=list)
+    sweeps: list[dict[str, Any]] = field(default_factory=list)
+    tokens: list[dict[str, Any]] = field(default_factory=list)
     why: dict[str, Any] = field(default_factory=dict)
     ended: bool = False
     token: str = TOKEN
+    no_room: bool = False
     drop: int = 0
     refuse: dict[tuple[str, str], tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    acts: list[Callable[[], object]] = field(default_factory=list)
     on_request: Callable[[Request], None] | None = None
     requests: list[Request] = field(default_factory=list)
     port: int = 0
     _server: ThreadingHTTPServer | None = None
     _thread: threading.Thread | None = None
+    _quiet: threading.Event = field(default_factory=threading.Event)  # never set
 
     @property
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it listens."""
+        return self._server is not None
 
     def asked(self, method: str, ending: str) -> list[Request]:
         """The requests of that method whose path ends so."""
@@ -75,10 +91,10 @@ class FakeServer:
     def stop(self) -> None:
         """Nobody listens any more."""
         if self._server and self._thread:
-            self._server.shutdown()
-            self._server.server_close()
+            server, self._server = self._server, None  # streams end
+            server.shutdown()
+            server.server_close()
             self._thread.join()
-            self._server = None
 
     # --- what happens to the task
 
@@ -120,11 +136,33 @@ class FakeServer:
         for (method, ending), (status, body) in self.refuse.items():
             if request.method == method and request.path.endswith(ending):
                 return status, body
+        if self.no_room and request.headers.get("Accept") == "text/event-stream":
+            return 503, error("no_room_for_streams", "there is no room for a further stream here")
         return self._route(request)
+
+    def stream(self, after: int) -> Iterator[bytes]:
+        """The frames of a stream of events, until the server stops or an act ends it."""
+        yield f"retry: 1000\n\nid: {after}\n\n".encode()
+        while self._server is not None:
+            for event in [event for event in self.events if event["seq"] > after]:
+                after = event["seq"]
+                yield f"id: {after}\nevent: {event['kind']}\ndata: {json.dumps(event)}\n\n".encode()
+            if self.acts and self.acts.pop(0)() is END:
+                return
+            self._quiet.wait(0.01)
 
     def _audit(self, limit: int, after: int) -> dict[str, Any]:
         page, rest = self.audit[after : after + limit], self.audit[after + limit :]
         return {"lines": page, "next_cursor": str(after + limit) if rest else None}
+
+    def _tokens(self, request: Request) -> tuple[int, dict[str, Any]]:
+        if request.method == "POST":
+            return 201, {**request.body, "id": "token-9", "token": "tf_made", "owner": "ada", "owner_id": "owner-1"}
+        if request.method == "DELETE":
+            return 200, {"id": request.path.split("/")[-1], "revoked": True}
+        page = int(request.query.get("cursor", 0))  # one a page
+        rest = self.tokens[page + 1 :]
+        return 200, {"tokens": self.tokens[page : page + 1], "next_cursor": str(page + 1) if rest else None}
 
     def _route(self, request: Request) -> tuple[int, dict[str, Any]]:
         path = request.path
@@ -137,13 +175,21 @@ class FakeServer:
         if path == "/api/tasks":
             return 200, {"tasks": [self.task], "next_cursor": None}
         if path == "/api/runs":
-            return 200, {"runs": [], "next_cursor": None}
+            return 200, {"runs": self.runs, "next_cursor": None}
         if path == "/readyz":
             return 200, {"ready": True, "checks": {"redis": "ok"}}
         if path == "/api/nodes":
             return (
                 (202, self.nodes[0]) if request.method == "POST" else (200, {"nodes": self.nodes, "next_cursor": None})
             )
+        if path.startswith("/api/providers"):
+            wanted = (request.body or {}).get("provider")
+            found = [one for one in self.providers if wanted in (None, one["name"])]
+            return (202 if request.method == "POST" else 200), {"providers": found}
+        if path == "/api/sweeps":
+            return 200, {"sweeps": self.sweeps}
+        if path.startswith("/api/tokens"):
+            return self._tokens(request)
         if path == "/api/sign-in-links":
             return 201, {"path": "/login?code=tf_code_once", "expires_at": "2026-01-01T00:10:00.000Z"}
         if path == "/api/whoami":
@@ -151,19 +197,21 @@ class FakeServer:
                          "role": "viewer", "browser_id": None, "expires_at": None}  # fmt: skip
         if path == "/api/audit":
             return 200, self._audit(int(request.query["limit"]), int(request.query.get("cursor", 0)))
+        if path.endswith("/events"):
+            found_events = [event for event in self.events if event["seq"] > after][
+                : int(request.query.get("limit", 200))
+            ]
+            return 200, {"events": found_events, "next": found_events[-1]["seq"] if found_events else after}
         if path.startswith("/api/nodes/"):
             node_id = path.split("/")[3]
-            found = next(node for node in self.nodes if node["id"] == node_id)
+            shown = next(node for node in self.nodes if node["id"] == node_id)
             if request.method == "POST":
                 self.nodes = [node for node in self.nodes if node["id"] != node_id]
-            return 202, found
-        if path == f"/api/runs/{RUN_ID}":
-            return 200, self.task
-        if not path.startswith(f"/api/tasks/{TASK_ID}"):
+            return 202, shown
+        if not path.startswith((f"/api/tasks/{TASK_ID}", f"/api/runs/{RUN_ID}")):
             return 404, error("not_found", "no such task", fields={"task_id": "unknown"})
-        if path.endswith("/events"):
-            found_events = [event for event in self.events if event["seq"] > after]
-            return 200, {"events": found_events, "next": len(self.events)}
+        if path.endswith("/runs"):
+            return 200, {"runs": self.runs, "next_cursor": None}
         if path.endswith("/logs"):
             numbered = [
                 {"number": n, "data": base64.b64encode(data).decode()}
@@ -214,6 +262,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._handle()
 
+    def do_DELETE(self) -> None:
+        self._handle()
+
     def _handle(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         raw = self.rfile.read(length)
@@ -227,6 +278,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server_of.drop > 0:
             self.server_of.drop -= 1
             return
+        if status == 200 and request.headers.get("Accept") == "text/event-stream":
+            self._stream(int(request.query.get("after", 0)))
+            return
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -236,6 +290,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", f"{self.server_of.url}/api/tasks/{TASK_ID}/elsewhere")
         self.end_headers()
         self.wfile.write(data)
+
+    def _stream(self, after: int) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        with contextlib.suppress(OSError):  # who listened has gone
+            for part in self.server_of.stream(after):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            if self.server_of.is_up:
+                self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""

@@ -1,8 +1,9 @@
-"""The commands about who asks."""
+"""The commands about who asks, and about tokens."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,3 +76,53 @@ def test_a_token_gets_its_role_and_what_operators_do_is_on_the_trail(invoke: Inv
     ]  # fmt: skip
     assert lines[1]["data"] == {"name": "ci", "role": "viewer"}
     assert made["token"] not in found
+
+
+def _listed(token_id: str) -> dict[str, Any]:
+    times = dict.fromkeys(("last_used_at", "expires_at", "revoked_at"))
+    return {"id": token_id, "name": "ci", "role": "viewer", "created_at": "2026-01-01T00:00:00.000Z", **times}
+
+
+def test_tokens_are_made_listed_and_revoked_where_only_a_server_is_named(connected: FakeServer, invoke: Invoke) -> None:
+    """With what is printed on a host: the token alone, and lists with whose each is."""
+    made = invoke("token", "create", "--name", "ci", "--role", "viewer", "--expires", "60", "--owner", "ada")
+    assert made.stdout == "tf_made\n", made.output
+    assert connected.asked("POST", "/api/tokens")[0].body == {"name": "ci", "role": "viewer", "expires_s": 60.0}
+    connected.tokens = [_listed("token-1"), _listed("token-2")]
+    rows = json.loads(invoke("token", "list", "--json").stdout)["tokens"]
+    assert [(row["id"], row["owner"]) for row in rows] == [("token-1", "ada"), ("token-2", "ada")]
+    assert "token-2" in invoke("token", "list").stdout
+    assert invoke("token", "revoke", "token-1").stdout == "token-1: revoked\n"
+    assert connected.asked("DELETE", "/api/tokens/token-1")
+
+
+@pytest.mark.parametrize(
+    ("argv", "option"), [(("--owner", "bob"), "--owner"), (("--expires", "nan"), "--expires"),
+                         (("--expires", "inf"), "--expires")]
+)  # fmt: skip
+def test_a_token_that_no_server_makes_is_refused_before_it_is_asked_for(
+    connected: FakeServer, invoke: Invoke, argv: tuple[str, ...], option: str
+) -> None:
+    """Over the API one is made for the owner who asks; another owner's needs the installation's host."""
+    done = invoke("token", "create", "--name", "x", *argv)
+    assert done.exit_code == 2 and option in done.stderr, done.output
+    assert connected.asked("POST", "/api/tokens") == []
+
+
+def test_a_token_whose_answer_was_lost_is_not_made_twice(connected: FakeServer, invoke: Invoke) -> None:
+    """Nobody would know of the first one; the command says that it does not know."""
+    connected.drop = 1
+    assert invoke("token", "create", "--name", "x").exit_code == 3
+    assert len(connected.asked("POST", "/api/tokens")) == 1
+
+
+@pytest.mark.usefixtures("database")
+def test_who_names_the_database_makes_tokens_of_every_owner(
+    server: FakeServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where a server is named as well, as on a host of the installation."""
+    monkeypatch.setenv("TASKFLOW_URL", server.url)
+    monkeypatch.setenv("TASKFLOW_DATABASE_URL", f"sqlite:///{tmp_path / 'data' / 'taskflow.db'}")
+    assert invoke("token", "create", "--name", "x", "--owner", "bob").exit_code == 0
+    assert [row["owner"] for row in json.loads(invoke("token", "list", "--json").stdout)["tokens"]] == ["bob"]
+    assert server.requests == []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from taskflow.cli import client, connection
 from taskflow.cli.client import Api, Target
@@ -274,3 +276,14 @@ def test_stores_are_those_of_the_environment_or_the_stack(stack: DataDir, tmp_pa
     named = dataclasses.replace(settings, redis_url="redis://real/0")
     assert connection.stores(named) is named
     assert connection.stores(Settings(data_dir=str(tmp_path / "nowhere"))) is None
+
+
+def test_a_stream_is_read_frame_by_frame_whatever_carries_it() -> None:
+    """Also where its pieces have no lengths; silence and the time to come again mean nothing; what is no event is said."""
+    answer = requests.Response()
+    answer.raw = io.BytesIO(b'retry: 1000\n\n: \n\nid: 1\n\nid: 2\nevent: x\ndata: {"seq": 2}\n\nid: 3\ndata: {"cut')
+    assert list(client._frames("reading", "GET /", answer)) == [("1", None), ("2", {"seq": 2})]
+    answer = requests.Response()
+    answer.raw = io.BytesIO(b"id: 1\ndata: <html>\n\n")
+    with pytest.raises(NoServer, match="no event"):
+        list(client._frames("reading", "GET /", answer))

@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
 
 import pytest
-from structlog.testing import capture_logs
-from werkzeug.serving import make_server
 
 from tests.cli.conftest import Invoke
 from tests.cli.fake_server import FakeServer, make_node
-from tests.web.conftest import control, database, world  # noqa: F401  fixtures
 from tests.web.world import World
-
-
-@pytest.fixture
-def api(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:  # noqa: F811
-    """The real application behind a real socket, which the environment names."""
-    server = make_server("127.0.0.1", 0, world.client.application, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    monkeypatch.setenv("TASKFLOW_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("TASKFLOW_TOKEN", world.token)
-    with capture_logs():  # its log lines are not the command's output
-        yield world
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def test_a_task_is_submitted_listed_shown_and_cancelled(api: World, invoke: Invoke) -> None:
@@ -159,6 +139,23 @@ def test_a_node_is_ordered_by_hand_and_let_go(api: World, invoke: Invoke) -> Non
     assert "was destroyed by api:" in json.loads(invoke("nodes", "show", node_id, "--json").stdout)["error"]["message"]
     assert invoke("nodes", "add", "--provider", "nobody").exit_code == 2
     assert invoke("nodes", "add").exit_code == 2
+
+
+def test_a_node_is_shown_with_its_last_events(connected: FakeServer, invoke: Invoke) -> None:
+    """Twenty of them at most, the newest last, over as many pages as there are; who asked for what, and why."""
+    connected.nodes = [make_node("node-1")]
+    for number in range(1500):
+        connected.event("status_changed", to=f"number {number}")
+    connected.event("drain_requested", reason="too\x1b[2J old")
+    shown = invoke("nodes", "show", "node-1").stdout
+    _, _, history = shown.partition("last 20 of 1501 events\n")
+    lines = history.splitlines()
+    assert len(lines) == 21
+    assert lines[0].split() == ["AT", "WHAT", "STEP", "BY", "SAYS"]
+    assert "to: number 1481" in lines[1]
+    assert lines[-1].split() == ["2026-01-01", "00:00:00Z", "drain_requested", "-", "runner", "reason:", "too", "old"]
+    as_json = json.loads(invoke("nodes", "show", "node-1", "--json").stdout)
+    assert [event["seq"] for event in as_json["events"]] == list(range(1482, 1502))
 
 
 def test_waiting_for_a_node_ends_with_what_became_of_it(connected: FakeServer, invoke: Invoke) -> None:

@@ -60,6 +60,28 @@ def test_nodes_statuses_and_sweeps_are_offered(connected: FakeServer) -> None:
     assert "token" in offered(typed="t")
 
 
+def test_runs_are_offered_where_they_belong(connected: FakeServer) -> None:
+    """Beside tasks where both are taken; a server is asked for those alone that what was typed can mean."""
+    connected.runs = [{"id": "run-7", "status": "waiting", "pipeline": "order", "subject": "order 7"}]
+    connected.nodes = [make_node("node-1")]
+    for verb in ("show", "why", "cancel", "rerun"):
+        assert list(offered(verb)) == ["task-1", "run-7"]
+    assert list(offered("cancel", "task-1")) == ["task-1", "run-7"]
+    assert offered("signal") == {"run-7": "waiting order order 7"}
+    assert list(offered("events")) == ["task-1", "run-7", "node-1"]
+    assert (list(offered("logs")), list(offered("errors")), list(offered("runs"))) == (["task-1"],) * 3
+    connected.requests.clear()
+    assert list(offered("show", typed="run-")) == ["run-7"]
+    assert [one.path for one in connected.requests] == ["/api/runs"]
+
+
+def test_runs_of_a_task_are_offered_by_their_number(connected: FakeServer) -> None:
+    """Of the task that was named before."""
+    connected.runs = [{"id": "run-2", "number": 2, "created_at": "2026-01-01T00:00:00.000Z"}]
+    assert offered("logs", "task-1", "--run") == {"2": "run-2 2026-01-01T00:00:00.000Z"}
+    assert offered("logs", "--run") == {}
+
+
 def test_nothing_that_goes_wrong_is_said(
     connected: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

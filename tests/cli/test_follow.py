@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from taskflow.cli import follow, runs
+from taskflow.cli import follow
 from taskflow.cli.client import Api, Target
 from taskflow.cli.follow import Follower, write_log
 from taskflow.cli.problems import NoServer
 from taskflow.cli.render import LogLines, Progress, clean
+from taskflow.cli.runs import RunFollower
 from taskflow.clock import ManualClock
 from tests.cli.conftest import Invoke
-from tests.cli.fake_server import FakeServer, error
+from tests.cli.fake_server import END, FakeServer, error
 
 
 class Recording(Progress):
@@ -39,6 +40,20 @@ class Script:
 
     def __call__(self, _seconds: float) -> None:
         self.clock.advance(1.0)
+        if self.acts:
+            self.acts.pop(0)()
+
+
+class VirtualClock(ManualClock):
+    """Moves by 1 s at each pause, and does the next thing then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.acts: list[Callable[[], object]] = []
+
+    def sleep(self, _seconds: float) -> None:  # virtual
+        """Move on by a second."""
+        self.advance(1.0)
         if self.acts:
             self.acts.pop(0)()
 
@@ -127,23 +142,110 @@ def test_the_output_alone_is_followed_over_a_restart_too(server: FakeServer) -> 
         write_log(api, "task-1", take, follow=False, say=said.append, sleep=script, clock=script.clock)
 
 
-def test_a_run_is_followed_over_a_restart_too(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """As a task is."""
-    acts = [lambda: None, server.stop, *[lambda: None] * 4, server.start, lambda: server.end("completed")]
+@pytest.fixture
+def run(server: FakeServer) -> dict[str, Any]:
+    """An open run of a pipeline of one's own, which the server has."""
+    server.task = {
+        "id": "run-1",
+        "status": "running",
+        "finished": False,
+        "step": "pay",
+        "pipeline": "order",
+        "number": 1,
+    }
+    server.event("run_started", "pay")
+    return server.task
 
-    class Clock(ManualClock):
-        def sleep(self, seconds: float) -> None:  # virtual
-            self.advance(1.0)
-            acts.pop(0)()
 
-    clock = Clock()
-    run = {"id": "run-1", "status": "running", "finished": False, "step": "pay"}
-    server.task.update(run)
-    api = Api(Target(server.url, server.token), clock=clock, patience_s=0.0)
-    assert runs.show(api, run, follow=True, as_json=True, clock=clock) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out)["status"] == "completed"
-    assert "answers again" in said.err
+def make_run_follower(server: FakeServer, progress: Progress, clock: ManualClock) -> RunFollower:
+    """A follower of the server's run."""
+    return RunFollower(Api(Target(server.url, server.token), clock=clock), server.task, progress, clock=clock)
+
+
+def end_run(server: FakeServer) -> None:
+    """The run is completed."""
+    server.event("run_finished", "pack", **{"from": "pack", "duration_s": 0.05})
+    server.task |= {"status": "completed", "finished": True, "step": None}
+
+
+def test_a_run_is_followed_over_one_stream(server: FakeServer, run: dict[str, Any]) -> None:
+    """Its steps, attempts that failed and signals come as they happen; one request has all of them."""
+    progress = Recording()
+    server.acts = [
+        lambda: server.event("step_failed", "pay", attempt=1, message="declined", retry_in_s=2.0),
+        lambda: server.event("signal_recorded", "pay", name="paid", subject=""),
+        lambda: server.event("step_entered", "running", **{"from": "pay", "duration_s": 3.0}),
+        lambda: end_run(server),
+    ]
+    assert make_run_follower(server, progress, ManualClock()).run()["status"] == "completed"
+    assert progress.lines == [
+        "  pay: attempt 1 failed: declined, again in 2.0 s",
+        "  signal paid by runner",
+        "  pay                    3.0 s",
+        "  pack                   50 ms",
+    ]
+    assert len(server.asked("GET", "/events")) == 1
+    assert server.asked("GET", "/logs") == []  # also of a step whose name is one of a task's
+
+
+@pytest.mark.parametrize("how", ["the server restarts", "the stream ends"])
+def test_a_run_is_followed_over_the_end_of_a_stream(server: FakeServer, run: dict[str, Any], how: str) -> None:
+    """What was seen is not shown again, what came meanwhile is shown."""
+    progress, clock = Recording(), VirtualClock()
+
+    def go_on() -> None:
+        server.event("step_entered", "pack", **{"from": "pay", "duration_s": 1.0})
+        server.acts = [lambda: end_run(server)]
+        if not server.is_up:
+            server.start()
+
+    def break_off() -> object:
+        # Before the next stream is asked for there is a pause: the first act.
+        clock.acts = [server.stop, *[lambda: None] * 4, go_on] if how == "the server restarts" else [go_on]
+        return END
+
+    server.acts = [lambda: server.event("step_failed", "pay", attempt=1, message="no"), break_off]
+    assert make_run_follower(server, progress, clock).run()["finished"] is True
+    steps = [line for line in progress.lines if "server" not in line]
+    assert steps == ["  pay: attempt 1 failed: no", "  pay                    1.0 s", "  pack                   50 ms"]
+    assert any("answers again" in line for line in progress.lines) is (how == "the server restarts")
+    assert {request.query["after"] for request in server.asked("GET", "/events")} >= {"0", "2"}
+
+
+def test_a_run_is_followed_page_by_page_where_there_is_no_room_for_a_stream(
+    server: FakeServer, run: dict[str, Any]
+) -> None:
+    """Pages are served all the time."""
+    progress, clock = Recording(), VirtualClock()
+    server.no_room = True
+    clock.acts = [
+        lambda: server.event("step_entered", "pack", **{"from": "pay", "duration_s": 1.0}),
+        lambda: None,
+        lambda: end_run(server),
+    ]
+    assert make_run_follower(server, progress, clock).run()["finished"] is True
+    assert progress.lines == ["  pay                    1.0 s", "  pack                   50 ms"]
+
+
+def test_a_run_whose_events_are_gone_is_seen_to_have_ended(server: FakeServer, run: dict[str, Any]) -> None:
+    """Events are pruned one day; following does not wait for them."""
+    server.events.clear()
+    run |= {"status": "failed", "finished": True}
+    assert make_run_follower(server, Recording(), ManualClock()).run()["status"] == "failed"
+
+
+def test_a_run_that_is_followed_ends_with_its_outcome(
+    connected: FakeServer, invoke: Invoke, run: dict[str, Any]
+) -> None:
+    """0 for completed, 1 for failed; as JSON the run alone is on standard output."""
+    end_run(connected)
+    done = invoke("show", "-f", "run-1")
+    assert (done.exit_code, "pack                   50 ms" in done.stdout) == (0, True)
+    assert "completed   run-1" in done.stdout
+    run["status"] = "failed"
+    as_json = invoke("show", "-f", "--json", "run-1")
+    assert (as_json.exit_code, json.loads(as_json.stdout)["status"]) == (1, "failed")
+    assert "pack" in as_json.stderr
 
 
 def test_an_event_whose_answer_broke_off_is_shown_once(server: FakeServer) -> None:

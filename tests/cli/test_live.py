@@ -74,7 +74,7 @@ def test_lines_stay_and_are_printed_letter_for_letter() -> None:
     screen = Screen()
     screen.region.show(Standing("running", screen.clock.monotonic()))
     screen.region.line("  | [bold]x[/bold] :smile: " + "w" * 100)
-    screen.region.aside(lambda: screen.out.write("warned\n"))
+    screen.region.aside(lambda: print("warned", file=screen.out))
     screen.region.show("")
     written = screen.out.getvalue()
     assert "  | [bold]x[/bold] :smile: " + "w" * 100 + "\n" in written

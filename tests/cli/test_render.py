@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from taskflow.cli import render
@@ -49,6 +51,44 @@ def test_what_happens_then_is_said_once() -> None:
     """The sentence of the API begins with the word that stands before it here."""
     text = render.why_text({"summary": "it waits", "then": "then the step fails", "step": "running"})
     assert text.splitlines()[-1].split() == ["then", "the", "step", "fails"]
+
+
+def test_why_says_which_node_was_chosen_and_what_spoke_against_the_others() -> None:
+    """A node that is there, one that is bought, or none yet; and a line for each candidate that was refused."""
+    placement = {
+        "action": "use", "node_id": "node-2", "reason": "a warm node",
+        "rejected": [
+            {"node_id": "node-1", "reason": "it is draining"},
+            {"provider": "hetzner", "offer": "cx22@fsn1", "reason": "it has 2 vcpus"},
+            {"provider": "vultr", "reason": "2 of 2\x1b[2J nodes exist"},
+        ],
+    }  # fmt: skip
+    lines = render.why_text({"summary": "it runs", "placement": placement}).splitlines()
+    assert [" ".join(line.split()) for line in lines[1:]] == [
+        "chosen node-2: a warm node",
+        "not node-1: it is draining",
+        "not hetzner cx22@fsn1: it has 2 vcpus",
+        "not vultr: 2 of 2 nodes exist",
+    ]
+    offer = {"provider": "hetzner", "size": "cx22", "location": "fsn1"}
+    none: dict[str, Any] = {"node_id": None, "rejected": []}
+    bought = {**none, "action": "provision", "reason": "no node with room", "offer": offer}
+    assert "a new node of hetzner cx22 fsn1: no node with room" in render.why_text({"placement": bought})
+    waits = {**none, "action": "wait", "reason": "every node is full"}
+    assert "none yet: every node is full" in render.why_text({"placement": waits})
+    named = {**waits, "node_id": "node-1", "reason": "the node that was asked for: it is full"}
+    assert "none yet: the node that was asked for" in render.why_text({"placement": named})
+
+
+@pytest.mark.parametrize(("at", "said"), [(None, "none yet"), ("2026-11-26T12:00:00.000Z", "2026-11-26T12:00:00.000Z")])
+def test_a_running_task_says_when_its_command_last_wrote_something(at: str | None, said: str) -> None:
+    """In `why` and in `show`; of what does not run, and by a server that does not know it, nothing is said."""
+    why = render.why_text({"summary": "it runs", "step": "running", "last_output_at": at})
+    shown = render.task_details(make_task(status="in_progress", last_output_at=at))
+    for text in (why, shown):
+        assert [line.strip().split("  ")[-1].strip() for line in text.splitlines() if "last output" in line] == [said]
+    assert "last output" not in render.why_text({"summary": "it waits", "step": "cleanup", "last_output_at": at})
+    assert "last output" not in render.task_details(make_task(status="completed", last_output_at=at))
 
 
 def test_a_warning_can_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

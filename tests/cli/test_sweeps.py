@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Invoke
+from tests.cli.fake_server import FakeServer
 
 SWEEP: dict[str, Any] = {
     "name": "delete_orphans", "state": "degraded", "interval_s": 60.0, "last_started_at": None,
@@ -44,6 +45,17 @@ def test_sweeps_are_shown_with_their_state_and_what_they_fail_at(
     assert "delete_orphans fails at cloud/17 (3 times): it is protected" in shown
     rows = json.loads(invoke("sweeps", "list", "--json").stdout)["sweeps"]
     assert rows == [{**SWEEP, "paused": False}, {**paused, "paused": True}]
+
+
+def test_a_server_is_asked_for_sweeps_where_only_it_is_named(connected: FakeServer, invoke: Invoke) -> None:
+    """At how many things one fails; at which is for who runs the installation, and it is said where they are told."""
+    connected.sweeps = [{**SWEEP, "failing": 2}, {**SWEEP, "name": "prune", "state": "ok", "failing": 0}]
+    shown = invoke("sweeps").stdout
+    assert "degraded" in shown and "done 1, failed 1" in shown
+    (line,) = [line for line in shown.splitlines() if "fails at" in line]
+    assert line.startswith("delete_orphans fails at 2") and "on a host" in line
+    rows = json.loads(invoke("sweeps", "list", "--json").stdout)["sweeps"]
+    assert rows == [{**one, "paused": False} for one in connected.sweeps]
 
 
 def test_a_price_that_nobody_knows_is_not_shown_as_nothing(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,22 @@ def test_a_followed_task_is_drawn_and_a_signal_shows_the_cursor_again(server: Fa
         assert screen.is_as_before()
 
 
+def test_a_followed_run_is_drawn_as_a_task_is(server: FakeServer) -> None:
+    """Its step, what is awaited and how long it may still take, and what happens then."""
+    server.task = {"id": "run-1", "status": "waiting", "finished": False, "step": "approve", "pipeline": "order"}
+    server.why = {
+        "summary": "it is at approve and waits for the signal approved", "waited_s": 7.0, "since": "2026-01-01T00:00:00Z",
+        "until": "2026-01-01T01:00:00Z", "then": "then the step fails",
+    }  # fmt: skip
+    with terminal(server, "show", "-f", "run-1") as screen:
+        screen.shows(b"59:5")
+        assert b"waits for the signal approved" in screen.seen
+        screen.process.send_signal(signal.SIGINT)
+        assert screen.ended() == 130
+        assert b"run-1 goes on" in screen.seen
+        assert screen.is_as_before()
+
+
 @pytest.mark.parametrize("environ", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
 def test_a_terminal_that_wants_no_drawing_gets_plain_lines(server: FakeServer, environ: dict[str, str]) -> None:
     """Not one control code, and ``top`` prints one frame."""

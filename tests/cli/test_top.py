@@ -14,12 +14,10 @@ from taskflow.cli.overview import Look, Overview, frame
 from taskflow.cli.problems import CommandError, NoServer
 from taskflow.cli.top import Screen
 from tests.cli.conftest import Invoke
-from tests.cli.test_commands import api  # noqa: F401  fixture
-from tests.web.conftest import control, database, world  # noqa: F401  fixtures
 from tests.web.world import World
 
 
-def test_one_frame_shows_tasks_steps_and_health(api: World, invoke: Invoke) -> None:  # noqa: F811
+def test_one_frame_shows_tasks_steps_and_health(api: World, invoke: Invoke) -> None:
     """Counts, health by store (no migration ran here), each wait, a failed one with its reason; no control codes."""
     task = api.submit(title="make hello")
     broken = api.submit(title="break")
@@ -33,7 +31,7 @@ def test_one_frame_shows_tasks_steps_and_health(api: World, invoke: Invoke) -> N
     assert api.token not in done.output
 
 
-def test_runs_of_own_pipelines_are_among_what_goes_on(api: World, invoke: Invoke) -> None:  # noqa: F811
+def test_runs_of_own_pipelines_are_among_what_goes_on(api: World, invoke: Invoke) -> None:
     """Counted and listed with what they wait for, and a failed one with its reason."""
     run = api.start(subject="book 7")
     broken = api.start(subject="book 8")
@@ -47,7 +45,7 @@ def test_runs_of_own_pipelines_are_among_what_goes_on(api: World, invoke: Invoke
     assert [one["id"] for one in found["failed_runs"]] == [broken["id"]] and found["tasks"] == []
 
 
-def test_json_is_one_object(api: World, invoke: Invoke) -> None:  # noqa: F811
+def test_json_is_one_object(api: World, invoke: Invoke) -> None:
     """The same as data, each open task with what it waits for."""
     task = api.submit()
     found = json.loads(invoke("top", "--json").stdout)
@@ -58,7 +56,7 @@ def test_json_is_one_object(api: World, invoke: Invoke) -> None:  # noqa: F811
                           "events"}  # fmt: skip
 
 
-def test_an_empty_installation_has_a_frame(api: World, invoke: Invoke) -> None:  # noqa: F811
+def test_an_empty_installation_has_a_frame(api: World, invoke: Invoke) -> None:
     """Nothing under way, no nodes."""
     out = invoke("top", "--once").stdout
     assert "no task is under way" in out
@@ -206,7 +204,7 @@ def test_a_terminal_without_utf_8_is_drawn_on_with_letters_that_it_has(overview:
     assert out.buffer.getvalue().isascii()
 
 
-def test_waits_are_asked_a_few_at_a_time_and_in_turn(api: World, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_waits_are_asked_a_few_at_a_time_and_in_turn(api: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many tasks cost no more requests than a few; each has its turn."""
     from taskflow.cli import connection
     from taskflow.settings import Settings

@@ -17,7 +17,7 @@ from tests.cli.fake_server import FakeServer
 SERVERS = {"agent", "nodehost"}
 #: They work on the stores themselves, which are named by other settings than TASKFLOW_URL.
 ON_THE_STORES = {
-    "up", "token", "db", "sweeps", "doctor", "quota", "settings", "completion", "metrics", "nodes audit", "providers check",
+    "up", "db", "sweeps pause", "sweeps resume", "doctor", "quota", "settings", "completion", "metrics", "nodes audit",
     *SERVERS,
 }  # fmt: skip
 
@@ -71,8 +71,10 @@ def test_a_verb_asks_the_server_that_the_environment_names(
     monkeypatch.setenv("TASKFLOW_URL", server.url)
     monkeypatch.setenv("TASKFLOW_TOKEN", "another")
     arguments = {"run": ["--repo", "https://git.example/r.git", "--", "true"], "add": ["--provider", "local"]}
-    arguments |= {"submit": arguments["run"], "start": ["order"], "signal": ["run-1", "paid"]}
-    needs_id = any(parameter.name in ("task_id", "node_id") for parameter in VERBS[path].params)
+    arguments |= {"submit": arguments["run"], "start": ["order"], "signal": ["run-1", "paid"], "events": ["x-1"]}
+    arguments |= {"create": ["--name", "laptop"]}
+    named = ("task_id", "node_id", "thing_id", "token_id", "ids")
+    needs_id = any(parameter.required and parameter.name in named for parameter in VERBS[path].params)
     done = invoke(*path, *arguments.get(path[-1], ["x-1"] if needs_id else []))
     assert done.exit_code == 1, done.output
     assert "TASKFLOW_TOKEN" in done.stderr
@@ -81,7 +83,15 @@ def test_a_verb_asks_the_server_that_the_environment_names(
 
 @pytest.mark.parametrize(
     "argv",
-    [("doctor",), ("sweeps",), ("metrics",), ("token", "list"), ("quota", "list"), ("nodes", "audit")],
+    [
+        ("doctor",),
+        ("sweeps", "pause", "prune"),
+        ("sweeps", "resume", "prune"),
+        ("metrics",),
+        ("quota", "list"),
+        ("nodes", "audit"),
+        ("audit", "--all-owners"),
+    ],
     ids=" ".join,
 )
 def test_what_works_on_the_stores_says_so_where_only_a_server_is_named(

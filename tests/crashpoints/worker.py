@@ -115,10 +115,10 @@ def _watch_sql(wired: App) -> None:
         reached("after", "sql-commit")
         return row
 
-    def do_commit(connection: Any) -> None:
+    def do_commit(dbapi_connection: Any) -> None:
         kind = "sql-commit" if getattr(_here, "writes", False) else "sql-read"
         reached("before", kind)
-        commit(connection)
+        commit(dbapi_connection)
         reached("after", kind)
 
     def on_begin(_connection: Any) -> None:

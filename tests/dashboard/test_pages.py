@@ -6,6 +6,7 @@ import configparser
 import dataclasses
 import fnmatch
 from datetime import datetime, timezone
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -13,7 +14,8 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import insert, update
 
-from taskflow.db.models import ErrorRow, Event, Node, Run, Sweep, SweepBackoff, Task
+from taskflow.clock import isoformat
+from taskflow.db.models import AgentSession, ErrorRow, Event, Node, OutboxRow, Run, Sweep, SweepBackoff, Task
 from taskflow.errors import InfrastructureError
 from taskflow.service import lookups
 from tests.dashboard.conftest import See
@@ -178,9 +180,7 @@ def test_a_run_that_waits_for_a_signal_offers_to_send_it(world: World, see: See)
     assert see(path).all("button", data_opens="signal") == []
     _awaits(world, run, "paid")
     for pipeline in ("order", "gone"):
-        world.database.write(
-            lambda tx, name=pipeline: tx.execute(update(Run).where(Run.id == run["id"]).values(pipeline=name))
-        )  # fmt: skip
+        world.database.write(methodcaller("execute", update(Run).where(Run.id == run["id"]).values(pipeline=pipeline)))
         page = see(path)
         (button,) = page.all("button", data_opens="signal")
         assert button["data-named"] == "paid" and button["data-to"] == f"/api{path}/signals/paid"
@@ -468,6 +468,21 @@ def test_a_failed_attempt_leads_to_what_it_was_of(world: World, see: See) -> Non
     assert "build-7" in page.text and "order book 9" in page.text
 
 
+def test_a_promise_that_fails_is_shown_to_its_owner_with_why(world: World, see: See) -> None:
+    """A task that was to run again and does not: nobody would look for it in a log. A stranger sees nothing of it."""
+    task = world.submit(title="lost")
+    assert "Promises that fail" not in see("/errors").text
+    values = {
+        "kind": "rerun_task", "payload": {"task_id": task["id"]}, "owner_id": world.row(Task, task["id"]).owner_id,
+        "created_at": 1.0, "next_at": 9e9, "attempts": 4, "error": {"code": "unexpected", "message": "<it> broke"},
+    }  # fmt: skip
+    world.database.write(lambda tx: tx.execute(insert(OutboxRow), values))
+    page = see("/errors")
+    assert "Promises that fail" in page.text and "<it> broke" in page.text and "unexpected" in page.text
+    assert page.all("a", href=f"/tasks/{task['id']}")
+    assert "Promises that fail" not in see("/errors", token=world.other_token).text
+
+
 def test_what_fails_again_and_again_hides_nothing_else(world: World, see: See) -> None:
     """It is one line, with how many more there are."""
     rare, often = world.submit(title="fails once"), world.submit(title="fails always")
@@ -591,6 +606,21 @@ def test_a_run_that_a_link_names_is_shown_however_old_it_is(
     assert chosen["href"] == f"{path}?run={task['run_id']}"
 
 
+def test_a_running_task_says_when_its_command_last_wrote_something(world: World, see: See) -> None:
+    """A command that hangs is told from one that works."""
+    task = world.submit()
+    place = world.place(task)
+    world.database.write(lambda tx: tx.execute(update(Run).where(Run.id == task["run_id"]).values(step="running")))
+    before = see(f"/tasks/{task['id']}").text
+    assert "Last output" in before and "none yet" in before
+    at = world.clock.now() - 60.0
+    told = update(AgentSession).where(AgentSession.id == place.session_id).values(last_progress_at=at)
+    world.database.write(lambda tx: tx.execute(told))
+    page = see(f"/tasks/{task['id']}")
+    assert page.problems() == [] and "none yet" not in page.text
+    assert page.all("time", datetime=str(isoformat(at)))
+
+
 def test_a_cancelled_task_says_why_and_who_asked(world: World, see: See) -> None:
     """Above everything else, as a failed one says why it failed."""
     task = world.submit()
@@ -599,6 +629,25 @@ def test_a_cancelled_task_says_why_and_who_asked(world: World, see: See) -> None
     page = see(f"/tasks/{task['id']}")
     assert page.headings[1] == ("h2", "Why it was cancelled") and page.problems() == []
     assert "a better idea" in page.text and "asked for by api:" in page.text
+
+
+def test_a_task_shows_the_candidates_that_were_refused(world: World, see: See) -> None:
+    """Folded away, each with its reason; nothing to unfold where there was no other."""
+    task, alone = world.submit(), world.submit()
+    rejected = [
+        {"node_id": "node-9", "reason": "it is draining"},
+        {"provider": "hetzner", "offer": "cx22@fsn1", "reason": "it has 2 vcpus, 8 are needed"},
+    ]
+    for one, others in ((task, rejected), (alone, [])):
+        placement = {"action": "use", "node_id": "node-1", "reason": "a warm node", "rejected": others}
+        placed = update(Task).where(Task.id == one["id"]).values(placement=placement)
+        world.database.write(methodcaller("execute", placed))
+    page = see(f"/tasks/{task['id']}")
+    assert page.problems() == []
+    assert "node-1: a warm node" in page.text and "2 others were not chosen" in page.text
+    assert "not node-9: it is draining" in page.text
+    assert "not hetzner cx22@fsn1: it has 2 vcpus, 8 are needed" in page.text
+    assert "not chosen" not in see(f"/tasks/{alone['id']}").text
 
 
 def test_a_part_is_the_page_without_what_surrounds_it(see: See, busy: dict[str, str]) -> None:

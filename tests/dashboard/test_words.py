@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from web.dashboard.words import compact, lines, shell
+from taskflow.words import compact
+from web.dashboard.words import lines, shell
 
 
 def test_what_an_event_says_is_read_without_knowing_json() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ def _left(world: World, run_id: str) -> Any:
 def _prepared(world: World, name: str) -> RunRow:
     run = world.run(name, f"task-{name}")
     for signal in ("ready", "outcome", "late"):
-        world.write(lambda tx, signal=signal: record_signal(tx, name, signal, "s", {}, now=1.5))
+        world.write(partial(record_signal, run_id=name, name=signal, subject="s", payload={}, now=1.5))
     return run
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,14 @@ class Reader:
             found += [(row.subject_id, row.seq) for row in rows]
             self.place = Position(rows[-1].xact, rows[-1].id)
 
+    def reaches(self, count: int) -> bool:
+        """Whether there was news, or there is as much as that by now."""
+        return bool(self.read()) or len(self.seen) >= count
+
     def sees(self, *expected: tuple[str, int]) -> bool:
         """Whether exactly these are what it saw since its beginning. The server's own housekeeping is a transaction too,
         and may hold rows up for a moment."""
-        wait_until(lambda: self.read() or len(self.seen) >= len(expected), "the feed shows what was committed")
+        wait_until(lambda: self.reaches(len(expected)), "the feed shows what was committed")
         return self.seen == list(expected) and self.read() == []
 
 
@@ -94,7 +99,9 @@ def test_a_transaction_that_is_given_up_holds_nothing_up(postgres_world: World) 
 def test_many_writers_and_readers_lose_and_repeat_nothing(world: World) -> None:
     """Threads append, commit or give up in any order while readers follow: each sees every committed event once, those
     of one subject in order."""
-    stop, committed, lock, errors = threading.Event(), [], threading.Lock(), []
+    stop, lock = threading.Event(), threading.Lock()
+    committed: list[tuple[str, int]] = []
+    errors: list[Exception] = []
     readers = [Reader(world.database, limit=limit) for limit in (1, 3, 50)]
 
     def write(number: int) -> None:
@@ -135,7 +142,7 @@ def test_many_writers_and_readers_lose_and_repeat_nothing(world: World) -> None:
         thread.join(60)
     assert errors == []
     for reader in readers:
-        wait_until(lambda reader=reader: reader.read() or len(reader.seen) >= len(committed), "all is read")
+        wait_until(partial(reader.reaches, len(committed)), "all is read")
         assert sorted(reader.seen) == sorted(committed)
         for subject in {subject for subject, _ in committed}:
             seqs = [seq for one, seq in reader.seen if one == subject]
@@ -146,8 +153,8 @@ def test_an_owner_reads_their_own_events_only(world: World) -> None:
     """Another owner's events are not in the feed, and don't end a page early."""
     world.write(lambda tx: tx.execute(insert(Owner).values(id=OTHER, name=OTHER, created_at=0.0)))
     for number in range(4):
-        world.write(lambda tx, n=number: _append(tx, f"theirs-{n}", owner=OTHER))
-        world.write(lambda tx, n=number: _append(tx, f"mine-{n}"))
+        world.write(partial(_append, subject=f"theirs-{number}", owner=OTHER))
+        world.write(partial(_append, subject=f"mine-{number}"))
     assert Reader(world.database, limit=2).sees(*[(f"mine-{n}", 1) for n in range(4)])
 
 
@@ -176,7 +183,7 @@ def test_a_restored_database_is_read_on(postgres_world: World) -> None:
     """In another server, whose transactions are numbered lower, old events are shown, new ones come after them, and a
     reader of before the restore goes on without a repeat."""
     for name in ("a", "b"):
-        postgres_world.write(lambda tx, name=name: _append(tx, name))
+        postgres_world.write(partial(_append, subject=name))
     postgres_world.write(lambda tx: tx.execute(update(Event).values(xact=2**40 + Event.id)))
     with postgres_world.database.read() as tx:
         last = tx.execute(text("SELECT xact, id FROM events WHERE subject_id = 'a'")).one()

@@ -18,6 +18,7 @@ from taskflow.db.models import AgentSession, Event, Node, Run, Task, Workspace
 from taskflow.db.runs import get_run
 from taskflow.db.session import Database
 from taskflow.errors import TransientError
+from taskflow.ids import RunId
 from taskflow.nodes.context import StepTools
 from taskflow.settings import Settings
 from taskflow.sweeps import recover_lost_nodes
@@ -287,7 +288,7 @@ def lost(place: Place) -> dict[str, Any]:
     return place.app.sweep("lost_nodes")
 
 
-def rung(place: Place) -> set[str]:
+def rung(place: Place) -> set[RunId]:
     """Runs that were rung since the last call."""
     found = {alarm.run_id for alarm in place.hints.published}
     place.hints.published.clear()
@@ -370,10 +371,9 @@ def test_a_node_that_got_a_run_between_the_look_and_the_write_keeps_it(place: Pl
     """The update is guarded: somebody who destroyed it by hand was quicker."""
     place.set_run("run-node-1", finished_at=50.0)
     sweep = place.app.sweeps["lost_nodes"]
-    original = recover_lost_nodes.get_run
 
     def quicker(tx: Any, run_id: str, *, lock: bool = False) -> Any:
-        found = original(tx, run_id, lock=lock)
+        found = get_run(tx, run_id, lock=lock)
         tx.execute(update(Node).values(run_id="run-by-hand"))
         return found
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine, Inspector, inspect, text
+from sqlalchemy import Engine, Inspector, MetaData, insert, inspect, text
 
 from taskflow.db import migrate
 from taskflow.db.session import make_engine
@@ -60,6 +60,35 @@ def test_an_older_schema_is_refused_until_it_is_upgraded(engine: Engine) -> None
     with pytest.raises(InfrastructureError, match="0005") as caught:
         migrate.check_current(engine)
     assert caught.value.advice == "run: taskflow db upgrade"
+
+
+@pytest.mark.integration
+def test_promises_that_were_open_are_given_their_owner(empty_database_url: str) -> None:
+    """Migration 0012: a task's by the task, those about limits by what they say, the installation's none."""
+    engine = make_engine(empty_database_url)
+    with engine.begin() as connection:
+        command.upgrade(migrate.config(connection), "0010")
+        tables = MetaData()
+        tables.reflect(connection, only=["owners", "tasks", "outbox"])
+        connection.execute(insert(tables.tables["owners"]), {"id": "o1", "name": "o1", "created_at": 1.0})
+        task = {
+            "id": "t1", "owner_id": "o1", "title": "t", "status": "ready", "priority": 0, "project": "", "labels": {},
+            "repository": "/r", "command": ["true"], "env": {}, "push": True, "time_limit_s": 1.0, "run_number": 1,
+            "created_at": 1.0, "updated_at": 1.0, "allow_node_fallback": False, "node_loss_reruns_max": 0,
+            "node_loss_reruns": 0,
+        }  # fmt: skip
+        connection.execute(insert(tables.tables["tasks"]), task)
+        row = {"created_at": 1.0, "next_at": 1.0, "attempts": 3}
+        for kind, payload in (
+            ("rerun_task", {"task_id": "t1"}), ("rerun_task", {"task_id": "gone"}),
+            ("limits_changed", {"owner_id": "o1"}), ("provider_changed", {"provider": "cloud"}),
+        ):  # fmt: skip
+            connection.execute(insert(tables.tables["outbox"]), {**row, "kind": kind, "payload": payload})
+    migrate.upgrade(engine)
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT owner_id, error, attempts FROM outbox ORDER BY id")).all()
+    engine.dispose()
+    assert [tuple(row) for row in found] == [("o1", None, 3), (None, None, 3), ("o1", None, 3), (None, None, 3)]
 
 
 def columns(inspector: Inspector) -> dict[tuple[str, str], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -109,7 +110,9 @@ def test_what_one_item_raises_ends_no_sweep_whatever_it_is(sweeping: Sweeping, m
     before = sweeping._treat
 
     def treat(run_id: str) -> bool:
-        return before({}[run_id] if run_id == "run-2" else run_id)
+        if run_id == "run-2":
+            raise KeyError(run_id)
+        return before(run_id)
 
     monkeypatch.setattr(sweeping, "_treat", treat)
     assert sweeping() == {"done": 4, "failed": 1, "skipped": 0}
@@ -224,7 +227,7 @@ def test_who_does_not_succeed_for_three_intervals_is_said_once_in_each(world: Wo
             raise ValueError("no")  # its own failure loses nothing of what it said
 
         with pytest.raises(ValueError, match="no"):
-            run_sweep(world.database, "rescue", rescue, lambda at=float(at): at)
+            run_sweep(world.database, "rescue", rescue, partial(float, at))
     when = {name: [at for at, names in said if name in names] for name in intervals}
     assert when["quick"][:3] == [1040.0, 1070.0, 1100.0]
     assert when["slow"] == when["never"] == [1310.0, 1410.0, 1510.0, 1610.0]

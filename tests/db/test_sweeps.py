@@ -18,9 +18,10 @@ from taskflow.db.models import ErrorRow, Event, IdempotencyKey, OutboxRow, Run, 
 from taskflow.db.tasks import remember_idempotency
 from taskflow.engine.alarms import Ringer
 from taskflow.engine.control import Control
+from taskflow.errors import NotFound
 from taskflow.nodes.liveness import Liveness
 from taskflow.settings import Settings
-from taskflow.sweeps.drain_outbox import Postponed, drain_outbox
+from taskflow.sweeps.drain_outbox import Postponed, drain_outbox, failing_rows
 from taskflow.sweeps.fail_stuck_tasks import Decision, Facts, StuckTasks, decide
 from taskflow.sweeps.ledger import Memory, last_success_at, run_sweep
 from taskflow.sweeps.prune import prune, prune_all, prune_history
@@ -153,6 +154,26 @@ def test_a_bad_outbox_row_strands_no_other(world: World) -> None:
         now[0] = row.next_at
         assert drain_outbox(world.database, handlers, lambda: now[0], 10)["failed"] == 1
     assert delays == [5.0, 10.0, 20.0, 40.0] and given == ["good"]
+
+
+def test_an_outbox_row_that_fails_keeps_its_last_error_and_no_secret(world: World, logs: list[Any]) -> None:
+    """It is listed until it succeeds, with what it is about, as the items of other sweeps are; done, it is gone."""
+    now, errors = [100.0], [ValueError("no postgresql://u:s3cret@h/db"), NotFound("no task task-1", code="gone")]
+
+    def consumer(_payload: Any) -> None:
+        if errors:
+            raise errors.pop(0)
+
+    world.write(partial(promise, kind="rerun_task", payload={"task_id": "task-1"}, at=100.0, owner_id=OWNER))
+    seen = []
+    for _ in range(3):
+        drain_outbox(world.database, {"rerun_task": consumer}, lambda: now[0], 10)
+        seen.append(failing_rows(world.database))
+        now[0] += 60.0
+    assert [[(one["item"], one["failures"], one["error"]["code"]) for one in found] for found in seen] == [
+        [("rerun_task task-1", 1, "unexpected")], [("rerun_task task-1", 2, "gone")], [],
+    ]  # fmt: skip
+    assert seen[0][0]["error"]["message"] == "ValueError: no postgresql://u:***@h/db" and "s3cret" not in str(logs)
 
 
 def test_a_row_for_which_it_is_too_early_is_no_failure(world: World) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from taskflow.engine.outcomes import Advance, AwaitSignal, Done, Outcome
 from taskflow.engine.pipeline import Pipeline, Step, StepContext
+from taskflow.engine.store import Change
 from taskflow.ids import RunId
 from tests.engine.conftest import MakeRig
 from tests.support.engine import External, Rig, SimulatedCrash, advance, toy
@@ -160,6 +161,81 @@ def test_crashes_are_survived_on_real_servers(make_real_rig: MakeRig, place: tup
     rig.rescue.reconcile()
     assert at.passed[place[0]] >= place[1]
     _assert_ended_once(rig, run_id, external, at)
+
+
+@dataclasses.dataclass
+class Shop:
+    """Sells again to whoever asks again. ``while_looking`` is done once, between the look and the call of a step."""
+
+    sold: list[str] = dataclasses.field(default_factory=list)
+    while_looking: Callable[[], object] | None = None
+
+    def pipeline(self) -> Pipeline:
+        """One step that buys, in between it asks whether it may; one that gives back."""
+        return toy(Step("buy", self._buy, guarded=True), Step("cleanup", self._give_back))
+
+    def _buy(self, ctx: StepContext) -> Outcome:
+        found, paused = list(self.sold), self.while_looking
+        if paused is not None:
+            self.while_looking = None
+            paused()
+        if not found:
+            ctx.ensure_ours(uncancelled=True)
+            self.sold.append(ctx.run.id)
+        return Advance(ctx.next_step)
+
+    def _give_back(self, ctx: StepContext) -> Outcome:
+        ctx.ensure_ours()
+        return Done({"sold": len(self.sold)})
+
+
+def test_a_worker_that_wakes_between_its_look_and_its_call_does_not_call(make_rig: MakeRig) -> None:
+    """Another one looked meanwhile, found nothing either, and bought: the first is refused before it buys again."""
+    shop = Shop()
+    rig = make_rig(shop.pipeline())
+    run_id = rig.start()
+
+    def pause() -> None:
+        rig.shift(rig.settings.lease_s + 1)
+        assert rig.worker().turn(run_id) == "finished"
+
+    shop.while_looking = pause
+    assert rig.fire() == "superseded"
+    assert shop.sold == [run_id] and rig.result(run_id) == {"sold": 1}
+    assert rig.errors(run_id) == []
+    assert_no_keys_left(rig.client, rig.settings.key_prefix)
+
+
+@pytest.mark.parametrize("loss", ["the lease ran out", "the store was emptied", "somebody wrote the row"])
+def test_who_lost_its_run_in_any_way_does_not_call(make_rig: MakeRig, loss: str) -> None:
+    """Nobody has taken it over yet, or somebody wrote without the lease: the run is read again, and bought for once."""
+    shop = Shop()
+    rig = make_rig(shop.pipeline())
+    run_id = rig.start()
+    ways: dict[str, Callable[[], object]] = {
+        "the lease ran out": lambda: rig.shift(rig.settings.lease_s + 0.001),
+        "the store was emptied": lambda: rig.client.flushall(),
+        "somebody wrote the row": lambda: rig.store.apply(
+            rig.row(run_id), Change("buy", rig.clock.now(), entered=True, deadline_at=None)
+        ),
+    }
+    shop.while_looking = ways[loss]
+    assert rig.fire() == "superseded"
+    assert shop.sold == [] and rig.row(run_id).finished_at is None
+    rig.rescue.reconcile()
+    rig.run_alarms()
+    assert shop.sold == [run_id] and rig.errors(run_id) == []
+
+
+def test_a_cancel_that_comes_between_the_look_and_the_call_is_heard_before_it_buys(make_rig: MakeRig) -> None:
+    """Nothing is bought for who no longer wants it; the cleanup, which asks as well, is not held up by the cancel."""
+    shop = Shop()
+    rig = make_rig(shop.pipeline())
+    run_id = rig.start()
+    shop.while_looking = lambda: rig.cancel(run_id, ring=False)
+    assert rig.fire() == "superseded"
+    rig.run_alarms()
+    assert shop.sold == [] and rig.row(run_id).results == {"cancelled": True} and rig.result(run_id) == {"sold": 0}
 
 
 def _paused(rig: Rig, run_id: RunId, expire: Callable[[], Any]) -> None:

@@ -117,7 +117,7 @@ def _give_up_badly(ctx: StepContext, error: Any) -> Outcome:
     ("on_failure", "code"),
     [
         (_give_up_badly, "unexpected"),
-        (lambda ctx, error: {}["gone"], "unexpected"),
+        (lambda ctx, error: _raise(KeyError("gone"))(ctx), "unexpected"),
         (lambda ctx, error: None, "unexpected"),
         (lambda ctx, error: _raise(PermanentError("never", code="never"))(ctx), "never"),
         (lambda ctx, error: Advance("nowhere"), "no_decision_applies"),

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from taskflow.engine import lease
 from taskflow.engine.control import Standing
 from taskflow.engine.lease import new_token, owner_is_gone
 from taskflow.engine.pipeline import Step
@@ -103,7 +102,7 @@ def test_only_processes_of_this_host_and_container_are_judged(monkeypatch: pytes
     def not_ours(pid: int, signal: int) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(lease.os, "kill", not_ours)
+    monkeypatch.setattr(os, "kill", not_ours)
     assert not owner_is_gone(f"{host}:{space}:{pid}:{tail}")
 
 

@@ -63,6 +63,8 @@ _SETTINGS = {
     "TASKFLOW_PRIORITY_AGEING_S": "30",
 }  # fmt: skip
 _DEADLINE_S = 270.0
+#: Those of a project at Hetzner, all of which may come at once.
+_REQUESTS_PER_HOUR = 3600
 
 
 class Fleet:
@@ -80,6 +82,7 @@ class Fleet:
         postgres, valkey = enter(PostgresServer()), enter(ValkeyServer())
         self.cloud = FakeCloud(SystemClock(), unique_names=self._unique)
         self.ledger = self.cloud.ledger
+        self.ledger.faults.requests_per_hour = _REQUESTS_PER_HOUR
         plan = Plan(boot_s=0.3, workspace_s=0.1, session_s=0.8)
         port = free_port()
         self.servers = Servers(RealPlanner(), plan, lambda: f"http://127.0.0.1:{port}")
@@ -155,7 +158,7 @@ class Fleet:
         faults, said = self.ledger.faults, dict[str, int]()
         while not self.calm.wait(self.chance.uniform(0.5, 2.0)):
             kind = self.chance.choice(
-                ("worker", "lost_answer", "outage", "proxy", "sold_out", "quota", "slow", "lag", "agent")
+                ("worker", "lost_answer", "outage", "proxy", "sold_out", "quota", "slow", "lag", "rate", "agent")
             )
             said[kind] = said.get(kind, 0) + 1
             if kind == "worker":
@@ -174,12 +177,14 @@ class Fleet:
                 faults.slow_s = 0.0 if faults.slow_s else 0.4
             elif kind == "lag":
                 faults.lag_s = 0.0 if faults.lag_s else 2.0
+            elif kind == "rate":
+                faults.too_many, faults.too_many_s = {"GET": 4, "POST": 1, "DELETE": 1}, 3.0
             else:
                 agents = [one for one in list(self.servers.agents.values()) if one.alive]
                 if agents:
                     self.chance.choice(agents).restart(self.chance.uniform(0.5, 3.0))
         faults.lose_answers = faults.outages = faults.proxy_pages = 0
-        faults.sold_out, faults.servers_max, faults.slow_s, faults.lag_s = set(), None, 0.0, 0.0
+        faults.sold_out, faults.servers_max, faults.slow_s, faults.lag_s, faults.too_many = set(), None, 0.0, 0.0, {}
         print(f"trouble: {said}", file=sys.stderr)
 
     def _kill_a_worker(self) -> None:
@@ -198,6 +203,7 @@ class Fleet:
         agents = list(self.servers.agents.values())
         twice = [count for agent in agents for count in (*agent.created.values(), *agent.started.values()) if count > 1]
         left = sum(len(agent.workspaces) for agent in agents if agent.alive)
+        print(f"requests: {self.ledger.requests}, {self.ledger.refused_for_rate} too many", file=sys.stderr)
         for task in tasks:
             if task["status"] != "completed":
                 print(f"{task['id']} is {task['status']}: {task['error']}", file=sys.stderr)

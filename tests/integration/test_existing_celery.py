@@ -190,12 +190,14 @@ def test_the_web_process_publishes_on_the_application_that_the_setting_names(
     theirs = f"theirs_{tmp_path.name}"
     (tmp_path / f"{theirs}.py").write_text(
         "from celery import Celery\nfrom taskflow.embedding import install\nfrom taskflow.settings import Settings\n"
-        "app = Celery('theirs', broker='memory://', set_as_current=False)\nbare = Celery('bare', set_as_current=False)\n"
+        "app = Celery('theirs', broker='memory://', set_as_current=False)\napp.conf.timezone = 'Europe/Paris'\n"
+        "bare = Celery('bare', set_as_current=False)\n"
         "install(app, Settings())\n"
     )
     publisher = CeleryPublisher(dataclasses.replace(SETTINGS, celery_app=f"{theirs}:app"))
     publisher.publish(Alarm(RunId("run-1"), "", 0.0, "order.pay"))
     assert publisher.backlog() == 1
+    assert publisher.application().conf["timezone"] == "Europe/Paris"  # which is what doctor judges
     for name, says in ((f"{theirs}:bare", "no Celery application"), ("missing_module:app", "ModuleNotFoundError")):
         with pytest.raises(UsageError, match="TASKFLOW_CELERY_APP") as refused:
             CeleryPublisher(dataclasses.replace(SETTINGS, celery_app=name))

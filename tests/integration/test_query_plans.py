@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
 from taskflow.bootstrap import App, bootstrap
 from taskflow.db import events, feed, listing, nodes, own_runs, providers, tasks, tokens, waiting, workspaces
 from taskflow.db.runs import get_run, record_signal
 from taskflow.engine.store import Change
+from taskflow.ids import RunId
 from taskflow.service import overview
 from taskflow.settings import Settings
 from taskflow.sweeps.prune import prune, prune_history
@@ -178,15 +179,21 @@ def _submit(big: Big) -> None:
     big.app.service.tasks.cancel(caller, made["id"])
 
 
+def _events_of_own_run(tx: Connection) -> None:
+    run = own_runs.get_own_run(tx, "o", "own-run-7")
+    assert run is not None
+    own_runs.events_of_run(tx, run, 0, 100)
+
+
 HOT: dict[str, Callable[[Big], Any]] = {
-    "load": lambda big: big.app.store.load("run-2"),
+    "load": lambda big: big.app.store.load(RunId("run-2")),
     "apply": _apply,
     "submit, read, list and cancel": _submit,
     "record a signal": _in_tx(lambda tx: (get_run(tx, "run-4", lock=True),
                                           record_signal(tx, "run-4", "go", "s", {}, now=1.0))),
     "page of open runs": lambda big: big.app.store.open_runs("run-5", 100),
     "runs whose signal is there": lambda big: big.app.store.runs_with_awaited_signal(100),
-    "finished or unknown": lambda big: big.app.store.finished_or_unknown(["run-1", "run-2"]),
+    "finished or unknown": lambda big: big.app.store.finished_or_unknown([RunId("run-1"), RunId("run-2")]),
     "outbox": lambda big: big.app.sweep("outbox"),
     "stuck tasks": lambda big: big.app.sweep("stuck_tasks"),
     "warm nodes": lambda big: big.app.sweep("warm_nodes"),
@@ -229,8 +236,7 @@ HOT: dict[str, Callable[[Big], Any]] = {
     "own runs that ended lately": _in_tx(lambda tx: overview._ended_runs(tx, "o", TASKS - 100.0)),
     "the last run of a subject": _in_tx(lambda tx: own_runs.last_of_subject(tx, "own-7")),
     "an own run by its key": _in_tx(lambda tx: own_runs.run_of_key(tx, "o", "mine")),
-    "events of an own run": _in_tx(
-        lambda tx: own_runs.events_of_run(tx, own_runs.get_own_run(tx, "o", "own-run-7"), 0, 100)),
+    "events of an own run": _in_tx(_events_of_own_run),
     "signals of a run that wait": _in_tx(lambda tx: own_runs.count_waiting_signals(tx, "own-run-7")),
     "who shows a callback's token": _in_tx(lambda tx: own_runs.find_callback(tx, "own-run-7", "hash")),
     "a page of who waits": _in_tx(

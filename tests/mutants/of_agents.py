@@ -113,6 +113,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/agent/test_dead_man.py::test_the_wait_begins_when_the_heartbeat_was_sent",),
     ),
     Mutant(
+        "machine-of-somebodys-shut-down", "a machine that is not the node's alone is powered off by one answer",
+        (Edit("taskflow/agent/bootstrap.py", '            if said.get("power_off"):\n', "            if True:\n"),),
+        ("tests/agent/test_bootstrap.py",),
+    ),
+    Mutant(
         "heartbeats-end-with-one", "a disk that can't be read for a moment costs the node with all that runs on it",
         (Edit("taskflow/agent/heartbeat.py", "            return Answer(0, {})\n", "            raise\n"),),
         ("tests/agent/test_heartbeat.py",),

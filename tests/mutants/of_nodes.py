@@ -24,6 +24,10 @@ MUTANTS: tuple[Mutant, ...] = (
         (Edit("taskflow/nodes/machine.py", "not (fresh or provider.creates_once)", "False"),), _PURCHASES,
     ),
     Mutant(
+        "bought-by-who-lost-it", "a worker that slept between its look-up and its purchase buys what another one bought",
+        (Edit("taskflow/nodes/machine.py", "ctx.ensure_ours(uncancelled=True)", "ctx.now"),), _PURCHASES,
+    ),
+    Mutant(
         "gone-before-it-came", "a node is destroyed while the server of a lost answer is not listed yet",
         (Edit("taskflow/nodes/machine.py", "node.intent_at is not None and not provider.told_at_once", "False"),),
         _PURCHASES,
@@ -45,19 +49,37 @@ MUTANTS: tuple[Mutant, ...] = (
         "destroyed-before-it-is", "a server that still costs money counts as destroyed",
         (Edit(
             "taskflow/nodes/machine.py",
-            "        if not provider.destroy(node.server_id or node.label):\n            return",
-            "        provider.destroy(node.server_id or node.label)\n        if False:\n            return",
+            "        if not self._is_gone(provider, node, ctx.now):\n",
+            "        self._is_gone(provider, node, ctx.now)\n        if False:\n",
         ),),
         _MACHINE,
+    ),
+    Mutant(
+        "deleted-with-every-look", "a server that takes its time to go uses up the requests of an hour",
+        (Edit("taskflow/nodes/machine.py", "_DELETE_AGAIN_S = 60.0", "_DELETE_AGAIN_S = 0.0"),),
+        ("tests/nodes/test_cloud_worlds.py",),
+    ),
+    Mutant(
+        "asked-again-before-allowed", "a provider that says when to come back is asked all the time",
+        (Edit(
+            "taskflow/nodes/providers/hetzner.py", "RateLimited(said, retry_after_s=self._retry_after_s)",
+            "RateLimited(said)",
+        ),),
+        ("tests/nodes/test_cloud_worlds.py",),
     ),
     Mutant(
         "one-sign-is-death", "a node that is only slow, or only out of reach, loses its tasks",
         (Edit(
             "taskflow/nodes/liveness.py",
-            'if server_state not in ("starting", "running", UNKNOWN) and agent_answers is False:',
-            'if server_state not in ("starting", "running", UNKNOWN) or agent_answers is False:',
+            "if server_state in _GONE and agent_answers is False:",
+            "if server_state in _GONE or agent_answers is False:",
         ),),
         ("tests/nodes/test_liveness.py",),
+    ),
+    Mutant(
+        "moved-is-death", "a server that its provider moves or reboots passes for one that is off",
+        (Edit("taskflow/nodes/providers/hetzner.py", 'or "", UNKNOWN)', 'or "", "stopped")'),),
+        ("tests/nodes/test_provider_conformance.py",),
     ),
     Mutant(
         "cut-link-is-death", "a link that is cut is taken for two signs, while sessions still live behind it",
@@ -66,6 +88,15 @@ MUTANTS: tuple[Mutant, ...] = (
             "    if server_state != UNKNOWN and agent_answers is False",
         ),),
         ("tests/nodes/test_liveness.py",),
+    ),
+    Mutant(
+        "lost-by-one-sign", "a session that runs is ended because heartbeats did not name it for a moment",
+        (Edit(
+            "taskflow/pipelines/agent_task/session.py",
+            'return self._tools.agent(node, ctx.now).get_session(ctx.results["workspace_id"], session_id) is None',
+            "return True",
+        ),),
+        ("tests/pipelines/test_forgotten_sessions.py",),
     ),
     Mutant(
         "verdict-over-a-heartbeat", "a node that was heard of while its verdict was written is destroyed",

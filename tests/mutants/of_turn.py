@@ -22,6 +22,18 @@ MUTANTS: tuple[Mutant, ...] = (
         _TURN,
     ),
     Mutant(
+        "calls-without-its-lease", "who lost its lease between its look and its call calls all the same",
+        (Edit(
+            _RUNNER, "        if not self._control.renew(turn.run_id, turn.token):\n", "        if False:\n",
+        ),),
+        ("tests/engine/test_crashes.py",),
+    ),
+    Mutant(
+        "calls-over-another-write", "who lost its run to another writer between its look and its call calls all the same",
+        (Edit(_RUNNER, "loaded is None or loaded[0].rev != turn.row.rev or", "loaded is None or"),),
+        ("tests/engine/test_crashes.py",),
+    ),
+    Mutant(
         "one-statement-despite-cancel", "on PostgreSQL something is bought or started after the cancel",
         (Edit(_APPLY, "(_APPLY_UNLESS_CANCELLED if guarded else _APPLY).values", "_APPLY.values"),), _APPLIES,
     ),

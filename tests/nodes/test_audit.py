@@ -313,7 +313,7 @@ def test_a_node_in_error_is_destroyed_once_its_provider_lets_it(world: World, mo
     """It is tried again by itself, ever more rarely; until then it is shown as what it is."""
     world.finish(world.submit())
 
-    def refused(server_id: str) -> bool:
+    def refused(server_id: str, *, ask: bool) -> bool:
         raise PermanentError("the server is protected", code="provider_invalid")
 
     with monkeypatch.context() as broken:

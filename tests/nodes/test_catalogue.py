@@ -10,7 +10,8 @@ import pytest
 
 from taskflow.clock import ManualClock
 from taskflow.errors import UsageError
-from taskflow.nodes.catalogue import credential, load_catalogue, parse_catalogue
+from taskflow.nodes.catalogue import credential, driver_options, load_catalogue, parse_catalogue
+from taskflow.nodes.providers.base import Provider
 from taskflow.nodes.providers.factory import ProviderShelf, Reach
 from taskflow.settings import Settings
 from tests.support.sshd import make_key
@@ -182,6 +183,81 @@ def test_a_provider_of_each_kind_is_made(tmp_path: Path, monkeypatch: pytest.Mon
     assert [(one.creates_once, one.told_at_once) for one in made.values()] == [
         (True, True), (True, False), (False, False), (True, True),
     ]  # fmt: skip
+
+
+LIBCLOUD = {**HETZNER, "name": "ocean", "kind": "libcloud", "driver": "digitalocean"}
+
+
+def _libcloud(tmp_path: Path, **change: Any) -> Provider:
+    catalogue = parse_catalogue({"provider": [{**LIBCLOUD, **change}]}, PUBLIC, "f")
+    return ProviderShelf(
+        catalogue, data_path=tmp_path, installation=lambda: "i", clock=ManualClock(), timeout_s=1.0
+    )["ocean"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"driver": "nonesuch"}, "no driver nonesuch"),
+        ({"driver": "openstack"}, "sells nothing by size and place"),
+        ({"driver": "gce"}, "takes no user data"),
+        ({"driver": "scaleway"}, "takes no user data"),
+        ({"driver": "equinixmetal"}, "timeout"),
+        ({"driver": "eucalyptus"}, "timeout"),
+        ({"driver": "ovh"}, "secret"),
+    ],
+)
+def test_a_cloud_whose_servers_could_not_be_told_who_they_are_is_refused_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+) -> None:
+    """By what its driver takes, and nobody is asked for it: not a quarter of an hour into the first order."""
+    monkeypatch.setenv("HZ_TOKEN", "s3cret")
+    with pytest.raises(UsageError, match=said) as refused:
+        _libcloud(tmp_path, **change)
+    assert "provider ocean" in refused.value.message and "s3cret" not in str(refused.value.as_dict())
+
+
+_UNTRIED = ("brightbox", "cloudstack", "ec2", "exoscale", "ikoula", "linode")
+
+
+@pytest.mark.parametrize("driver", ["digitalocean", "vultr", *_UNTRIED])
+def test_a_cloud_whose_driver_takes_user_data_can_be_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    """Those that the documentation names."""
+    monkeypatch.setenv("HZ_TOKEN", "s3cret")
+    assert _libcloud(tmp_path, driver=driver).name == "ocean"
+    said = (Path(__file__).parents[2] / "docs/how-to/providers.md").read_text(encoding="utf-8")
+    assert f"`{driver}`" in said
+
+
+def test_a_second_credential_comes_from_the_environment_or_a_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clouds that want a key and a secret; what is no secret stands in the file."""
+    (tmp_path / "secret").write_text("from-a-file\n")
+    options = {
+        "secret": {"env": "EC2_SECRET"}, "token": {"file": str(tmp_path / "secret")}, "region": "eu-central-1",
+        "secure": True,
+    }  # fmt: skip
+    (spec,) = parse_catalogue({"provider": [{**LIBCLOUD, "driver": "ec2", "options": options}]}, PUBLIC, "f").providers
+    with pytest.raises(UsageError, match="EC2_SECRET is empty"):
+        driver_options(spec)
+    monkeypatch.setenv("EC2_SECRET", "s3cret")
+    assert driver_options(spec) == {
+        "secret": "s3cret", "token": "from-a-file", "region": "eu-central-1", "secure": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"secret": "plain"}, {"password": "plain"}, {"secret": {"env": "A", "file": "B"}}, {"secret": {"env": 1}}],
+)
+def test_a_second_credential_never_stands_in_the_catalogue(options: dict[str, Any]) -> None:
+    """It is refused there, and not repeated in what is said."""
+    with pytest.raises(UsageError, match="env") as refused:
+        parse_catalogue({"provider": [{**LIBCLOUD, "options": options}]}, PUBLIC, "f")
+    assert "plain" not in str(refused.value.as_dict())
 
 
 def test_a_process_that_buys_nothing_needs_no_credential(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from taskflow.nodes.liveness import UNKNOWN, Liveness, node_verdict, verdict_at
+from taskflow.nodes.liveness import Liveness, node_verdict, verdict_at
+from taskflow.nodes.providers.base import UNKNOWN
 
 ALIVE, UNSURE, DEAD = Liveness.LIVE, Liveness.INCONCLUSIVE, Liveness.DEAD
 

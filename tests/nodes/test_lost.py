@@ -112,15 +112,15 @@ def test_a_lost_node_that_can_not_be_destroyed_yet_is_nobodys_place(
     world = remote_world
     task = running(world)
     lost, agent = world.node().id, world.agent
+    lost_labels = {agent.order.label}
 
-    def away(server_id: str) -> bool:
+    def away(server_id: str, *, ask: bool) -> bool:
         raise TransientError("no route to host", code="ssh_unreachable")
 
     destroy = world.provider.destroy
     monkeypatch.setattr(
-        world.provider, "destroy", lambda label: away(label) if label in lost_labels else destroy(label)
+        world.provider, "destroy", lambda label, ask: (away if label in lost_labels else destroy)(label, ask=ask)
     )
-    lost_labels = {agent.order.label}
     agent.cut = True
     assert world.finish(task)["error"]["code"] == "node_lost"
     world.run_for(300.0)
@@ -147,7 +147,7 @@ def test_a_provider_that_refuses_to_destroy_a_lost_node_does_not_bring_it_back(
     """The node is left to a human; its task reads that it is lost all the same, and is cleaned up."""
     task = running(remote_world)
 
-    def refuse(server_id: str) -> bool:
+    def refuse(server_id: str, *, ask: bool) -> bool:
         raise PermanentError("this server is protected", code="provider_auth")
 
     monkeypatch.setattr(remote_world.provider, "destroy", refuse)
@@ -198,15 +198,16 @@ def test_a_session_at_its_time_limit_on_a_node_that_is_not_heard_of_has_not_fail
     remote_world.assert_settled()
 
 
-def test_a_result_of_a_lost_node_is_kept_and_that_it_was_cut_off_is_none(make_remote_world: MakeWorld) -> None:
+def test_a_result_of_a_lost_node_is_kept_and_that_it_was_cut_off_is_none(
+    make_remote_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The session ended well while the link was down: offered. That its node ended it is no result."""
     world = make_remote_world()
     first, second = running(world), running(world)
     done, lost = world.agent.sessions
     workspace = world.agent.sessions[done]["workspace_id"]
     caller = world.service.accounts.authenticate(world.agent.workspaces[workspace]["token"], "workspace")
-    monkey = world.provider.destroy
-    world.provider.destroy = lambda server_id: False  # type: ignore[method-assign]
+    monkeypatch.setattr(world.provider, "destroy", lambda server_id, **_: False)
     world.agent.cut = True
     world.agent.finish_session(done)
     world.finish(first, second)
@@ -217,4 +218,3 @@ def test_a_result_of_a_lost_node_is_kept_and_that_it_was_cut_off_is_none(make_re
     again = outcome(**world.agent.sessions[done]["outcome"])
     assert world.service.callbacks.session_outcome(caller, workspace, done, again)["late"]
     assert lost != done
-    world.provider.destroy = monkey  # type: ignore[method-assign]

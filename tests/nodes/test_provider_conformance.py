@@ -13,16 +13,19 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from libcloud.compute.types import NodeState
 
 from taskflow.agent.ending import Ending
 from taskflow.clock import ManualClock
 from taskflow.errors import OutcomeUnknown, StepError
 from taskflow.file_lock import FileLock
 from taskflow.nodes.providers.base import (
+    UNKNOWN,
     AccessRefused,
     Leftover,
     NoCapacity,
@@ -33,7 +36,7 @@ from taskflow.nodes.providers.base import (
     QuotaReached,
     RateLimited,
 )
-from taskflow.nodes.providers.cloud import LibcloudProvider
+from taskflow.nodes.providers.cloud import LibcloudProvider, state_of
 from taskflow.nodes.providers.hetzner import INSTALLATION_LABEL, HetznerProvider
 from taskflow.nodes.providers.local import NODE_HOST_LOCK, LocalProvider
 from taskflow.settings import Settings
@@ -113,7 +116,7 @@ def _local(settings: Settings) -> Iterator[Subject]:
         yield Subject(provider, None)
     finally:
         for server in list(provider.inventory()):
-            wait_until(lambda one=server: provider.destroy(one.server_id), "gone")
+            wait_until(partial(provider.destroy, server.server_id), "gone")
         ended.set()
         thread.join()
         lock.release()
@@ -257,6 +260,47 @@ def test_provider_conformance_each_refusal_has_a_type_of_its_own(subject: Subjec
     assert subject.cloud.ledger.creates == 0
 
 
+#: Every word of each API for how a server is -> what it is to us. Hetzner's and DigitalOcean's are those of their
+#: references, Vultr's those that its library knows, and one that nobody has heard of yet.
+_SAID = {
+    "hetzner": {
+        "running": "running", "initializing": "starting", "starting": "starting", "off": "stopped",
+        "stopping": UNKNOWN, "deleting": UNKNOWN, "migrating": UNKNOWN, "rebuilding": UNKNOWN, "unknown": UNKNOWN,
+        "unheard-of": UNKNOWN,
+    },
+    "digitalocean": {
+        "new": "starting", "active": "running", "off": "stopped", "archive": "destroyed", "unheard-of": UNKNOWN,
+    },
+    "vultr": {
+        "pending": "starting", "active": "running", "stopped": "stopped", "halted": "stopped", "rebooting": UNKNOWN,
+        "resizing": UNKNOWN, "unheard-of": UNKNOWN,
+    },
+}  # fmt: skip
+
+
+@every_cloud
+def test_provider_conformance_only_a_server_that_is_off_or_gone_counts_as_that(subject: Subject) -> None:
+    """Whatever else it is said to be is unknown: a move or a reboot must not pass for a sign of death."""
+    assert subject.cloud is not None
+    made = subject.provider.create(subject.order())
+    said = {}
+    for word in _SAID[subject.provider.name]:
+        subject.cloud.ledger.servers[made.server_id].status = word
+        found = subject.provider.get(made.server_id)
+        assert found is not None
+        said[word] = found.state
+    assert said == _SAID[subject.provider.name]
+
+
+@pytest.mark.parametrize("state", NodeState)
+def test_provider_conformance_a_state_of_the_library_is_death_only_where_it_says_so(state: NodeState) -> None:
+    """Of all that Libcloud has, two: it is off, and it does not come back."""
+    death = {NodeState.STOPPED: "stopped", NodeState.TERMINATED: "destroyed"}
+    found = state_of(state)
+    assert found == death.get(state, found)
+    assert state in death or found in ("starting", "running", UNKNOWN)
+
+
 @every_refuser
 def test_provider_conformance_a_wrong_credential_is_refused_in_every_call(subject: Subject) -> None:
     """As access, and never as "there is no such server"."""
@@ -297,6 +341,32 @@ def test_provider_conformance_a_lost_answer_is_an_unknown_outcome_and_the_label_
     assert subject.cloud.ledger.creates == 1
     found = subject.provider.find_by_label(order().label)
     assert found is not None and found.label == order().label
+
+
+@pytest.mark.parametrize("subject", ["digitalocean", "vultr"], indirect=True)
+def test_provider_conformance_an_order_that_the_library_can_not_make_is_no_unknown_outcome(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was sent, so it is not waited for; once something was, the same stumble says nothing of what came of it."""
+    assert subject.cloud is not None
+    provider: Any = subject.provider
+    provider.check()
+    driver = provider._driver()
+    buy = driver.create_node
+
+    def stumble(**order: Any) -> None:
+        raise TypeError("unsupported operand")
+
+    def stumble_late(**order: Any) -> None:
+        buy(**order)
+        stumble()
+
+    monkeypatch.setattr(driver, "create_node", stumble)
+    _refused(subject, OrderInvalid)
+    monkeypatch.setattr(driver, "create_node", stumble_late)
+    _refused(subject, OutcomeUnknown)
+    monkeypatch.setattr(driver, "create_node", stumble)
+    _refused(subject, OrderInvalid)
 
 
 @pytest.mark.parametrize("subject", ["hetzner"], indirect=True)

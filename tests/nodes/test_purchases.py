@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,31 @@ def test_a_task_that_needs_more_gets_a_larger_server(cloud: World) -> None:
     task = cloud.finish(cloud.submit(resources={**CLOUD, "vcpus": 4}))
     assert cloud.node().size == "l"
     assert [one["offer"] for one in task["placement"]["rejected"]] == ["@", "s@fsn1", "s@nbg1"]
+
+
+@pytest.mark.parametrize(
+    ("measured", "why"),
+    [
+        ({"disk_percent": 97.0}, "97 % of its disk is in use"),
+        ({"memory_percent": 91.0}, "91 % of its memory is in use"),
+        ({"load1": 3.2}, "its load is 1.6 for each core"),
+    ],
+)
+def test_a_server_that_reports_too_much_in_use_is_passed_over(
+    cloud: World, measured: dict[str, float], why: str
+) -> None:
+    """It is warm, and a further one is bought all the same; with room again it is used."""
+    cloud.finish(cloud.submit(resources=CLOUD))
+    full = cloud.node()
+    cloud.agent.measured = measured
+    cloud.run_for(2 * cloud.settings.heartbeat_interval_s)
+    task = cloud.finish(cloud.submit(resources=CLOUD))
+    assert task["placement"]["rejected"][0] == {"node_id": full.id, "reason": why}
+    assert sum(cloud.provider.bought.values()) == 2
+    cloud.provider.agents[full.label].measured = {}
+    cloud.agent.measured = measured
+    cloud.run_for(2 * cloud.settings.heartbeat_interval_s)
+    assert cloud.finish(cloud.submit(resources=CLOUD))["placement"]["node_id"] == full.id
 
 
 def test_what_a_workspace_reserved_is_not_given_again(cloud: World) -> None:
@@ -215,6 +241,46 @@ def test_a_worker_that_dies_around_a_purchase_leaves_one_server(
     assert cloud.finish(cloud.submit(resources=CLOUD))["status"] == "completed"
     assert list(cloud.provider.bought.values()) == [1]
     cloud.assert_settled()
+
+
+def _once(act: Callable[[], object]) -> Callable[[], object]:
+    """Does it the first time that it is called."""
+    left = [act]
+    return lambda: left.pop()() if left else None
+
+
+def test_a_worker_that_pauses_between_its_look_up_and_its_purchase_buys_nothing(cloud: World) -> None:
+    """While it slept another one looked late enough, found nothing, and bought; this cloud sells a name twice."""
+
+    def pause() -> None:
+        cloud.start_worker()
+        cloud.run_until(lambda: cloud.provider.bought, "another worker bought")
+
+    cloud.provider.after_look_up = _once(pause)
+    assert cloud.finish(cloud.submit(resources=CLOUD))["status"] == "completed"
+    assert list(cloud.provider.bought.values()) == [1]
+    assert "superseded" in [verdict for _, verdict in cloud.turns]
+    cloud.assert_settled()
+
+
+def test_a_node_that_is_cancelled_during_the_look_up_is_not_bought(cloud: World) -> None:
+    """Nobody wants it any more when the call would begin."""
+    cloud.provider.after_look_up = _once(lambda: cloud.service.nodes.drain(cloud.caller, cloud.node().id))
+    task = cloud.submit(resources=CLOUD)
+    cloud.run_until(lambda: "destroy" in cloud.provider.calls, "it is given up")
+    assert cloud.provider.calls[0] == "destroy"
+    assert cloud.finish(task)["status"] == "completed"  # on another one
+    assert list(cloud.provider.bought.values()) == [1]
+
+
+def test_a_look_up_that_took_long_is_done_again_before_it_is_bought(cloud: World) -> None:
+    """Else a call could be under way when another worker looks for what it made, and both would buy."""
+    cloud.provider.after_look_up = _once(lambda: cloud.travel.shift(cloud.settings.provider_settle_s / 2 + 1))
+    task = cloud.submit(resources=CLOUD)
+    cloud.run_until(lambda: cloud.provider.bought, "it is bought")
+    assert time.time() - cloud.node().intent_at < 1
+    assert cloud.finish(task)["status"] == "completed"
+    assert list(cloud.provider.bought.values()) == [1]
 
 
 def test_a_node_given_up_during_its_purchase_leaves_no_server(cloud: World) -> None:

@@ -57,6 +57,40 @@ def test_an_idle_node_of_another_release_goes_at_once(remote_world: World, monke
     assert took_s < remote_world.settings.node_warm_s / 2
 
 
+@pytest.mark.parametrize(("fields", "goes"), [({"protocol_version": 1}, True), ({"agent_version": "0.0.1"}, False)])
+def test_a_node_that_somebody_keeps_goes_only_where_nothing_could_run_on_it(
+    make_remote_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], goes: bool
+) -> None:
+    """An agent of another protocol gets no work, so the node would be paid for in vain; of another release it works on."""
+    world = make_remote_world(node_max_life_s=60.0)
+    node, _ = world.service.nodes.add(world.caller, {"provider": "cloud"})
+    world.node_is("warm")
+    report_as(world, monkeypatch, **fields)
+    world.run_for(120.0)
+    found = world.service.nodes.show(world.caller, node["id"])
+    assert found["kept"] and found["status"] == ("destroyed" if goes else "warm")
+    if goes:
+        said = [one["data"].get("reason") for one in world.service.events.of_node(world.caller, node["id"], limit=100)]
+        assert any(one and one.startswith("its agent speaks protocol 1, this release") for one in said)
+
+
+def test_the_work_on_a_kept_node_of_another_protocol_ends_before_it_goes(
+    remote_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on any other one: nothing is killed."""
+    world = remote_world
+    world.plan.session_s = None
+    node, _ = world.service.nodes.add(world.caller, {"provider": "cloud"})
+    task = world.submit(node_id=node["id"])
+    world.at_step(task, "running")
+    report_as(world, monkeypatch, protocol_version=1)
+    world.run_for(120.0)
+    assert world.service.nodes.show(world.caller, node["id"])["status"] == "active"
+    world.agent.finish_session(next(iter(world.agent.sessions)))
+    assert world.finish(task)["status"] == "completed"
+    world.node_is("destroyed")
+
+
 @pytest.mark.parametrize("case", ["local", "switched off"])
 def test_a_version_matters_only_where_it_is_asked_for(
     make_world: MakeWorld, make_remote_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, case: str

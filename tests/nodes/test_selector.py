@@ -10,7 +10,7 @@ from taskflow.nodes.catalogue import Offer
 from taskflow.nodes.selector import Candidate, Choice, Limits, Wish, select
 
 OFFER = Offer("local", "", "", vcpus=8, memory_mb=16_000, slots=4)
-LIMITS = Limits(heartbeat_stale_s=60.0, load_max=2.0)
+LIMITS = Limits(heartbeat_stale_s=60.0, load_max=2.0, memory_max=75.0, disk_max=85.0)
 
 
 def node(name: str, status: str = "active", live: int = 0, *, age_s: float | None = 1.0, **more: Any) -> Candidate:
@@ -79,9 +79,53 @@ def test_a_named_node_is_that_one_or_none(named: Candidate | None, action: str) 
     assert (choice.action, choice.node_id) == (action, "x")
 
 
-def test_a_named_node_that_is_impossible_is_replaced_only_when_allowed() -> None:
-    """The fallback is the usual order."""
-    assert choose(node("ok"), wish=Wish("x", allow_fallback=True)).node_id == "ok"
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [
+        (None, "there is no node x"),
+        (node("x", "error"), "it is error"),
+        (node("x", live=4), "4 of 4 slots are taken"),
+        (node("x", age_s=61.0), "its agent has not reported lately"),
+        (node("x", unreachable=True), "its agent has not reported lately"),
+        (node("x", provider="cloud", load=2.1), "its load is 2.1 for each core"),
+        (node("x", closed="2 of 2 workspaces of yours are on it"), "2 of 2 workspaces of yours are on it"),
+        (node("x", "creating", age_s=None, expected=4), "4 of 4 slots are taken, 4 of them by tasks on their way"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("others", "room", "action", "said"),
+    [
+        ([node("ok", "warm")], True, "use", "instead of x: a warm node"),
+        ([node("n", "creating", age_s=None)], True, "await_node", "instead of x: a node is coming already"),
+        ([], True, "provision", "instead of x: no node with room"),
+        ([node("full", live=4)], False, "wait", "every node is full and no further one is allowed"),
+    ],
+)
+def test_a_named_node_that_can_not_be_used_now_is_replaced_where_that_is_allowed(
+    named: Candidate | None, why: str, others: list[Candidate], room: bool, action: str, said: str
+) -> None:
+    """By the usual order; the choice says instead of which node, and why not that one, once."""
+    choice = choose(*others, *([named] if named else []), wish=Wish("x", allow_fallback=True), room=room)
+    assert (choice.action, choice.reason) == (action, said)
+    stored = choice.as_dict()
+    assert stored["instead_of"] == "x"
+    assert stored["rejected"][0] == {"node_id": "x", "reason": why}
+    assert [one.get("node_id") for one in stored["rejected"]].count("x") == 1
+
+
+@pytest.mark.parametrize("named", [node("x", live=3), node("x", "creating", age_s=None)])
+def test_a_named_node_that_will_do_is_taken_although_another_one_may_be(named: Candidate) -> None:
+    """A better one beside it changes nothing, and nothing says that it is a stand-in."""
+    choice = choose(named, node("better", "warm"), wish=Wish("x", allow_fallback=True))
+    assert choice.node_id == "x" and "instead_of" not in choice.as_dict()
+
+
+def test_what_only_the_named_node_could_ever_be_is_waited_for_there() -> None:
+    """It is full now and the catalogue has nothing like it: that is no reason to fail the task."""
+    large = node("x", live=4, vcpus=64)
+    asked = Wish("x", allow_fallback=True, vcpus=32)
+    choice = select(asked, [large], offers=[OFFER], catalogue=[OFFER], limits=LIMITS)
+    assert choice.action == "wait" and choice.rejected[0]["node_id"] == "x"
 
 
 @pytest.mark.parametrize(
@@ -91,6 +135,8 @@ def test_a_named_node_that_is_impossible_is_replaced_only_when_allowed() -> None
         (node("x", unreachable=True), Wish(), "its agent has not reported lately"),
         (node("x", agent_fits=False), Wish(), "its agent is of another release, and takes no new work"),
         (node("x", provider="cloud", load=2.1), Wish(), "its load is 2.1 for each core"),
+        (node("x", provider="cloud", memory_percent=75.6), Wish(), "76 % of its memory is in use"),
+        (node("x", provider="cloud", disk_percent=99.9), Wish(), "100 % of its disk is in use"),
         (node("x"), Wish(provider="cloud"), "it is of provider local, cloud was asked for"),
         (node("x", location="fsn1"), Wish(location="nbg1"), "it is at fsn1, nbg1 was asked for"),
         (node("x"), Wish(location="nbg1"), "it is at no place, nbg1 was asked for"),
@@ -112,7 +158,20 @@ def test_a_node_that_does_not_do_is_rejected_with_what_is_missing(rejected: Cand
 
 def test_the_local_node_is_not_refused_for_what_else_its_machine_does() -> None:
     """There is no other one."""
-    assert choose(node("x", load=50.0)).node_id == "x"
+    assert choose(node("x", load=50.0, memory_percent=99.0, disk_percent=99.0)).node_id == "x"
+
+
+def test_a_server_at_its_limits_or_that_does_not_say_gets_work() -> None:
+    """Only more than the limit is too much; what an agent can't find out is no reason."""
+    at_limit = node("x", provider="cloud", load=2.0, memory_percent=75.0, disk_percent=85.0)
+    assert choose(at_limit).node_id == "x"
+    assert choose(node("x", provider="cloud")).node_id == "x"
+
+
+def test_a_full_disk_passes_a_warm_server_over_for_another_one() -> None:
+    """Being warm is worth nothing where nothing can be written."""
+    full = node("full", "warm", provider="cloud", disk_percent=97.0)
+    assert choose(full, node("ok", live=2)).node_id == "ok"
 
 
 def test_a_node_that_is_coming_is_not_promised_more_often_than_it_has_slots() -> None:

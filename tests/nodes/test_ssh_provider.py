@@ -11,6 +11,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +125,11 @@ def test_the_time_of_a_claim_is_ours(one: Lab) -> None:
 def test_of_many_who_want_a_host_at_once_one_has_it(one: Lab) -> None:
     """Two workers, two labels, two installations that share the account: the others are told who has it."""
     labels = [LABEL, f"{PREFIX}2", f"{PREFIX}3", "tf-another-1"]
-    outcomes = _at_once(
-        [
-            lambda label=label: one.provider(prefix=f"{label.rsplit('-', 1)[0]}-").create(
-                dataclasses.replace(one.order(), label=label)
-            )
-            for label in labels
-        ]
-    )
+
+    def create(label: str) -> Server:
+        return one.provider(prefix=f"{label.rsplit('-', 1)[0]}-").create(dataclasses.replace(one.order(), label=label))
+
+    outcomes = _at_once([partial(create, label) for label in labels])
     (winner,) = [found for found in outcomes if isinstance(found, Server)]
     losers = [found for found in outcomes if not isinstance(found, Server)]
     assert {type(found) for found in losers} == {NoCapacity}

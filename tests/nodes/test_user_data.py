@@ -6,6 +6,8 @@ import dataclasses
 import datetime as dt
 import json
 import os
+import re
+import shlex
 import shutil
 import ssl
 import stat
@@ -21,6 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from taskflow import protocol
 from taskflow.nodes.providers.base import OrderInvalid
 from taskflow.nodes.user_data import USER_DATA_BYTES_MAX, ca_certificates, user_data
 from taskflow.settings import Settings
@@ -40,7 +43,9 @@ def test_it_is_cloud_config_that_names_the_node_and_holds_one_token_in_files_of_
     config = _config(user_data(node_id="node-1", control_plane_url="https://control.example/", bootstrap_token=TOKEN))
     files = {Path(file["path"]).name: file for file in config["write_files"]}
     boot = json.loads(files["bootstrap.json"]["content"])
-    assert boot == {"control_plane_url": "https://control.example", "node_id": "node-1", "token": TOKEN}
+    assert boot == {
+        "control_plane_url": "https://control.example", "node_id": "node-1", "token": TOKEN, "power_off": True,
+    }  # fmt: skip
     assert {name for name, file in files.items() if TOKEN in file["content"]} == {"bootstrap.json", "authorization"}
     assert files["bootstrap.json"]["permissions"] == files["authorization"]["permissions"] == "0600"
     assert TOKEN not in json.dumps(config["runcmd"])
@@ -50,9 +55,10 @@ def test_it_is_cloud_config_that_names_the_node_and_holds_one_token_in_files_of_
 def test_the_agent_is_started_again_whatever_ends_it_and_sessions_outlive_it() -> None:
     """It waits for no container runtime, and systemd kills nothing but the agent itself."""
     config = _config(user_data(node_id="node-1", control_plane_url="https://control.example/", bootstrap_token=TOKEN))
-    unit = next(file["content"] for file in config["write_files"] if file["path"].endswith(".service"))
+    unit = next(file["content"] for file in config["write_files"] if file["path"].endswith("-agent.service"))
     lines = unit.splitlines()
     assert {"Restart=always", "KillMode=process", "StartLimitIntervalSec=0"} <= set(lines)
+    assert f"RestartPreventExitStatus={protocol.AGENT_UNWANTED}" in lines, "but one whose server is being shut down"
     assert "docker" not in unit
     (started,) = [line for line in lines if line.startswith("ExecStart=")]
     assert started.endswith("agent.pyz --root /var/lib/taskflow/node --bootstrap /var/lib/taskflow/bootstrap.json")
@@ -149,10 +155,23 @@ class NewServer:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(file["content"])
             path.chmod(int(file["permissions"], 8))
-        environment = {"PATH": f"{self.bin}:{os.environ['PATH']}", "HOME": str(self.root)}
         for command in config["runcmd"]:
-            subprocess.run(command, env=environment, check=False, capture_output=True, timeout=60)
+            self.run(command)
+        return self.ran()
+
+    def run(self, command: list[str]) -> list[str]:
+        """Run a command, whatever becomes of it; what was run since the boot."""
+        environment = {"PATH": f"{self.bin}:{os.environ['PATH']}", "HOME": str(self.root)}
+        subprocess.run(command, env=environment, check=False, capture_output=True, timeout=60)
+        return self.ran()
+
+    def ran(self) -> list[str]:
+        """What was run since the boot."""
         return (self.root / "commands").read_text().splitlines()
+
+    def unit(self, name: str) -> str:
+        """A unit of ours."""
+        return (self.root / f"etc/systemd/system/taskflow-{name}").read_text()
 
 
 @pytest.fixture
@@ -178,6 +197,44 @@ def test_a_server_says_that_it_booted_fetches_the_agent_says_so_and_starts_it(
     assert not (server.root / "home/authorization").exists()  # the agent has it in its own file, until it used it
     assert ran[-1] == "systemctl enable --now taskflow-agent.service"
     assert any(line.startswith("systemctl mask --now apt-daily.timer") for line in ran)
+
+
+@pytest.mark.parametrize("has_order", [False, True])
+def test_a_server_without_an_order_ends_itself_after_an_hour(
+    server: NewServer, control_plane: ControlPlane, has_order: bool
+) -> None:
+    """Whatever kept its agent from it, the agent's own absence included: systemd alone does it. With an order, nothing."""
+    control_plane.agent = None
+    ran = server.boot(user_data(node_id="node-1", control_plane_url=control_plane.url, bootstrap_token=TOKEN))
+    begun = ran.index("systemctl enable --now taskflow-unclaimed.timer")
+    assert ran.index("systemctl daemon-reload") < begun < [line.split()[0] for line in ran].index("curl", 1)
+    assert "OnBootSec=3600" in server.unit("unclaimed.timer").splitlines()
+    if has_order:
+        (server.root / "home/node/order.json").write_text("{}")
+    (command,) = re.findall("^ExecStart=(.*)$", server.unit("unclaimed.service"), re.MULTILINE)
+    assert server.run(shlex.split(command)) == ran + ([] if has_order else ["systemctl poweroff"])
+
+
+def test_a_server_is_not_ended_while_its_agent_is_still_waited_for() -> None:
+    """Who waits longer than an hour for an agent says so to the server."""
+    text = user_data(node_id="n", control_plane_url="https://c.example", bootstrap_token=TOKEN, ready_s=7200.0)
+    (timer,) = [file for file in _config(text)["write_files"] if file["path"].endswith(".timer")]
+    assert "OnBootSec=7200" in timer["content"].splitlines()
+
+
+def test_its_units_are_what_systemd_takes(tmp_path: Path) -> None:
+    """As systemd itself judges them."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd here")
+    config = _config(user_data(node_id="n", control_plane_url="https://c.example", bootstrap_token=TOKEN))
+    units = [file for file in config["write_files"] if "/systemd/" in file["path"]]
+    paths = [tmp_path / Path(file["path"]).name for file in units]
+    for path, file in zip(paths, units, strict=True):
+        path.write_text(file["content"])
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *paths], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert [line for line in done.stderr.splitlines() if "taskflow" in line and "not executable" not in line] == []
 
 
 def test_a_server_that_can_not_fetch_the_agent_does_not_say_that_it_did(

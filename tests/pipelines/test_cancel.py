@@ -96,12 +96,14 @@ def test_a_second_cancel_changes_nothing(world: World) -> None:
     assert [event["kind"] for event in world.events(task["id"])].count("cancel_requested") == 1
 
 
-def test_a_crash_right_after_the_cancel_was_written_does_not_lose_it(world: World) -> None:
+def test_a_crash_right_after_the_cancel_was_written_does_not_lose_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The ring after the cancel may die with its process: the row is found again."""
     world.plan.session_s = None
     task = world.submit()
     world.at_step(task, "running")
-    world.app.ringer.ring = lambda run_ids: None  # type: ignore[method-assign]  # the process ends before it rings
+    monkeypatch.setattr(world.app.ringer, "ring", lambda run_ids: None)  # the process ends before it rings
     world.cancel(task["id"])
     world.start_worker()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from sqlalchemy import Connection
+
 from taskflow.db.models import Workspace
 from taskflow.db.tasks import task_of_run
 from taskflow.db.waiting import give_place
@@ -94,9 +96,13 @@ def test_waits_of_one_run_are_counted_together(make_world: MakeWorld) -> None:
     world.run_for(300.0)
 
     with_place = world.task(first["id"])["node_id"]
-    world.app.database.write(
-        lambda tx: give_place(tx, task_of_run(tx, second["run_id"]), with_place, {"reason": "given"}, time.time())
-    )
+
+    def give(tx: Connection) -> None:
+        waits = task_of_run(tx, second["run_id"])
+        assert waits is not None
+        give_place(tx, waits, with_place, {"reason": "given"}, time.time())
+
+    world.app.database.write(give)
     world.app.ringer.ring([second["run_id"]])
     world.run_until(lambda: world.steps(second["id"]).count("waiting_for_capacity") == 2, "it waits again")
 
@@ -141,9 +147,25 @@ def test_a_named_node_is_a_hard_requirement(world: World) -> None:
 
 
 def test_a_named_node_may_be_replaced_when_its_user_allows_it(world: World) -> None:
-    """With the fallback allowed the task runs elsewhere."""
+    """With the fallback allowed the task runs elsewhere, and says so."""
     done = world.finish(world.submit(node_id="node-unknown", allow_node_fallback=True))
     assert done["status"] == "completed"
+    assert done["placement"]["instead_of"] == "node-unknown"
+
+
+def test_a_full_node_is_not_waited_for_where_another_one_is_allowed(make_world: MakeWorld) -> None:
+    """It is busy for hours, and a further one may be made: the task runs there at once."""
+    world = make_world(node_slots=1, local_nodes_max=2)
+    world.plan.session_s = None
+    holder = world.submit()
+    world.at_step(holder, "running")
+    name = world.task(holder["id"])["node_id"]
+    task = world.submit(node_id=name, allow_node_fallback=True)
+    world.at_step(task, "running")
+    found = world.task(task["id"])
+    assert found["node_id"] not in (None, name)
+    assert found["placement"]["reason"] == f"instead of {name}: no node with room"
+    assert found["placement"]["rejected"] == [{"node_id": name, "reason": "1 of 1 slots are taken"}]
 
 
 def test_a_named_node_with_room_is_used_and_a_full_one_waited_for(make_world: MakeWorld) -> None:

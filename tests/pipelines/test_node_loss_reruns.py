@@ -143,7 +143,7 @@ def test_nothing_begins_elsewhere_while_the_lost_run_could_still_start_something
 ) -> None:
     """A server that can't be destroyed is waited for only as long as a paused worker's requests are good."""
     world = remote_world
-    monkeypatch.setattr(world.provider, "destroy", lambda server_id: False)
+    monkeypatch.setattr(world.provider, "destroy", lambda server_id, ask: False)
     task = lose(world, node_loss_reruns=1)
     world.run_until(lambda: world.task(task["id"])["finished"], "the run is over")
     took_s = world.run_until(lambda: world.task(task["id"])["run_number"] == 2, "it runs again")
@@ -153,7 +153,7 @@ def test_nothing_begins_elsewhere_while_the_lost_run_could_still_start_something
 def test_on_this_machine_the_node_has_to_be_gone_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its sessions outlive every silence: only when its processes are gone does the task begin again."""
     task = lose(world, node_loss_reruns=1)
-    monkeypatch.setattr(world.provider, "destroy", lambda server_id: False)
+    monkeypatch.setattr(world.provider, "destroy", lambda server_id, ask: False)
     world.run_until(lambda: world.task(task["id"])["finished"], "the run is over", limit_s=1000.0)
     assert world.task(task["id"])["error"]["detail"]["by"] == "unanswered"
     world.run_for(600.0)

@@ -66,7 +66,7 @@ def test_a_form_carries_it_as_a_field(signed_in: Browser) -> None:
     """Without a script: signing out, for one."""
     assert _csrf(signed_in.post("/logout", {}))
     assert _csrf(signed_in.post("/logout", {"csrf_token": "wrong"}))
-    assert signed_in.is_signed_in
+    assert signed_in.is_signed_in()
     assert signed_in.post("/logout", {"csrf_token": signed_in.csrf_token()}).status_code == 303
 
 
@@ -155,7 +155,7 @@ def test_a_cookie_that_somebody_planted_is_never_taken_over(world: World) -> Non
     browser.secret = planted
     browser.sign_in(world.token)
     assert browser.secret != planted and browser.fetch("GET", "/api/whoami").get_json()["owner"] == "ada"
-    assert not attacker.is_signed_in
+    assert not attacker.is_signed_in()
     made_up = Browser(world)
     made_up.secret = "tf_browser_" + "x" * 43
     made_up.sign_in(world.token)

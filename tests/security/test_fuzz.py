@@ -13,6 +13,12 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from taskflow import protocol
 from tests.security.conftest import Picture
@@ -24,6 +30,10 @@ _SETTINGS = settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, phases=(Phase.explicit, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
+#: Status, media type, headers and body of an answer are what the document says of them.
+CONFORMANCE = [
+    status_code_conformance, content_type_conformance, response_headers_conformance, response_schema_conformance,
+]  # fmt: skip
 #: What a server may answer to a request it does not take.
 REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 429})
 
@@ -67,6 +77,7 @@ def test_no_request_made_from_the_document_breaks_the_server(
         response = case.call(headers=headers)
         allowed = {503} if rule == "/readyz" else set()
         assert response.status_code < 500 or response.status_code in allowed, response.text
+        case.validate_response(response, checks=CONFORMANCE)
         if as_whom == "nobody" and of_callback is None and rule.startswith("/api/") and rule != "/api/openapi.json":
             assert response.status_code == 401
         if response.status_code >= 400:

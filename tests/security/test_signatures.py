@@ -95,14 +95,16 @@ def test_another_ones_signature_is_403(world: World, picture: Picture, place: Pl
     assert picture() == before
 
 
+def _end_token(world: World, subject_id: str, ended: dict[str, float]) -> None:
+    world.database.write(lambda tx: tx.execute(update(Token).where(Token.subject_id == subject_id).values(**ended)))
+
+
 @pytest.mark.parametrize("ended", [{"revoked_at": 1.0}, {"expires_at": 1.0}])
 def test_a_token_that_ended_signs_nothing(world: World, place: Place, ended: dict[str, float]) -> None:
     """Revoked, expired, or of a generation that was never made: knowing how it is derived is not enough."""
     for case in _cases(place):
         assert world.signed(*case, generation=1).status_code == 401
-        world.database.write(
-            lambda tx, case=case: tx.execute(update(Token).where(Token.subject_id == case[1]).values(**ended))
-        )
+        _end_token(world, case[1], ended)
         assert world.signed(*case).status_code == 401
     assert world.row(Workspace, place.workspace_id).status == "reserved"
 

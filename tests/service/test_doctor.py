@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
 import requests
+from celery import Celery
 
+from taskflow.broker import ALARM_TASK, Application, CeleryPublisher, make_celery
+from taskflow.celery_settings import celery_settings
+from taskflow.embedding import install
 from taskflow.errors import InfrastructureError
-from taskflow.service import diagnosis
+from taskflow.service import diagnosis, versions
 from taskflow.service.diagnosis import Finding
 from taskflow.service.doctor import Doctor
 from taskflow.service.outages import STORES, explained
 from taskflow.settings import Settings
+from tests.support.servers import ValkeyServer
 from tests.support.world import World
 
 S = Settings()
 GIB = 1024**3
 EMULATED = {"broker_transport_options": {"ack_emulation": True, "visibility_timeout": 10}}
+
+REDIS = dataclasses.replace(S, redis_url="redis://127.0.0.1:1/0")
+NO_BROKER = Application(Celery("none", broker="memory://", set_as_current=False))
+RABBIT = dataclasses.replace(S, broker_url="amqp://rabbit.example/taskflow")
+
+
+def broker(found: Finding) -> Finding:
+    """The same of the broker's own Redis."""
+    return diagnosis.of_broker(found, S)
+
 
 #: What there is -> how it is judged: check, state, what is at risk, for how long at most.
 JUDGED: list[tuple[Callable[[], Finding], str, str, float | None]] = [
@@ -31,10 +47,23 @@ JUDGED: list[tuple[Callable[[], Finding], str, str, float | None]] = [
     (lambda: diagnosis.persistence({"aof_enabled": 1}, S), "ok", "none", None),
     (lambda: diagnosis.persistence({"aof_enabled": 0}, S), "warning", "delayed", 6.25),
     (lambda: diagnosis.persistence({"aof_enabled": 1, "aof_last_write_status": "err"}, S), "error", "delayed", None),
-    (lambda: diagnosis.acknowledgement({"task_acks_late": False}, S), "ok", "none", None),
-    (lambda: diagnosis.acknowledgement({"task_acks_late": True}, S), "warning", "doubled", None),
-    (lambda: diagnosis.visibility(EMULATED, S), "warning", "doubled", None),
-    (lambda: diagnosis.visibility({}, S), "ok", "none", None),
+    (lambda: diagnosis.acknowledgement(False, S), "ok", "none", None),
+    (lambda: diagnosis.acknowledgement(True, S), "warning", "doubled", None),
+    (lambda: diagnosis.visibility(EMULATED, "redis", S), "warning", "doubled", None),
+    (lambda: diagnosis.visibility(EMULATED, "amqp", S), "ok", "none", None),
+    (lambda: diagnosis.visibility({}, "redis", S), "ok", "none", None),
+    (lambda: diagnosis.patience(celery_settings(S), "redis"), "ok", "none", None),
+    (lambda: diagnosis.patience(celery_settings(RABBIT), "amqp"), "ok", "none", None),
+    (lambda: diagnosis.patience({}, "redis"), "warning", "delayed", None),
+    (lambda: diagnosis.patience({}, "amqp"), "warning", "delayed", None),
+    (lambda: diagnosis.patience({**celery_settings(S), "broker_connection_max_retries": 100}, "redis"), "warning",
+     "delayed", None),
+    (lambda: diagnosis.patience({**celery_settings(S), "worker_eta_task_limit": 9}, "redis"), "warning", "delayed", None),
+    (lambda: broker(diagnosis.eviction({"maxmemory_policy": "allkeys-lru"}, S)), "warning", "delayed", 1.25),
+    (lambda: broker(diagnosis.memory_room({"maxmemory": 100, "used_memory": 90})), "warning", "delayed", None),
+    (lambda: broker(diagnosis.persistence({"aof_enabled": 0}, S)), "ok", "none", None),
+    (lambda: broker(diagnosis.persistence({"aof_enabled": 1, "aof_last_write_status": "err"}, S)), "error",
+     "delayed", None),
     (lambda: diagnosis.skew("of Redis", 0.4, S), "ok", "none", None),
     (lambda: diagnosis.skew("of Redis", -3.0, S), "warning", "delayed", 4.25),
     (lambda: diagnosis.skew("of Redis", 600.0, S), "error", "delayed", 16.25),
@@ -74,7 +103,7 @@ def make_doctor(world: World, **changes: Any) -> Doctor:
     """The doctor of this world."""
     return Doctor(
         world.app.database, world.app.control, world.service.health, world.app.tools.catalogue, world.settings,
-        **{"callback_url": "http://127.0.0.1:1", "wall": world.app.control.now, **changes},
+        **{"celery_app": NO_BROKER, "callback_url": "http://127.0.0.1:1", "wall": world.app.control.now, **changes},
     )  # fmt: skip
 
 
@@ -97,13 +126,14 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("answering")
 def test_an_installation_that_works_has_nothing_to_fear(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """All checks are ok where stores, sweeps and the callback address are."""
-    info = {"memory": {"maxmemory_policy": "noeviction"}, "persistence": {"aof_enabled": 1}}
-    monkeypatch.setattr(world.redis, "info", lambda section: info[section])
+    info = {"maxmemory_policy": "noeviction", "aof_enabled": 1, "redis_version": "7.0.15", "run_id": "one"}
+    monkeypatch.setattr(world.redis, "info", lambda section="": info)
+    monkeypatch.setattr("taskflow.broker.Application.redis_info", lambda _app: info)
     for name in world.settings.sweep_intervals():
         world.app.sweep(name)
-    found = said(make_doctor(world))
+    found = said(make_doctor(world, celery_app=Application(make_celery(REDIS))))
     mine = ("redis eviction", "redis persistence", "database durability", "workers", "beat", "alarms", "clock of Redis",
-            "acks_late", "visibility_timeout", "callback address", "secret key")  # fmt: skip
+            "acks_late", "visibility_timeout", "broker patience", "callback address", "secret key", "versions")  # fmt: skip
     assert {found[name]["state"] for name in mine} == {"ok"}
 
 
@@ -140,8 +170,7 @@ def test_no_weakness_is_said_without_what_it_costs(world: World, monkeypatch: py
     def away() -> int:
         raise ConnectionRefusedError("away")
 
-    info = {"memory": {"maxmemory_policy": "noeviction"}, "persistence": {}}
-    monkeypatch.setattr(world.redis, "info", lambda section: info[section])
+    monkeypatch.setattr(world.redis, "info", lambda section="": {"maxmemory_policy": "noeviction"})
     monkeypatch.setattr(world.service.health, "_backlog", away)
     world.service.health.pause_sweep("prune", paused=True)
     found = said(make_doctor(world))
@@ -149,6 +178,89 @@ def test_no_weakness_is_said_without_what_it_costs(world: World, monkeypatch: py
     assert {"broker", "worker", "sweep prune", "sweep rescue", "redis persistence"} <= set(bad)
     assert [name for name, one in bad.items() if not (one["consequence"] and one["advice"])] == []
     assert bad["sweep prune"]["advice"].endswith("taskflow sweeps resume prune")
+
+
+def application(**settings: Any) -> Celery:
+    """An application of somebody's own, with taskflow installed on it."""
+    app = Celery("bookshop", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    app.conf.update(settings)
+    install(app, S)
+    return app
+
+
+@pytest.mark.usefixtures("answering")
+def test_an_application_of_ones_own_is_judged_by_what_it_is_set_to(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its visibility timeout, its patience with the broker; and how its alarms are acknowledged, not its other tasks."""
+    monkeypatch.setattr("taskflow.broker.Application.redis_info", lambda _app: None)
+    app = application(task_acks_late=True, broker_transport_options={"visibility_timeout": 5})
+    found = said(make_doctor(world, celery_app=Application(app)))
+    assert found["acks_late"]["state"] == "ok"
+    assert (found["visibility_timeout"]["state"], found["visibility_timeout"]["says"][:3]) == ("warning", "5 s")
+    for name in ("broker_connection_max_retries", "socket_timeout"):
+        assert name in found["broker patience"]["says"] and name in found["broker patience"]["advice"]
+    app.tasks[ALARM_TASK].acks_late = True
+    app.conf.update(
+        broker_transport_options={"visibility_timeout": 3600, "socket_timeout": 30}, broker_connection_max_retries=None
+    )
+    found = said(make_doctor(world, celery_app=Application(app)))
+    states = [found[name]["state"] for name in ("acks_late", "visibility_timeout", "broker patience")]
+    assert states == ["warning", "ok", "ok"]
+
+
+@pytest.mark.usefixtures("answering")
+def test_the_redis_of_the_broker_is_judged_when_it_is_another_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what it holds: hints, which are rung again. One that is the control store's is not judged twice."""
+    control = {"maxmemory_policy": "noeviction", "aof_enabled": 1, "redis_version": "7.0.15", "run_id": "one"}
+    monkeypatch.setattr(world.redis, "info", lambda section="": control)
+    theirs = {**control, "maxmemory_policy": "allkeys-lru", "run_id": "two", "valkey_version": "9.1.2"}
+    monkeypatch.setattr("taskflow.broker.Application.redis_info", lambda _app: theirs)
+    found = said(make_doctor(world))
+    assert (found["redis eviction"]["state"], found["broker redis eviction"]["state"]) == ("ok", "warning")
+    assert found["broker redis eviction"]["at_most_s"] == 1.25
+    assert "Redis 7.0.15" in found["versions"]["says"] and "Valkey of the broker 9.1.2" in found["versions"]["says"]
+    theirs["run_id"] = "one"
+    found = said(make_doctor(world))
+    assert not [name for name in found if name.startswith("broker redis")]
+    assert "of the broker" not in found["versions"]["says"]
+
+
+@pytest.mark.integration
+def test_the_broker_is_asked_for_what_it_is() -> None:
+    """Over Celery's own connection, whatever its URL and options are; a broker that is no Redis is not asked."""
+    with ValkeyServer() as server:
+        info = CeleryPublisher(dataclasses.replace(S, broker_url=server.url)).application().redis_info()
+        assert info is not None and versions.of_server(info)[0] == "Valkey"
+        assert (
+            info["run_id"] == redis.Redis.from_url(server.url).info("server")["run_id"] and "maxmemory_policy" in info
+        )
+    assert CeleryPublisher(RABBIT).application().redis_info() is None
+
+
+#: Name, version, whether the broker is a Redis -> what is at risk; None: nothing is known of it.
+VERSIONS = [
+    ("Celery", "5.7.0", True, "delayed"), ("Celery", "5.7.0", False, None), ("Celery", "5.6.3", True, None),
+    ("Celery", "5.7.1", True, None), ("SQLite", "3.40.1", True, "lost"), ("SQLite", "3.44.5", True, "lost"),
+    ("SQLite", "3.44.6", True, None), ("SQLite", "3.50.6", True, "lost"), ("SQLite", "3.50.7", True, None),
+    ("SQLite", "3.51.2", True, "lost"), ("SQLite", "3.51.3", True, None), ("PostgreSQL", "14.3", True, "lost"),
+    ("PostgreSQL", "14.4 (Debian 14.4-1)", True, None), ("PostgreSQL", "18.6", True, None),
+    ("Redis", "4.0.14", True, "delayed"), ("Redis of the broker", "4.0.14", True, "delayed"),
+    ("Redis", "5.0.0", True, None), ("Redis", "unknown", True, None), ("Valkey", "9.1.2", True, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "version", "redis_broker", "risk"), VERSIONS)
+def test_versions_that_are_known_to_be_bad_are_named_with_why(
+    name: str, version: str, redis_broker: bool, risk: str | None
+) -> None:
+    """Up to the one that mended it; all versions are said, good or bad."""
+    every, *bad = versions.judged({name: version}, redis_broker=redis_broker)
+    assert (every.state, every.says) == ("ok", f"{name} {version}")
+    assert [(one.check, one.risk) for one in bad] == ([] if risk is None else [(f"version of {name}", risk)])
+    assert all(one.state != "ok" and one.consequence and one.advice for one in bad)
 
 
 @pytest.mark.usefixtures("answering")

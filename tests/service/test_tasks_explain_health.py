@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis
 
+from taskflow.clock import isoformat
 from taskflow.errors import Conflict, InfrastructureError, NotFound, UsageError
 from taskflow.service import TaskFilter
 from tests.support.world import SPEC, World
@@ -134,6 +135,22 @@ def test_why_says_something_true_of_every_step(make_world: MakeWorld, step: str)
     assert expected.get(step, "then the step fails" if limited else "it goes on") in why["then"]
 
 
+def test_a_running_task_says_when_its_command_last_wrote_something(world: World) -> None:
+    """As its node's heartbeats tell it; nothing before it wrote anything, and nothing of it once it has ended."""
+    world.plan.session_s = None
+    task = world.submit()
+    world.at_step(task, "running")
+    world.run_for(30.0)
+    for found in (world.task(task["id"]), world.why(task["id"])):
+        assert found["last_output_at"] is None
+    world.agent.output_bytes = 7
+    world.run_for(30.0)
+    shown, why = world.task(task["id"]), world.why(task["id"])
+    assert shown["last_output_at"] == why["last_output_at"] == isoformat(world.node().last_heartbeat_at)
+    world.agent.finish_session(next(iter(world.agent.sessions)))
+    assert world.finish(task)["last_output_at"] is None
+
+
 def test_why_names_the_cancel_the_last_error_and_the_end(world: World) -> None:
     """What holds a task up is in the answer, not in a log."""
     world.wire.before = lambda method, path: (
@@ -146,6 +163,15 @@ def test_why_names_the_cancel_the_last_error_and_the_end(world: World) -> None:
     assert "a cancel was requested" in world.why(task["id"])["summary"]
     world.finish(task)
     assert world.why(task["id"])["summary"] == "nothing: it is cancelled"
+
+
+def test_why_keeps_the_choice_of_the_node_after_the_end(world: World) -> None:
+    """Who looks for the reason of a failure asks where it ran, and why there."""
+    task = world.submit()
+    world.finish(task)
+    why = world.why(task["id"])
+    assert why["placement"] == world.task(task["id"])["placement"] is not None
+    assert world.why(world.submit(start=False)["id"])["placement"] is None
 
 
 def test_an_installation_with_another_number_of_shards_is_refused(world: World) -> None:

@@ -232,9 +232,9 @@ class SimulatedProvider(FakeProvider):
         """Its state."""
         return self._call("provider get", lambda: super(SimulatedProvider, self).get(server_id))
 
-    def destroy(self, server_id: str) -> bool:
+    def destroy(self, server_id: str, *, ask: bool = True) -> bool:
         """Let it go."""
-        return self._call("provider destroy", lambda: super(SimulatedProvider, self).destroy(server_id))
+        return self._call("provider destroy", lambda: super(SimulatedProvider, self).destroy(server_id, ask=ask))
 
     def _call(self, name: str, work: Callable[[], Any]) -> Any:
         return passing(self._gate, name, work, lambda: OutcomeUnknown("no answer", code="provider_timeout"))
@@ -250,7 +250,7 @@ class SimulatedWire(Wire):
     def request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
         """One request; its answer may not come back."""
         name = f"agent {method} {url.rsplit('/', 1)[-1].split('?')[0]}"
-        return passing(  # type: ignore[no-any-return]
+        return passing(
             self._gate, name, lambda: super(SimulatedWire, self).request(method, url, **kwargs), requests.ReadTimeout
         )
 

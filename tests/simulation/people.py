@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taskflow.errors import NotFound, UsageError
@@ -31,7 +32,7 @@ class People:
         self._node_loss_reruns = self._chance.order.choice((0, 1, 3))
         self._wanted = self._chance.order.choice((1, 1, 1, 2, 2))
         for number in range(self._wanted):
-            simulation.planner.after(self._chance.between(0.0, 4.0), lambda key=f"key-{number}": self._submit(key))
+            simulation.planner.after(self._chance.between(0.0, 4.0), partial(self._submit, f"key-{number}"))
 
     # --- what they do
 

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from unittest import mock
 
 import structlog
 import time_machine
@@ -45,7 +46,7 @@ def play(seed: int, only: frozenset[int] | None = None) -> Played:
     played = Played(seed)
     with time_machine.travel(_START, tick=False) as traveller, _everything_seeded(seed):
         simulation = Simulation(seed, traveller, storage, chance)
-        with _wired(simulation):
+        with mock.patch.object(agent_client, "requests", simulation.wire):
             try:
                 simulation.run()
             except Broken as broken:
@@ -87,23 +88,12 @@ def _everything_seeded(seed: int) -> Iterator[None]:
         def __str__(self) -> str:
             return f"{self._number:026d}"
 
-    state, real, logging_before = random.getstate(), ids.ULID, structlog.get_config()
+    state, logging_before = random.getstate(), structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     random.seed(seed)
-    ids.ULID = CountedUlid  # type: ignore[misc, assignment]
     try:
-        yield
+        with mock.patch.object(ids, "ULID", CountedUlid):
+            yield
     finally:
-        ids.ULID = real  # type: ignore[misc]
         random.setstate(state)
         structlog.configure(**logging_before)
-
-
-@contextmanager
-def _wired(simulation: Simulation) -> Iterator[None]:
-    real = agent_client.requests
-    agent_client.requests = simulation.wire  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        agent_client.requests = real

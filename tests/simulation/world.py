@@ -6,6 +6,7 @@ import dataclasses
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import fakeredis
@@ -38,8 +39,8 @@ _CHAOS_EVENTS = 500
 _CALM_EVENTS = 12_000
 _WORKERS = 2
 #: Waits that run out while things happen; polls so far apart that a lost wake-up is seen as a task that hangs.
-_IMPATIENT = {"workspace_ready_timeout_s": 6.0, "session_grace_s": 2.0, "liveness_poll_s": 3.0}
-_PATIENT = {"liveness_poll_s": 3000.0, "capacity_poll_s": 3000.0, "provision_poll_s": 3000.0}
+_IMPATIENT: dict[str, Any] = {"workspace_ready_timeout_s": 6.0, "session_grace_s": 2.0, "liveness_poll_s": 3.0}
+_PATIENT: dict[str, Any] = {"liveness_poll_s": 3000.0, "capacity_poll_s": 3000.0, "provision_poll_s": 3000.0}
 #: In peace everything is over within this time: no poll of the patient is needed for it.
 _CALM_S = 1500.0
 #: A pump looks this often while there is something to see, else only now and then: empty looks would be most events.
@@ -129,7 +130,7 @@ class Simulation:
                 self._finish(fiber)
             process.fibers.clear()
             process.pump_at = -1.0  # buried
-            self.planner.after(self.chance.between(0.1, 3.0), lambda name=process.name: self._start(name))
+            self.planner.after(self.chance.between(0.1, 3.0), partial(self._start, process.name))
 
     # --- fibers
 
@@ -232,9 +233,9 @@ class Simulation:
                 continue
             for fiber in process.fibers:
                 if fiber.sleeping_until <= now:
-                    found.append((6.0, lambda fiber=fiber: self._resume(fiber)))
+                    found.append((6.0, partial(self._resume, fiber)))
             if self._may_renew(process, now):
-                found.append((4.0, lambda process=process: self._renew(process)))
+                found.append((4.0, partial(self._renew, process)))
             if process.name != "web":
                 found += self._worker_choices(process, now)
         due = [one for one in self.planner.waiting if one[0] <= now]

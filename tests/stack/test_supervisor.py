@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -224,7 +225,7 @@ def test_backoff_doubles_and_reports_a_crash_loop_once() -> None:
     ],
 )
 def test_pages_link_to_flower_where_it_runs_and_their_readers_reach_it(
-    settings: Settings, with_flower: bool, given: dict[str, str], linked: str
+    settings: Settings, with_flower: bool, given: dict[str, Any], linked: str
 ) -> None:
     """Without it, or where browsers may be elsewhere, only what somebody said is an address."""
     made = Supervisor(dataclasses.replace(settings, **given), with_flower=with_flower, make_specs=making())

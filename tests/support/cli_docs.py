@@ -19,7 +19,23 @@ _HEAD = """# Commands
 130 interrupted.
 
 The commands talk to the server of `TASKFLOW_URL` with `TASKFLOW_TOKEN`, else to the stack that serves the data directory.
-`token`, `quota`, `db`, `sweeps` and `doctor` work on the stores themselves: they are for who operates the installation.
+
+`token`, `sweeps list` and `providers check` go to the server of `TASKFLOW_URL` too, unless it is the stack that serves the
+data directory, or `TASKFLOW_DATABASE_URL` or `TASKFLOW_REDIS_URL` names a store: then they work on the stores. These always
+do, and run on a host of the installation, because they are about every owner's things, which no owner's token reaches, or
+need what the web processes have not:
+
+| command | why |
+|---|---|
+| `up`, `nodehost`, `agent` | they are the processes |
+| `db` | it changes the schema under all of them |
+| `quota` | who operates the installation says what each owner may use |
+| `sweeps pause`, `sweeps resume` | a job that is stopped is stopped for every owner |
+| `audit --all-owners` | the trail of every owner |
+| `nodes audit` | servers and prices of every owner; it asks the providers with their credentials |
+| `doctor` | it looks at this host's settings, processes and credentials too |
+| `metrics` | over HTTP they have a token of their own, `GET /metrics` |
+| `settings` | it shows this environment; those of a server are in `GET /api/settings` |
 
 This page is made by `python -m tests.support.cli_docs` from the commands' own help; a test compares the two.
 

@@ -15,7 +15,7 @@ from taskflow.engine import control
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "data-model.md"
 PICTURE = PAGE.with_name("data-model.svg")
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+_DIALECT = postgresql.dialect()
 
 _HEAD = """# Data model
 

@@ -56,6 +56,8 @@ class FakeAgent:
         self.created: Counter[str] = Counter()
         self.started: Counter[str] = Counter()
         self.most_workspaces = 0
+        #: What each command wrote so far.
+        self.output_bytes = 0
         #: The token that its reports are signed with, and how often it was renewed.
         self.node_key: tuple[str, int] = (order.agent["callback_token"], 0)
         self._service = service
@@ -65,6 +67,8 @@ class FakeAgent:
         #: It reached nobody for its dead-man time: its sessions are ended, and it takes no new work until it does.
         self.cut_off = False
         self.reached_at = time.time()
+        #: What its heartbeats say of its machine, beside or instead of the usual.
+        self.measured: dict[str, float] = {}
         self._held: list[tuple[Tell, str, dict[str, Any], str]] = []
 
     # --- what the control plane asks
@@ -221,16 +225,20 @@ class FakeAgent:
     def beat(self) -> dict[str, Any]:
         """A heartbeat as it arrives."""
         sessions = [
-            {"session_id": key, "workspace_id": one["workspace_id"], "status": "running", "output_age_s": 0.0}
+            {
+                "session_id": key, "workspace_id": one["workspace_id"], "status": "running",
+                "output_bytes": self.output_bytes, "output_age_s": 0.0,
+            }
             for key, one in self.sessions.items()
             if one["outcome"] is None
-        ]
+        ]  # fmt: skip
         return protocol.load(
             protocol.HeartbeatSchema,
             {
                 "protocol_version": protocol.PROTOCOL_VERSION, "agent_version": __version__, "boot_id": "b1",
                 "address": self.address, "ready": True,
                 "cores": 2, "load1": 0.5, "workspaces": list(self.workspaces), "sessions": sessions,
+                **self.measured,
             },
         )  # fmt: skip
 

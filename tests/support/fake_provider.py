@@ -43,13 +43,17 @@ class FakeProvider:
         self.unreachable: set[tuple[str, str]] = set()
         self.lose_answers = 0
         self.lag_s = 0.0
+        #: Called at the end of a look-up, when what it found is known: who asked may pause before it hears.
+        self.after_look_up: Callable[[], object] = lambda: None
         self.orders: list[NodeOrder] = []
         self._visible_at: dict[str, float] = {}
         self.destroy_takes = 0
 
     def find_by_label(self, label: str) -> Server | None:
         """The server with this label, once the listing has it."""
-        return None if time.time() < self._visible_at.get(label, 0.0) else self.get(label)
+        found = None if time.time() < self._visible_at.get(label, 0.0) else self.get(label)
+        self.after_look_up()
+        return found
 
     def create(self, order: NodeOrder) -> Server:
         """Buy a server; its agent reports after the planned boot time."""
@@ -84,9 +88,9 @@ class FakeProvider:
         state = self.states.get(server_id)
         return None if state is None else Server(server_id, server_id, state)
 
-    def destroy(self, server_id: str) -> bool:
+    def destroy(self, server_id: str, *, ask: bool = True) -> bool:
         """True once it is gone, after ``destroy_takes`` calls that say: not yet."""
-        self.calls.append("destroy")
+        self.calls.append("destroy" if ask else "gone?")
         if self.destroy_takes > 0:
             self.destroy_takes -= 1
             return False

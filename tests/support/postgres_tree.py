@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tests.support.processes import ServerError
 
@@ -32,7 +33,7 @@ class Account:
     uid: int | None = None
     gid: int | None = None
 
-    def popen_options(self) -> dict[str, object]:
+    def popen_options(self) -> dict[str, Any]:
         """The options of ``subprocess.Popen`` that switch to this account."""
         if self.uid is None:
             return {}

@@ -9,7 +9,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(predicate: Callable[[], T], description: str, *, timeout_s: float = 30.0, poll_s: float = 0.05) -> T:
+def wait_until(
+    predicate: Callable[[], T | None], description: str, *, timeout_s: float = 30.0, poll_s: float = 0.05
+) -> T:
     """The first true value of ``predicate``. Raises ``AssertionError`` saying what did not happen in time."""
     end = time.monotonic() + timeout_s
     while True:

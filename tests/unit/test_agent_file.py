@@ -12,6 +12,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -103,7 +104,12 @@ def test_many_that_ask_at_once_get_one(tmp_path: Path, monkeypatch: pytest.Monke
     """One builder at a time, in threads and in processes."""
     made = []
     archive = module._archive
-    monkeypatch.setattr(module, "_archive", lambda content: made.append(1) or archive(content))
+
+    def counted(content: Any) -> Any:
+        made.append(1)
+        return archive(content)
+
+    monkeypatch.setattr(module, "_archive", counted)
     shelf, paths = AgentFile(tmp_path), []
     threads = [threading.Thread(target=lambda: paths.append(shelf.path())) for _ in range(8)]
     for thread in threads:

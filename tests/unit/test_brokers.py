@@ -147,7 +147,9 @@ class AwayBroker:
 
 def test_a_broker_that_is_away_is_said_once_and_the_control_state_is_watched_all_the_same() -> None:
     """A pump looks four times a second: it claims nothing meanwhile, and does not fill the log."""
-    broker, asked, ticks = AwayBroker(), [], []
+    broker = AwayBroker()
+    asked: list[int] = []
+    ticks: list[list[Pumped]] = []
 
     def pump(limit: int) -> list[Pumped]:
         asked.append(limit)

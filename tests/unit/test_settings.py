@@ -126,6 +126,7 @@ def test_ladder_names_the_two_that_disagree(inner: str, outer: str) -> None:
     # In order, whatever the defaults are. Then this one pair is made to disagree, and what is above the inner one is
     # moved out of its way.
     limits = {row.name: 100.0 - 10 * len(_above(row.name)) for row in table() if row.type is float}
+    limits["heartbeat_grace_s"] = 5.0  # comes on top of an interval
     assert Settings.from_env(_as_env(limits)).lease_s == limits["lease_s"]
     limits |= {name: limits[name] + 1000 for name in _above(inner) - {outer}}
     limits[inner] = limits[outer]
@@ -142,6 +143,14 @@ def test_a_task_runs_again_only_when_a_node_that_is_cut_off_has_had_time_to_end_
         Settings.from_env(_as_env({"dead_man_s": 300.0, "node_lost_s": 309.0}))
     assert "TASKFLOW_DEAD_MAN_S=300 must be at least 10 s shorter than TASKFLOW_NODE_LOST_S=309" in caught.value.message
     assert Settings.from_env(_as_env({"dead_man_s": 300.0, "node_lost_s": 310.0})).node_lost_s == 310.0
+
+
+def test_a_node_is_unreachable_before_it_may_be_dead() -> None:
+    """One interval and the grace come before the time after which its silence is a sign."""
+    with pytest.raises(UsageError) as caught:
+        Settings.from_env(_as_env({"heartbeat_interval_s": 50.0, "heartbeat_grace_s": 20.0}))
+    rule = "TASKFLOW_HEARTBEAT_INTERVAL_S=50 must be at least 20 s (TASKFLOW_HEARTBEAT_GRACE_S) shorter than"
+    assert f"{rule} TASKFLOW_HEARTBEAT_STALE_S=60" in caught.value.message
 
 
 def test_data_path_is_per_user_by_default(tmp_path: Path) -> None:

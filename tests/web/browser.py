@@ -54,7 +54,6 @@ class Browser:
     def secret(self, value: str) -> None:
         self.client.set_cookie(COOKIE, value)
 
-    @property
     def is_signed_in(self) -> bool:
         """Whether a page that needs it opens."""
         return self.get("/account").status_code == 200

@@ -239,9 +239,12 @@ def test_a_beat_notes_the_progress_of_the_nodes_own_sessions(world: World, place
     """Progress is the beat's time minus the age it reports; sessions of other nodes are not touched."""
     foreign = world.place(world.submit())
     sessions = [
-        {"session_id": one.session_id, "workspace_id": one.workspace_id, "status": "running", "output_age_s": 7.0}
+        {
+            "session_id": one.session_id, "workspace_id": one.workspace_id, "status": "running", "output_bytes": 1,
+            "output_age_s": 7.0,
+        }
         for one in (place, foreign)
-    ]
+    ]  # fmt: skip
     _beat(world, place, sessions=sessions)
     node = world.row(Node, place.node_id)
     progress = world.row(AgentSession, place.session_id).last_progress_at

@@ -16,7 +16,7 @@ from web import create_app
 READS = (
     "/api/tasks", "/api/tasks/{}", "/api/tasks/{}/events", "/api/tasks/{}/runs", "/api/tasks/{}/errors",
     "/api/tasks/{}/logs", "/api/events", "/api/errors", "/api/queue", "/api/nodes", "/api/providers", "/api/usage",
-    "/api/sweeps",
+    "/api/sweeps", "/api/pipelines", "/api/settings",
 )  # fmt: skip
 
 

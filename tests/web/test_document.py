@@ -15,8 +15,9 @@ from tests.web.world import World
 from web.api.queries import TaskListQuerySchema
 from web.auth import guard_of
 
+API_PAGE = openapi_docs.PAGE.with_name("api.md")
 METHODS = {"get", "post", "put", "patch", "delete"}
-#: What they answer is kept nowhere as it was answered, so a repeat can't be answered with it: it makes another one.
+#: What they answer is kept nowhere as it was answered, so a repeat can't be answered with it.
 SECRETS_SHOWN_ONCE = {"/api/tokens", "/api/sign-in-links", "/api/runs/{run_id}/callbacks"}
 
 
@@ -135,6 +136,27 @@ def test_every_query_and_header_that_a_route_knows_is_listed(app: Flask, documen
         if method == "GET" and operation["security"] == [{"api": []}]
     ]
     assert [path for path, said in reads if "304" not in said["responses"]] == []
+
+
+def test_the_page_on_the_api_names_the_writes_that_look_at_no_key(document: dict[str, Any]) -> None:
+    """It says of all others that a repeat with the same key is safe."""
+    page = API_PAGE.read_text(encoding="utf-8")
+    for path in SECRETS_SHOWN_ONCE:
+        assert document["paths"][path]["post"].get("parameters", []) == [], path
+        assert f"`POST {re.sub('{.*?}', '<id>', path)}`" in page
+
+
+def test_what_being_ready_means_is_told_as_it_is(world: World, document: dict[str, Any]) -> None:
+    """Each check that is made is named, by the document and by the page: worker and beat are checked as the stores are."""
+    operation = document["paths"]["/readyz"]["get"]
+    checks = set(re.findall(r"`(\w+)`", operation["description"]))
+    answer = world.call("GET", "/readyz", token=None).get_json()
+    made = set(answer["checks"] if "checks" in answer else answer["error"]["detail"]["checks"])
+    assert made <= checks == {
+        "database", "redis", "migrations", "database_writes", "redis_writes", "worker", "beat"
+    }  # fmt: skip
+    page = API_PAGE.read_text(encoding="utf-8")
+    assert [name for name in checks if f"`{name}`" not in page] == []
 
 
 def test_every_refusal_that_may_pass_says_when_to_ask_again(document: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from taskflow.clock import isoformat
-from taskflow.db.models import ErrorRow, Run, Task
+from taskflow.db.models import ErrorRow, OutboxRow, Run, Task
 from tests.web.world import World
 
 
@@ -261,6 +261,26 @@ def test_who_waits_is_listed_in_the_order_of_service(world: World) -> None:
     )
     assert world.call("GET", "/api/queue").get_json()["count"] == 5
     assert world.call("GET", "/api/queue", token=world.other_token).get_json()["waiting"] == []
+
+
+def test_promises_that_fail_are_shown_to_whom_they_were_made(world: World) -> None:
+    """With why; how many fail is said to everybody, and what is the installation's to nobody but who runs it."""
+    task = world.submit()
+    owner_id = world.row(Task, task["id"]).owner_id
+    row = {"created_at": 1.0, "next_at": 9e9, "attempts": 4}
+    error = {"code": "unexpected", "message": "it broke", "detail": {"traceback": "deep"}}
+    mine = {"kind": "rerun_task", "payload": {"task_id": task["id"]}, "owner_id": owner_id, "error": error}
+    its = {"kind": "provider_changed", "payload": {"provider": "cloud"}, "owner_id": None, "error": error}
+    world.database.write(lambda tx: tx.execute(insert(OutboxRow), [{**row, **mine}, {**row, **its}]))
+    found = world.call("GET", "/api/sweeps").get_json()
+    assert [(one["kind"], one["task_id"], one["attempts"], one["message"]) for one in found["promises"]] == [
+        ("rerun_task", task["id"], 4, "it broke")
+    ]
+    assert "deep" not in str(found)
+    assert world.call("GET", "/api/sweeps", token=world.other_token).get_json()["promises"] == []
+    assert {one["name"]: one["failing"] for one in found["sweeps"]}["outbox"] == 2
+    by_name = {one["name"]: one["failing"] for one in world.service.health.sweeps()}
+    assert {one["item"] for one in by_name["outbox"]} == {f"rerun_task {task['id']}", "provider_changed cloud"}
 
 
 def test_sweeps_are_shown_without_what_they_fail_at(world: World) -> None:

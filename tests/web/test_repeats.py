@@ -144,6 +144,24 @@ def test_every_write_that_knows_a_key_refuses_one_that_can_be_none(app: Flask, w
     assert world.row_status(task["id"]) == "queued"
 
 
+def test_what_shows_a_secret_looks_at_no_key(world: World) -> None:
+    """No secret is kept to be shown again: a token and a link are made anew, whatever the key; a callback has one."""
+    run, key = world.start(), {"Idempotency-Key": "no key: it has blanks"}
+    bodies = {
+        "/api/tokens": {"name": "t", "role": "viewer"},
+        "/api/sign-in-links": {},
+        f"/api/runs/{run['id']}/callbacks": {"signal": "paid"},
+    }
+    shown = {}
+    for path, body in bodies.items():
+        answers = [world.call("POST", path, body, headers=key) for _ in range(2)]
+        assert all(answer.status_code in (200, 201) for answer in answers), answers[0].text
+        found = [answer.get_json() for answer in answers]
+        shown[path] = [one.get("token") or one["path"] for one in found]
+    tokens, links, callbacks = shown.values()
+    assert (len(set(tokens)), len(set(links)), len(set(callbacks))) == (2, 2, 1)
+
+
 def test_many_tasks_are_cancelled_each_by_itself(world: World) -> None:
     """One outcome for each that was named, in their order, with the status that it alone would have got."""
     queued, draft, ended, foreign = world.submit(), world.submit(start=False), world.submit(), world.submit()

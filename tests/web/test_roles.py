@@ -13,13 +13,13 @@ from web.auth import Guard, guard_of
 
 RANK = {"viewer": 0, "operator": 1, "admin": 2}
 #: Reads that say more than a viewer is to know.
-ADMIN_READS = {"/api/tokens", "/api/audit"}
+ADMIN_READS = {"/api/tokens", "/api/audit", "/api/settings"}
 #: It gives no more than the token that asks for it.
 VIEWER_WRITES = {("POST", "/api/sign-in-links")}
 #: What only an admin may.
 ADMIN_WRITES = {
     ("POST", "/api/nodes"), ("POST", "/api/nodes/<node_id>/destroy"), ("POST", "/api/tokens"),
-    ("DELETE", "/api/tokens/<token_id>"),
+    ("DELETE", "/api/tokens/<token_id>"), ("POST", "/api/providers/check"),
 }  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def test_an_ended_run_takes_no_signal_and_gives_no_callback(world: World) -> Non
 def test_a_signal_may_be_called_like_anything_else(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also like what is asked of several tasks at once, which no task's id may be."""
     any_signal = dataclasses.replace(ORDER, signals=frozenset())
-    monkeypatch.setitem(world.service.runs._pipelines, "order", any_signal)  # type: ignore[index]
+    monkeypatch.setitem(world.service.runs._pipelines, "order", any_signal)
     run = world.start()
     given = world.call("POST", f"/api/runs/{run['id']}/callbacks", {"signal": name}).get_json()
     assert world.call("POST", f"/api/runs/{run['id']}/signals/{name}", {}).get_json() == {"recorded": True}

@@ -63,7 +63,7 @@ def test_the_cookie_is_for_https_alone_where_the_public_address_is(world: World,
     assert "; Secure" in said
     # What a browser takes for a cookie of such a name from this host alone: nobody beside it plants a session.
     assert said.startswith("__Host-taskflow_session=tf_browser_") and "; Path=/;" in f"{said};" and "Domain" not in said
-    assert browser.is_signed_in
+    assert browser.is_signed_in()
     planted = browser.client.get_cookie("__Host-taskflow_session")
     assert planted is not None
     other = safe.test_client()
@@ -89,7 +89,7 @@ def test_what_is_no_token_signs_nobody_in(world: World, browser: Browser, token:
     assert answer.status_code in (400, 401)
     assert 'role="alert"' in answer.text and 'aria-invalid="true"' in answer.text
     assert "tf_wrong" not in answer.text and "Set-Cookie" not in answer.headers
-    assert not browser.is_signed_in and _rows(world, BrowserSession) == []
+    assert not browser.is_signed_in() and _rows(world, BrowserSession) == []
 
 
 def test_a_token_of_a_node_and_one_that_ended_sign_nobody_in(world: World, browser: Browser) -> None:
@@ -154,13 +154,13 @@ def test_a_link_signs_one_browser_in_once(world: World, browser: Browser) -> Non
     link = _link(world)
     for _ in range(3):
         page = browser.get(link)
-        assert page.status_code == 200 and not browser.is_signed_in
+        assert page.status_code == 200 and not browser.is_signed_in()
     form = fields(page)
     assert form["code"] in link
-    assert browser.post("/login", form).status_code == 303 and browser.is_signed_in
+    assert browser.post("/login", form).status_code == 303 and browser.is_signed_in()
     second = Browser(world)
     refused = second.post("/login", form)
-    assert refused.status_code == 401 and 'role="alert"' in refused.text and not second.is_signed_in
+    assert refused.status_code == 401 and 'role="alert"' in refused.text and not second.is_signed_in()
     assert form["code"] not in refused.text
 
 
@@ -201,7 +201,7 @@ def test_a_link_is_good_for_a_while_and_with_its_token(world: World, browser: Br
     link = world.call("POST", "/api/sign-in-links", {}, token=made["token"]).get_json()["path"]
     world.service.accounts.revoke_token(made["id"])
     assert browser.post("/login", fields(browser.get(link))).status_code == 401
-    assert not browser.is_signed_in
+    assert not browser.is_signed_in()
 
 
 def test_the_code_of_a_link_is_stored_as_a_hash(world: World) -> None:
@@ -223,7 +223,7 @@ def test_signing_out_ends_the_session_for_good(world: World, browser: Browser) -
     assert browser.secret is None and _rows(world, BrowserSession) == []
     assert copied is not None
     browser.secret = copied
-    assert not browser.is_signed_in
+    assert not browser.is_signed_in()
 
 
 def test_a_browser_that_asks_for_nothing_is_signed_out(world: World, browser: Browser) -> None:
@@ -231,9 +231,9 @@ def test_a_browser_that_asks_for_nothing_is_signed_out(world: World, browser: Br
     browser.sign_in(world.token)
     for _ in range(3):
         world.clock.advance(S.browser_idle_s - 60)
-        assert browser.is_signed_in
+        assert browser.is_signed_in()
     world.clock.advance(S.browser_idle_s)
-    assert not browser.is_signed_in
+    assert not browser.is_signed_in()
     assert browser.client.get("/api/tasks").get_json()["error"]["code"] == "signed_out"
 
 
@@ -242,10 +242,10 @@ def test_a_browser_is_signed_out_in_the_end_however_busy_it_is(world: World, bro
     browser.sign_in(world.token)
     while world.clock.now() < 1_700_000_000.0 + S.browser_session_s - S.browser_idle_s:
         world.clock.advance(S.browser_idle_s / 2)
-        assert browser.is_signed_in
+        assert browser.is_signed_in()
     for _ in range(3):
         world.clock.advance(S.browser_idle_s / 2)
-        still = browser.is_signed_in
+        still = browser.is_signed_in()
     assert not still
 
 
@@ -256,12 +256,12 @@ def test_a_session_ends_with_its_token(world: World, browser: Browser, end: str)
     other = Browser(world)
     other.sign_in(world.token)
     browser.sign_in(made["token"])
-    assert browser.is_signed_in
+    assert browser.is_signed_in()
     if end == "revoked":
         world.call("DELETE", f"/api/tokens/{made['id']}")
     else:
         world.clock.advance(100)
-    assert not browser.is_signed_in and other.is_signed_in
+    assert not browser.is_signed_in() and other.is_signed_in()
     assert browser.client.get("/api/tasks").status_code == 401
 
 

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -33,7 +32,7 @@ class Parts:
         self.answer = world.call("GET", path, headers={**STREAM, **(headers or {})}, **kwargs)
         assert self.answer.status_code == 200, self.answer.text
         assert self.answer.mimetype == "text/event-stream"
-        self._parts: Iterator[bytes] = iter(self.answer.response)
+        self._parts = self.answer.iter_encoded()
 
     def close(self) -> None:
         """The client goes."""
@@ -253,7 +252,8 @@ def test_one_stream_too_many_is_refused_and_leaves_room_when_another_ends(
     world: World, open_streams: Streams, settings: Settings, limit: str
 ) -> None:
     """429 for the token's own limit, 503 for the process'; both say when to ask again; pages are served all the time."""
-    open_streams._settings = dataclasses.replace(settings, **{limit: 2})
+    two: dict[str, Any] = {limit: 2}
+    open_streams._settings = dataclasses.replace(settings, **two)
     parts = [Parts(world, "/api/events") for _ in range(2)]
     answer = world.call("GET", "/api/events", headers=STREAM)
     own = limit == "streams_per_token"

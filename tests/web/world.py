@@ -137,7 +137,7 @@ class World:
     ) -> TestResponse:
         """A request as an agent makes it, ``age_s`` seconds ago. ``other``: in what another one was signed, and ``key``."""
         content = json_module.dumps(body).encode()
-        what = {"method": "POST", "target": path, "body": content, "now": self.service.now() - age_s}
+        what: dict[str, Any] = {"method": "POST", "target": path, "body": content, "now": self.service.now() - age_s}
         what |= {"body" if name == "signed_body" else name: value for name, value in other.items() if name != "key"}
         key = other.get("key") or self.vault.derive_token(scope, subject_id, generation)
         authorization = signing.sign(key, f"{scope}:{subject_id}:{generation}", **what)
@@ -228,7 +228,7 @@ class World:
             )
         )
 
-    def row(self, table: type[Task | Node | Workspace | AgentSession], row_id: str) -> Any:
+    def row(self, table: type[Task | Run | Node | Workspace | AgentSession], row_id: str) -> Any:
         """A row as it is stored."""
         with self.database.read() as tx:
             return tx.execute(select(table.__table__).where(table.id == row_id)).one()

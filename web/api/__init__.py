@@ -20,6 +20,7 @@ from web.api import (
     line,
     metrics,
     nodes,
+    overview,
     providers,
     runs,
     sweeps,
@@ -49,7 +50,7 @@ def register(app: Flask) -> None:
     api.init_app(app)
     api.ma_plugin.converter.add_attribute_function(forms.describe)
     document.describe_tokens(api.spec)
-    users = (tasks, runs, history, line, events, nodes, providers, usage, sweeps, tokens, audit)
+    users = (tasks, runs, history, line, events, nodes, providers, usage, sweeps, overview, tokens, audit)
     for part in (*users, agent, health, metrics, document):
         api.register_blueprint(part.routes.blueprint)
     for routes in (callbacks.node_routes, callbacks.workspace_routes, runs.callback_routes):

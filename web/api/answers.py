@@ -88,6 +88,7 @@ class TaskSchema(Schema):
     resources = _free("what its node has to be: provider, location, vcpus, memory_mb")
     node_id = _text("the node it has or had a place on, or that a place is kept on", none=True)
     placement = _free("why this node, and why not the others")
+    last_output_at = _time("when its running command last wrote something; null: nothing yet, or it does not run")
     node_loss_reruns = _count("how often it is run again by itself when its node is lost")
     node_loss_reruns_done = _count("how often it was, since a user last ran it")
     unknown_since = _time("its node is not heard of since then; what becomes of it is not known")
@@ -192,6 +193,7 @@ class WhySchema(Schema):
     cancel_requested = _flag("its cancellation was asked for")
     last_error = _free("the last failed attempt of this step")
     node = _free("the node it is on: id, status, address")
+    last_output_at = _time("when its running command last wrote something; null: nothing yet, or it does not run")
     unknown_since = _time("its node is not heard of since then")
     unreachable = _nested(UnreachableSchema, "what is known while its node is not heard of; null: it is", none=True)
     error = _free("why it failed")
@@ -249,6 +251,17 @@ class OfferSchema(Schema):
     sold_out_until = _time("not asked for again before")
 
 
+class ProviderCheckSchema(Schema):
+    """What the last check of a provider's credential found."""
+
+    pending = _flag("another one is asked for, and no worker has done it yet")
+    asked_at = _time("when one was asked for over the API; null: never")
+    at = _time("when it was found; null: not yet")
+    ok = _flag("the credential works; null: not known yet", none=True)
+    says = _text("what was found, for people", none=True)
+    code = _text("what is wrong, in a word that does not change; null: nothing", none=True)
+
+
 class ProviderSchema(Schema):
     """Where nodes come from."""
 
@@ -259,6 +272,7 @@ class ProviderSchema(Schema):
     nodes_coming = _count("of those, how many are being made")
     nodes_max = _count("that you may have at once")
     closed = _text("why nothing is sold to you now", none=True)
+    check = _nested(ProviderCheckSchema, "the last check of its credential; null: there was none", none=True)
 
 
 class ProviderListSchema(Schema):
@@ -397,7 +411,7 @@ class AliveSchema(Schema):
 
 
 class ReadySchema(Schema):
-    """Every store answers and has the schema of this release."""
+    """The stores answer, have the schema of this release and take writes; a worker lives, and beat works."""
 
     ready = _flag("always true: what is not ready is answered 503")
     checks = _pairs("each check: ok")

@@ -32,7 +32,11 @@ def get_alive() -> dict[str, Any]:
     refusals={503: "`detail.checks` says which fail"},
 )
 def get_ready() -> dict[str, Any] | Response:
-    """Say whether every store answers and has the schema of this release."""
+    """Say whether everything is there that tasks need: stores that answer and take writes, a worker, and beat.
+
+    The checks: `database`, `redis` and `migrations` (the schema of this release); where those are in order
+    `database_writes` and `redis_writes`, and where these are too `worker` and `beat`.
+    """
     found = service().health.ready()
     if found["ready"]:
         return found

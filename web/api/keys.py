@@ -45,5 +45,12 @@ ONCE = _parameter(
     "a text of yours; a request that repeats it is answered with the task as it is, nothing more is done, and the header"
     " is `Idempotent-Replayed: true`"
 )
+#: Where a message is sent.
+MESSAGE = _parameter(
+    "the message's own id, a text of yours: the same again changes nothing (`recorded` is false), and several of one name"
+    " are told apart by it"
+)
 #: And where asking twice is the same as asking once anyway.
 WELCOME = _parameter("a text of yours; a repeat changes nothing, with it or without it")
+#: And where asking twice soon is.
+SOON = _parameter("a text of yours; a repeat within ten seconds asks for nothing more, with it or without it")

@@ -112,10 +112,24 @@ class SweepSchema(Schema):
     failing = _count("things that it fails at")
 
 
+class PromiseSchema(Schema):
+    """What the installation promised and failed to do so far. It goes on trying, every ten minutes at the latest."""
+
+    id = _text("its id")
+    kind = _text("rerun_task: run a task again whose run was lost with its node; limits_changed: look who fits now")
+    task_id = _text("the task, if it is about one", none=True)
+    attempts = _count("how often it was tried")
+    code = _text("why it failed last, in a word that does not change")
+    message = _text("the same for people")
+    created_at = _time("since when it is promised")
+    next_at = _time("when it is tried again")
+
+
 class SweepListSchema(Schema):
     """All scheduled jobs."""
 
     sweeps = _list(SweepSchema, "the jobs")
+    promises = _list(PromiseSchema, "what was promised to you and fails, the most often tried first; 20 at most")
 
 
 class RefusalSchema(Schema):

@@ -10,7 +10,7 @@ from flask import Response
 from taskflow.service import RunFilter
 from web import audit, streams
 from web.api import answers, following, queries, schemas
-from web.api.keys import REPLAYED, WELCOME, idempotency_key, idempotency_parameter
+from web.api.keys import MESSAGE, REPLAYED, WELCOME, idempotency_key, idempotency_parameter
 from web.api.routes import Routes
 from web.auth import API, API_WRITE, RUN, caller
 from web.door import service
@@ -172,7 +172,7 @@ def explain_run(run_id: str) -> dict[str, Any]:
     body=schemas.SignalSchema,
     answers={200: answers.SignalRecordedSchema},
     refusals=_SIGNAL_REFUSALS,
-    parameters=[idempotency_parameter("signal")],
+    parameters=[MESSAGE],
 )
 def signal_run(payload: dict[str, Any], run_id: str, name: str) -> dict[str, Any]:
     """Send a signal to a run; the body is what comes with it.
@@ -205,7 +205,7 @@ def open_callback(body: dict[str, Any], run_id: str) -> dict[str, Any]:
     body=schemas.SignalSchema,
     answers={200: answers.SignalRecordedSchema},
     refusals=_SIGNAL_REFUSALS,
-    parameters=[idempotency_parameter("signal")],
+    parameters=[MESSAGE],
 )
 def receive_signal(payload: dict[str, Any], run_id: str, name: str) -> dict[str, Any]:
     """Send the signal that the token is for; the body is what comes with it.

@@ -155,7 +155,10 @@ class TaskSpecSchema(Schema):
         metadata={"description": "the node it has to run on; null: any"},
     )
     allow_node_fallback = Flag(
-        load_default=False, metadata={"description": "take another node when the one named is not usable"}
+        load_default=False,
+        metadata={
+            "description": "take another node when the one named can't be used now: full, busy, not heard of, gone"
+        },
     )
     node_loss_reruns = Whole(
         load_default=0,
@@ -202,6 +205,17 @@ class NodeSpecSchema(ResourcesSchema):
         validate=validate.Range(min=0, min_inclusive=False, max=4096), metadata={"description": "cores it has at least"}
     )
     memory_mb = Whole(validate=validate.Range(1, 100_000_000), metadata={"description": "memory it has at least"})
+
+
+class ProviderCheckSpecSchema(Schema):
+    """Which provider to check."""
+
+    provider = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=texts.identifier,
+        metadata={"description": "a provider of this installation's catalogue; null: each of them"},
+    )
 
 
 class NothingSchema(Schema):

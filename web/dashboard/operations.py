@@ -18,7 +18,8 @@ pages = Pages("operations")
 
 @pages.add("/errors")
 def see_errors() -> Response:
-    """What failed: tasks, runs of pipelines of one's own, and attempts of steps; ``?attempts=``: older ones of these."""
+    """What failed: tasks, runs of pipelines of one's own, what was promised, and attempts of steps; ``?attempts=``: older
+    ones of these."""
     who, served = caller(), service()
     after = served.events.place("now")
     failed, cursor = served.tasks.list(who, wanted=TaskFilter(statuses=("failed",)), limit=_ROWS)
@@ -26,7 +27,7 @@ def see_errors() -> Response:
     attempts, older = served.history.alike(who, limit=_ROWS, cursor=request.args.get("attempts") or None)
     return show(
         "errors.html", after=after, failed=failed, more=cursor is not None, runs=runs,
-        more_runs=cursor_of_runs is not None, attempts=attempts,
+        more_runs=cursor_of_runs is not None, promises=served.history.promises(who), attempts=attempts,
         first="/errors#attempts" if "attempts" in request.args else None,
         following=None if older is None else "/errors?" + urlencode({"attempts": older}) + "#attempts",
     )  # fmt: skip

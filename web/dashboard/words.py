@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from taskflow.words import duration, money, number
+from taskflow.words import chosen, compact, duration, money, number, plain, refused
 
 #: Status of a task -> the group it is shown as; the names of groups are the classes of their colours.
 _GROUPS = {
@@ -65,26 +64,13 @@ def shell(arguments: Sequence[str] | None) -> str:
     return shlex.join(arguments or ())
 
 
-def compact(data: Mapping[str, Any]) -> str:
-    """What an event says, in one line; seconds are read as times."""
-    told = {}
-    for name, value in data.items():
-        is_time = name.endswith("_s") and isinstance(value, (int, float)) and not isinstance(value, bool)
-        told[name.removesuffix("_s") if is_time else name] = duration(value) if is_time else value
-    return ", ".join(f"{name}: {_text(value)}" for name, value in told.items() if value not in (None, "", [], {}))
-
-
 def lines(data: Mapping[str, Any]) -> str:
     """What somebody gave or a step returned, each in a line of its own and as it is."""
-    return "\n".join(f"{name}: {_text(value)}" for name, value in data.items())
+    return "\n".join(f"{name}: {plain(value)}" for name, value in data.items())
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-FILTERS: dict[str, Callable[..., str]] = {
+FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration, "between": between, "moment": moment, "group": group, "words": words, "sentence": sentence,
-    "shell": shell, "money": money, "compact": compact, "lines": lines,
+    "shell": shell, "money": money, "compact": compact, "lines": lines, "chosen": chosen, "refused": refused,
     "number": number,
 }  # fmt: skip

@@ -28,6 +28,10 @@ from typing import Any, Protocol
 
 from taskflow.errors import CapacityError, PermanentError, TransientError
 
+#: How a server is whose provider does not answer, or says neither that it serves nor that it is off (it moves, it is being
+#: rebuilt, a word that is not known here). No sign of death.
+UNKNOWN = "unknown"
+
 
 class ProviderUnavailable(TransientError):
     """The provider can't be reached, or is out of order."""
@@ -88,7 +92,8 @@ class NodeOrder:
 
 @dataclass(frozen=True)
 class Server:
-    """A provider's server. ``state``: starting, running, stopped, destroyed. ``created_at``: epoch, None if not told."""
+    """A provider's server. ``state``: starting, running, stopped, destroyed or ``UNKNOWN``; stopped and destroyed are signs
+    of death, so only what is surely off is called that. ``created_at``: epoch, None if not told."""
 
     server_id: str
     label: str
@@ -137,8 +142,11 @@ class Provider(Protocol):
     def get(self, server_id: str) -> Server | None:
         """The server's present state, None when the provider does not know it."""
 
-    def destroy(self, server_id: str) -> bool:
-        """Destroy it; True once it is gone, False while that is under way. A server nobody knows is gone."""
+    def destroy(self, server_id: str, *, ask: bool = True) -> bool:
+        """Destroy it; True once it is gone, False while that is under way. A server nobody knows is gone.
+
+        Without ``ask`` it is only looked whether an earlier call is through, where a request for that costs more.
+        """
 
     def inventory(self) -> Iterable[Server]:
         """All servers of this installation at this provider. Raises rather than leave some out."""

@@ -1,4 +1,4 @@
-"""Servers of the clouds that Apache Libcloud drives. DigitalOcean and Vultr are tested; others by configuration.
+"""Servers of the clouds that Apache Libcloud drives. DigitalOcean and Vultr are tested; a few others can be configured.
 
 The server's name is the label. These clouds take two servers of one name, so the look-up before a create, made late enough,
 is what keeps a server from being bought twice; what is ours is told by the label's prefix, which names the installation.
@@ -6,6 +6,8 @@ is what keeps a server from being bought twice; what is ours is told by the labe
 
 from __future__ import annotations
 
+import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,8 +21,9 @@ from libcloud.compute.base import Node, NodeDriver, NodeImage, NodeLocation, Nod
 from libcloud.compute.providers import get_driver
 from libcloud.compute.types import NodeState
 
-from taskflow.errors import OutcomeUnknown, StepError
+from taskflow.errors import OutcomeUnknown, StepError, UsageError
 from taskflow.nodes.providers.base import (
+    UNKNOWN,
     AccessRefused,
     Leftover,
     NoCapacity,
@@ -35,7 +38,10 @@ from taskflow.nodes.providers.cloud_leftovers import list_leftovers, release_lef
 
 _Answer = TypeVar("_Answer")
 
-_STATES = {NodeState.RUNNING: "running", NodeState.PENDING: "starting", NodeState.TERMINATED: "destroyed"}
+_STATES: dict[NodeState, str] = {
+    NodeState.RUNNING: "running", NodeState.PENDING: "starting", NodeState.STARTING: "starting",
+    NodeState.STOPPED: "stopped", NodeState.TERMINATED: "destroyed",
+}  # fmt: skip
 _BY_STATUS: dict[int, type[StepError]] = {
     400: OrderInvalid, 401: AccessRefused, 403: AccessRefused, 404: OrderInvalid, 422: OrderInvalid, 429: RateLimited,
 }  # fmt: skip
@@ -51,9 +57,8 @@ _BY_WORDS: dict[str, tuple[tuple[str, type[StepError]], ...]] = {
         ("not available in the selected region", NoCapacity), ("rate limit", RateLimited),
     ),
 }  # fmt: skip
-#: The argument of the driver's ``create_node`` that takes user data.
-_USER_DATA = {"digitalocean": "ex_user_data"}
-_USER_DATA_ELSEWHERE = "ex_userdata"
+#: How drivers call the argument of ``create_node`` that takes user data.
+_USER_DATA = ("ex_user_data", "ex_userdata")
 #: Only true servers: Vultr's bare metal is a second listing that nothing here ever buys.
 _LISTING: dict[str, dict[str, Any]] = {"vultr": {"ex_list_bare_metals": False}}
 
@@ -73,8 +78,41 @@ def _make_driver(cloud: str, key: str, options: Mapping[str, Any]) -> NodeDriver
     return made
 
 
+def state_of(said: NodeState) -> str:
+    """A server's state from the library's word for it."""
+    return _STATES.get(said, UNKNOWN)
+
+
+def _user_data_argument(name: str, cloud: str, key: str, options: Mapping[str, Any]) -> str:
+    """What the driver calls the user data of a new server. Raises ``UsageError`` for a cloud at which no node can be made:
+    there is no such driver, it does not take these options, or its servers can't be told who they are. Asks nobody."""
+    try:
+        made: Any = get_driver(cloud)
+    except (AttributeError, ImportError):
+        raise UsageError(f"provider {name}: Apache Libcloud has no driver {cloud}") from None
+    try:
+        # Without its ``__init__``, in which some drivers sign in: this says which class of several it would be.
+        driver = type(made.__new__(made, key, **options))
+        inspect.signature(driver.__init__).bind(None, key, **options)
+    except TypeError as error:
+        raise UsageError(f"provider {name}: driver {cloud} can't be made with its options: {error}") from None
+    order = dict.fromkeys(("name", "size", "image", "location"))
+    takes = inspect.signature(driver.create_node)
+    for argument in _USER_DATA:
+        if argument in takes.parameters:
+            try:
+                takes.bind(None, **order, **{argument: ""})
+            except TypeError as error:
+                raise UsageError(f"provider {name}: driver {cloud} sells nothing by size and place: {error}") from None
+            return argument
+    raise UsageError(f"provider {name}: driver {cloud} takes no user data, by which a server learns who it is")
+
+
 class LibcloudProvider:
-    """``driver`` is libcloud's name of the cloud, ``key`` its credential, ``options`` further arguments of the driver."""
+    """``driver`` is libcloud's name of the cloud, ``key`` its credential, ``options`` further arguments of the driver.
+
+    Making one raises ``UsageError`` for a cloud at which no node can be made.
+    """
 
     creates_once, told_at_once = False, False
 
@@ -86,7 +124,11 @@ class LibcloudProvider:
         self._cloud = driver
         self._image = image
         self._prefix = prefix
-        self._make = lambda: _make_driver(driver, key, {"timeout": timeout_s, **(options or {})})
+        given = {"timeout": timeout_s, **(options or {})}
+        self._user_data = _user_data_argument(name, driver, key, {} if driver in _KEY_ONLY else given)
+        self._make = lambda: _make_driver(driver, key, given)
+        #: Whether the call that this thread makes has sent anything yet.
+        self._sent = threading.local()
         self._driver_made: NodeDriver | None = None
 
     def find_by_label(self, label: str) -> Server | None:
@@ -97,7 +139,8 @@ class LibcloudProvider:
     def create(self, order: NodeOrder) -> Server:
         """Buy it. No answer is ``OutcomeUnknown``."""
         driver: Any = self._driver()
-        more = {_USER_DATA.get(self._cloud, _USER_DATA_ELSEWHERE): order.user_data} if order.user_data else {}
+        more = {self._user_data: order.user_data} if order.user_data else {}
+        self._sent.yes = False
         made = self._ask(
             lambda: driver.create_node(
                 name=order.label,
@@ -116,13 +159,14 @@ class LibcloudProvider:
         found = next((node for node in self._list() if str(node.id) == server_id), None)
         return None if found is None else self._server(found)
 
-    def destroy(self, server_id: str) -> bool:
-        """Ask for its deletion, until it is not listed any more. ``server_id`` may be a label."""
+    def destroy(self, server_id: str, *, ask: bool = True) -> bool:
+        """Ask for its deletion, and look until it is not listed any more. ``server_id`` may be a label."""
         found = next((node for node in self._list() if server_id in (str(node.id), node.name)), None)
         if found is None:
             return True
-        with self._errors(gone_is_fine=True):
-            self._driver().destroy_node(found)
+        if ask:
+            with self._errors(gone_is_fine=True):
+                self._driver().destroy_node(found)
         return False
 
     def inventory(self) -> Iterator[Server]:
@@ -155,7 +199,15 @@ class LibcloudProvider:
 
     def _driver(self) -> NodeDriver:
         if self._driver_made is None:
-            self._driver_made = self._ask(self._make)  # some drivers sign in when they are made
+            made: Any = self._ask(self._make)  # some drivers sign in when they are made
+            send = made.connection.request
+
+            def request(*args: Any, **kwargs: Any) -> Any:
+                self._sent.yes = True
+                return send(*args, **kwargs)
+
+            made.connection.request = request
+            self._driver_made = made
         return self._driver_made
 
     def _list(self) -> list[Node]:
@@ -167,7 +219,7 @@ class LibcloudProvider:
     def _server(self, node: Node) -> Server:
         created = node.created_at
         return Server(
-            server_id=str(node.id), label=node.name, state=_STATES.get(node.state, "stopped"),
+            server_id=str(node.id), label=node.name, state=state_of(node.state),
             address=next(iter(node.public_ips or []), None), size=str(node.extra.get("size_slug") or node.size or ""),
             location=str(node.extra.get("region") or node.extra.get("location") or ""),
             created_at=created.timestamp() if isinstance(created, datetime) else None,
@@ -196,6 +248,8 @@ class LibcloudProvider:
         except StepError:
             raise
         except Exception as error:
+            if buys and not self._sent.yes:
+                raise OrderInvalid(f"{self._cloud}'s driver can't make this order: {type(error).__name__}") from error
             # Not only what the connection raises: drivers stumble (AttributeError, KeyError) over a page that a proxy
             # sent instead of an answer.
             kind = OutcomeUnknown if buys else ProviderUnavailable

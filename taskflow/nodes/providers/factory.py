@@ -10,7 +10,7 @@ from pathlib import Path
 from taskflow.clock import Clock
 from taskflow.db.status import LOCAL_PROVIDER
 from taskflow.errors import InfrastructureError, StepError, UsageError
-from taskflow.nodes.catalogue import Catalogue, ProviderSpec, credential
+from taskflow.nodes.catalogue import Catalogue, ProviderSpec, credential, driver_options
 from taskflow.nodes.providers.base import Provider
 from taskflow.nodes.providers.local import LocalProvider
 
@@ -84,7 +84,7 @@ def _make(
 
         return LibcloudProvider(
             spec.name, driver=options["driver"], key=token, image=options["image"],
-            prefix=lambda: label_prefix(installation()), timeout_s=timeout_s, options=options.get("options"),
+            prefix=lambda: label_prefix(installation()), timeout_s=timeout_s, options=driver_options(spec),
         )  # fmt: skip
     except ImportError as error:
         raise _no_library(spec, error) from error

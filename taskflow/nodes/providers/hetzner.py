@@ -21,6 +21,7 @@ from hcloud.servers import BoundServer, ServersPageResult
 from taskflow.clock import Clock
 from taskflow.errors import OutcomeUnknown, StepError
 from taskflow.nodes.providers.base import (
+    UNKNOWN,
     AccessRefused,
     Leftover,
     NoCapacity,
@@ -40,6 +41,7 @@ INSTALLATION_LABEL = "taskflow-installation"
 _PER_PAGE = 50
 _RATE_WAIT_MAX_S = 60.0
 
+#: Those that are not listed (stopping, deleting, migrating, rebuilding, unknown) are ``UNKNOWN``.
 _STATES = {"running": "running", "initializing": "starting", "starting": "starting", "off": "stopped"}
 #: What the API's error codes mean. One that is not listed is taken for an outage: it is tried again, and seen.
 _ERRORS: dict[str | int, type[StepError]] = {
@@ -94,13 +96,15 @@ class HetznerProvider:
         found = self._get(server_id)
         return None if found is None else _server(found)
 
-    def destroy(self, server_id: str) -> bool:
-        """Ask for its deletion, until it is not found any more. Its address goes with it. ``server_id`` may be a label."""
+    def destroy(self, server_id: str, *, ask: bool = True) -> bool:
+        """Ask for its deletion, and look until it is not found any more. Its address goes with it. ``server_id`` may be
+        a label."""
         found = self._get(server_id) if server_id.isdigit() else self._by_name(server_id)
         if found is None:
             return True
-        with self._errors(gone_is_fine=True):
-            found.delete()
+        if ask:
+            with self._errors(gone_is_fine=True):
+                found.delete()
         return False
 
     def inventory(self) -> Iterator[Server]:
@@ -203,7 +207,7 @@ class HetznerProvider:
 def _server(found: BoundServer) -> Server:
     net = found.public_net
     return Server(
-        server_id=str(found.id), label=found.name or "", state=_STATES.get(found.status or "", "stopped"),
+        server_id=str(found.id), label=found.name or "", state=_STATES.get(found.status or "", UNKNOWN),
         address=net.ipv4.ip if net is not None and net.ipv4 is not None else None,
         size=found.server_type.name or "" if found.server_type else "",
         location=found.location.name or "" if found.location else "",

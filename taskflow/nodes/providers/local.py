@@ -60,8 +60,9 @@ class LocalProvider:
             return Server(server_id, server_id, "running")
         return Server(server_id, server_id, "starting" if self._node_host_runs() else "stopped")
 
-    def destroy(self, server_id: str) -> bool:
-        """Ask the node host to end the node; True once it says so. Raises ``TransientError`` like ``get``."""
+    def destroy(self, server_id: str, *, ask: bool = True) -> bool:
+        """Ask the node host to end the node; True once it says so. ``ask`` changes nothing. Raises ``TransientError`` like
+        ``get``."""
         folder = self._nodes / server_id
         self._must_be_its_machine(folder)
         try:

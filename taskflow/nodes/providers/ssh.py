@@ -102,9 +102,9 @@ class SshProvider:
             _must_all_answer(answers)
         return found
 
-    def destroy(self, server_id: str) -> bool:
+    def destroy(self, server_id: str, *, ask: bool = True) -> bool:
         """End the node and give its host back; True once nothing is left. ``server_id`` may be a label: every host has to
-        answer then, and each refuses the label from now on."""
+        answer then, and each refuses the label from now on. Each call goes on with it, so ``ask`` changes nothing."""
         host, label = self._parsed(server_id)
         agent = self._agent()
         wanted = hashlib.sha256(agent).hexdigest()

@@ -12,9 +12,9 @@ from taskflow.db.workspaces import SESSION_OUTCOME, end_session_effect
 from taskflow.engine.outcomes import Advance, AwaitSignal, Outcome, Snooze
 from taskflow.engine.pipeline import StepContext
 from taskflow.engine.store import RunRow
-from taskflow.errors import InfrastructureError, PermanentError, TransientError
+from taskflow.errors import InfrastructureError, PermanentError, StepError, TransientError
 from taskflow.nodes.context import StepTools
-from taskflow.nodes.liveness import CUT_OFF, NODE_LOST, lost_error
+from taskflow.nodes.liveness import CUT_OFF, NODE_LOST, lost_error, unnamed
 from taskflow.pipelines.agent_task.shared import LOST_ADVICE, TaskSteps
 
 
@@ -66,7 +66,26 @@ class Execution(TaskSteps):
             if verdict.dead:
                 said = lost_error(node, verdict, ctx.now)
                 raise PermanentError(said.message, code=said.code, advice=LOST_ADVICE, detail=said.detail)
+        if self._is_forgotten(ctx, node):
+            raise PermanentError(
+                "its node reports, and does not know the session any more: what the agent kept of it is gone",
+                code="session_lost", advice=LOST_ADVICE,
+            )  # fmt: skip
         return AwaitSignal(SESSION_OUTCOME, poll_s=self._settings.liveness_poll_s)
+
+    def _is_forgotten(self, ctx: StepContext, node: Row[Any]) -> bool:
+        """By two signs: heartbeats that come and don't name it, and its agent's own word. One that can't be asked says
+        nothing."""
+        fresh_s = self._settings.heartbeat_interval_s + self._settings.heartbeat_grace_s
+        heard_at, session_id = node.last_heartbeat_at, ctx.results["session_id"]
+        if heard_at is None or ctx.now - heard_at > fresh_s:
+            return False
+        if not unnamed(node, session_id, since=ctx.run.step_entered_at):
+            return False
+        try:
+            return self._tools.agent(node, ctx.now).get_session(ctx.results["workspace_id"], session_id) is None
+        except StepError:
+            return False
 
     def follow_expired(self, ctx: StepContext) -> Outcome:
         """Past the session's own time limit and no report: ask the node once. While the node is not heard of nothing is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import socket
 import time
 from collections.abc import Callable
@@ -32,7 +33,7 @@ def _blueprint(name: str, ledger: Ledger, refused: Callable[[Refusal], Body]) ->
     def enter() -> None:
         if ledger.faults.slow_s:
             time.sleep(ledger.faults.slow_s)  # the one thing a slow answer can't do without
-        ledger.enter(request.headers.get("Authorization", "").removeprefix("Bearer "))
+        ledger.enter(request.headers.get("Authorization", "").removeprefix("Bearer "), request.method)
 
     @api.errorhandler(Refusal)
     def on_refusal(refusal: Refusal) -> Any:
@@ -66,7 +67,7 @@ _HETZNER: dict[str, tuple[int, str]] = {
 
 def _hetzner_refused(refusal: Refusal) -> Body:
     status, code = _HETZNER[refusal.kind]
-    headers = {} if refusal.retry_at is None else {"RateLimit-Reset": str(int(refusal.retry_at))}
+    headers = {"RateLimit-Reset": str(math.ceil(refusal.reset_at))} if refusal.kind == "rate" else {}
     return {"error": {"code": code, "message": f"it is {refusal.kind}", "details": {}}}, status, headers
 
 
@@ -89,7 +90,8 @@ def _hetzner(ledger: Ledger) -> Blueprint:
             body["name"], body["server_type"], body["location"], body.get("user_data") or "", body.get("labels") or {}
         )
         action = {"id": 1, "command": "create_server", "status": "running", "progress": 0, "resources": []}
-        answer = {"server": _hetzner_server(made), "action": action, "next_actions": [], "root_password": None}
+        answer: dict[str, Any] = {"server": _hetzner_server(made), "action": action}
+        answer |= {"next_actions": [], "root_password": None}
         return jsonify(answer), 201
 
     @api.get("/v1/servers")
@@ -141,13 +143,14 @@ _DIGITALOCEAN: dict[str, tuple[int, str]] = {
 
 def _digitalocean_refused(refusal: Refusal) -> Body:
     status, message = _DIGITALOCEAN[refusal.kind]
-    return {"id": "refused", "message": message}, status, {"retry-after": "7"} if refusal.kind == "rate" else {}
+    headers = {"retry-after": str(math.ceil(refusal.again_s))} if refusal.kind == "rate" else {}
+    return {"id": "refused", "message": message}, status, headers
 
 
 def _droplet(one: FakeServer) -> dict[str, Any]:
     address = {"ip_address": "203.0.113.7", "type": "public", "netmask": "255.255.255.0", "gateway": "203.0.113.1"}
     return {
-        "id": int(one.server_id), "name": one.name, "status": {"running": "active"}.get(one.status, "off"),
+        "id": int(one.server_id), "name": one.name, "status": {"running": "active"}.get(one.status, one.status),
         "created_at": _date(one.created_at), "networks": {"v4": [address], "v6": []},
         "region": {"name": one.location, "slug": one.location}, "size_slug": one.size,
     }  # fmt: skip
@@ -197,11 +200,14 @@ def _vultr_refused(refusal: Refusal) -> Body:
 
 
 def _instance(one: FakeServer) -> dict[str, Any]:
+    # One that is switched off stays active: only its power tells.
+    power = "stopped" if one.status == "stopped" else "running"
+    status = {"running": "active", "stopped": "active"}.get(one.status, one.status)
     return {
         "id": one.server_id, "label": one.name, "main_ip": "203.0.113.7", "v6_main_ip": "", "internal_ip": "",
         "plan": one.size, "region": one.location, "os_id": 1, "os": "", "ram": 1, "disk": 1, "vcpu_count": 1,
-        "date_created": _date(one.created_at), "status": "active" if one.status == "running" else "halted",
-        "power_status": "running", "server_status": "ok", "allowed_bandwidth": 1, "netmask_v4": "", "gateway_v4": "",
+        "date_created": _date(one.created_at), "status": status, "power_status": power,
+        "server_status": "ok", "allowed_bandwidth": 1, "netmask_v4": "", "gateway_v4": "",
         "v6_network": "", "v6_network_size": 0, "app_id": 0, "image_id": "", "features": [], "tag": "",
         "firewall_group_id": "", "tags": [],
     }  # fmt: skip

@@ -9,14 +9,19 @@ from dataclasses import dataclass, field
 
 from taskflow.clock import Clock
 
+_HOUR_S = 3600.0
+
 
 class Refusal(Exception):
-    """The cloud says no. ``kind``: capacity, quota, auth, rate, invalid, taken, outage, missing, attached."""
+    """The cloud says no. ``kind``: capacity, quota, auth, rate, invalid, taken, outage, missing, attached.
 
-    def __init__(self, kind: str, retry_at: float | None = None) -> None:
+    Of too many requests: in how many seconds one is allowed again, and when the whole allowance is back.
+    """
+
+    def __init__(self, kind: str, *, again_s: float = 0.0, reset_at: float = 0.0) -> None:
         super().__init__(kind)
         self.kind = kind
-        self.retry_at = retry_at
+        self.again_s, self.reset_at = again_s, reset_at
 
 
 class AnswerLost(Exception):
@@ -32,8 +37,11 @@ class Faults:
     """How the cloud misbehaves now. Counts go down with each time."""
 
     slow_s: float = 0.0
-    #: Requests of one hour, None = no limit.
+    #: Requests of one hour, all of which may come at once, and which come back evenly; None = no limit.
     requests_per_hour: int | None = None
+    #: Requests of a method (GET, POST, DELETE) that are refused as too many, each for ``too_many_s``.
+    too_many: dict[str, int] = field(default_factory=dict)
+    too_many_s: float = 20.0
     #: (size, location) of which nothing is left; "*" is any.
     sold_out: set[tuple[str, str]] = field(default_factory=set)
     servers_max: int | None = None
@@ -46,8 +54,10 @@ class Faults:
     proxy_status: int = 502
     #: How long a new server is missing from listings, and a deleted one still listed.
     lag_s: float = 0.0
-    #: How many times a deletion is answered before the server is gone.
+    #: Deletions that are answered and come to nothing.
     slow_deletes: int = 0
+    #: How long a server that is being deleted is still there.
+    deleting_s: float = 0.0
 
 
 @dataclass
@@ -61,6 +71,7 @@ class FakeServer:
     user_data: str
     labels: Mapping[str, str]
     created_at: float
+    #: In the words of the API that serves it; "running" is said in those of each.
     status: str = "running"
     deleted_at: float | None = None
 
@@ -89,20 +100,24 @@ class Ledger:
         self.faults = Faults()
         self.servers: dict[str, FakeServer] = {}
         self.resources: dict[str, FakeResource] = {}
-        self.creates = 0
+        #: Servers sold, and deletions asked for, of those that were there.
+        self.creates = self.deletes = 0
         self.requests = 0
+        #: When each request came, and with what method; how many of them were too many.
+        self.asked: list[tuple[float, str]] = []
+        self.refused_for_rate = 0
         #: Called with each new server, and with each one that went, outside the lock.
         self.on_created: Callable[[FakeServer], None] = lambda server: None
         self.on_deleted: Callable[[FakeServer], None] = lambda server: None
         self._ids = itertools.count(1001)
         self._lock = threading.RLock()
-        self._hour_began = clock.now()
-        self._in_hour = 0
+        self._used, self._used_at = 0.0, clock.now()
 
-    def enter(self, token: str) -> None:
+    def enter(self, token: str, method: str) -> None:
         """Each request passes here first. Raises ``Refusal``."""
         with self._lock:
             self.requests += 1
+            self.asked.append((self.clock.now(), method))
             if token != self.token:
                 raise Refusal("auth")
             if self.faults.outages > 0:
@@ -111,13 +126,27 @@ class Ledger:
             if self.faults.proxy_pages > 0:
                 self.faults.proxy_pages -= 1
                 raise ProxyAnswers(self.faults.proxy_status)
-            now = self.clock.now()
-            if now - self._hour_began >= 3600.0:
-                self._hour_began, self._in_hour = now, 0
-            self._in_hour += 1
-            allowed = self.faults.requests_per_hour
-            if allowed is not None and self._in_hour > allowed:
-                raise Refusal("rate", retry_at=self._hour_began + 3600.0)
+            try:
+                self._count(method)
+            except Refusal:
+                self.refused_for_rate += 1
+                raise
+
+    def _count(self, method: str) -> None:
+        faults, now = self.faults, self.clock.now()
+        if faults.too_many.get(method, 0) > 0:
+            faults.too_many[method] -= 1
+            raise Refusal("rate", again_s=faults.too_many_s, reset_at=now + faults.too_many_s)
+        most = faults.requests_per_hour
+        if most is None:
+            return
+        each_s = _HOUR_S / most if most else _HOUR_S
+        self._used = max(0.0, self._used - (now - self._used_at) / each_s)
+        self._used_at = now
+        if self._used + 1 > most:
+            again_s = (self._used + 1 - most) * each_s
+            raise Refusal("rate", again_s=min(60.0, again_s), reset_at=now + max(again_s, self._used * each_s))
+        self._used += 1
 
     def create(self, name: str, size: str, location: str, user_data: str, labels: Mapping[str, str]) -> FakeServer:
         """Sell one. Raises ``Refusal``, or ``AnswerLost`` after it was sold."""
@@ -145,7 +174,7 @@ class Ledger:
         """One server by id; this look-up is never behind."""
         with self._lock:
             found = self.servers.get(server_id)
-            return None if found is None or found.deleted_at is not None else found
+            return None if found is None or not self._stands(found) else found
 
     def delete(self, server_id: str) -> bool:
         """Delete one. False: there is none."""
@@ -153,10 +182,13 @@ class Ledger:
             found = self.get(server_id)
             if found is None:
                 return False
+            self.deletes += 1
             if self.faults.slow_deletes > 0:
                 self.faults.slow_deletes -= 1
                 return True
-            found.deleted_at = self.clock.now()
+            if found.deleted_at is not None:
+                return True  # it is going already
+            found.deleted_at = self.clock.now() + self.faults.deleting_s
         self.on_deleted(found)
         return True
 
@@ -207,7 +239,10 @@ class Ledger:
     def alive(self) -> list[FakeServer]:
         """Servers that exist, whatever the listings say."""
         with self._lock:
-            return [one for one in self.servers.values() if one.deleted_at is None]
+            return [one for one in self.servers.values() if self._stands(one)]
+
+    def _stands(self, one: FakeServer) -> bool:
+        return one.deleted_at is None or one.deleted_at > self.clock.now()
 
     def bought_twice(self) -> list[str]:
         """Names that were sold more than once."""
