@@ -175,7 +175,7 @@ class NodeMachine:
             raise error
         if not others:
             raise SoldOut(f"{node.provider} has nothing that fits: {error.message}", detail={"offer": sold_out})
-        offer = others[0]
+        offer = min(others, key=lambda one: wish.is_second_choice(one.location))
         moved = self._intend(
             ctx, size=offer.size, location=offer.location, vcpus=offer.vcpus, memory_mb=offer.memory_mb,
             slots=offer.slots, price_per_hour=offer.price_per_hour,

@@ -85,7 +85,7 @@ class TaskSchema(Schema):
     priority = _count("the higher, the sooner it is given a place")
     project = _text("a name of yours; empty: none")
     labels = _pairs("what it was labelled with")
-    resources = _free("what its node has to be: provider, location, vcpus, memory_mb")
+    resources = _free("what its node has to be: provider, location, location_policy, vcpus, memory_mb")
     node_id = _text("the node it has or had a place on, or that a place is kept on", none=True)
     placement = _free("why this node, and why not the others")
     last_output_at = _time("when its running command last wrote something; null: nothing yet, or it does not run")
