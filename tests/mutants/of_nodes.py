@@ -90,6 +90,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/nodes/test_liveness.py",),
     ),
     Mutant(
+        "secrets-in-the-evidence", "what an agent logged is stored with the tokens and passwords in it",
+        (Edit("taskflow/nodes/evidence.py", "mask_text(text))", "text)"),),
+        ("tests/nodes/test_evidence.py",),
+    ),
+    Mutant(
         "lost-by-one-sign", "a session that runs is ended because heartbeats did not name it for a moment",
         (Edit(
             "taskflow/pipelines/agent_task/session.py",
