@@ -35,6 +35,12 @@ def _blueprint(name: str, ledger: Ledger, refused: Callable[[Refusal], Body]) ->
             time.sleep(ledger.faults.slow_s)  # the one thing a slow answer can't do without
         ledger.enter(request.headers.get("Authorization", "").removeprefix("Bearer "), request.method)
 
+    @api.after_request
+    def leave(response: Response) -> Response:
+        if request.method == "POST":
+            response.call_on_close(ledger.on_answered)
+        return response
+
     @api.errorhandler(Refusal)
     def on_refusal(refusal: Refusal) -> Any:
         body, status, headers = refused(refusal)

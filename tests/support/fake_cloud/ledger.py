@@ -106,6 +106,9 @@ class Ledger:
         #: When each request came, and with what method; how many of them were too many.
         self.asked: list[tuple[float, str]] = []
         self.refused_for_rate = 0
+        #: Called when a purchase was asked for, before anything happens, and once its answer was sent.
+        self.on_asked: Callable[[], None] = lambda: None
+        self.on_answered: Callable[[], object] = lambda: None
         #: Called with each new server, and with each one that went, outside the lock.
         self.on_created: Callable[[FakeServer], None] = lambda server: None
         self.on_deleted: Callable[[FakeServer], None] = lambda server: None
@@ -150,6 +153,7 @@ class Ledger:
 
     def create(self, name: str, size: str, location: str, user_data: str, labels: Mapping[str, str]) -> FakeServer:
         """Sell one. Raises ``Refusal``, or ``AnswerLost`` after it was sold."""
+        self.on_asked()
         with self._lock:
             faults = self.faults
             if not size.startswith("size-") or not location.startswith("place-"):
