@@ -95,14 +95,14 @@ def test_a_worker_killed_at_some_lines_of_a_purchase_leaves_one_server_for_its_n
 
 
 @every_line
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_worker_killed_at_any_line_of_a_purchase_leaves_one_server_for_its_node(place: CloudWorld) -> None:
     """Counted at the cloud: as many servers as nodes, each name sold once, all of them given back."""
     assert _crash_at_lines(place, 1, 1) > 25  # it died at many places
 
 
 @every_line
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_same_holds_where_the_answer_is_lost_and_the_listing_lags(place: CloudWorld) -> None:
     """The worker dies while it looks for what it may have bought."""
     ledger, lines = place.cloud.ledger, 0

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from taskflow.clock import Clock
 
@@ -32,6 +33,10 @@ class ProxyAnswers(Exception):
     """Something in between answers with a page of its own."""
 
 
+class Answers(Exception):
+    """This is what is answered, whatever is asked: status, body and headers."""
+
+
 @dataclass
 class Faults:
     """How the cloud misbehaves now. Counts go down with each time."""
@@ -52,6 +57,8 @@ class Faults:
     #: Requests that a proxy answers, with a page of this status.
     proxy_pages: int = 0
     proxy_status: int = 502
+    #: By method, what the next request of it is answered with: status, body, headers.
+    answers: dict[str, tuple[int, Mapping[str, Any], Mapping[str, str]]] = field(default_factory=dict)
     #: How long a new server is missing from listings, and a deleted one still listed.
     lag_s: float = 0.0
     #: Deletions that are answered and come to nothing.
@@ -129,6 +136,8 @@ class Ledger:
             if self.faults.proxy_pages > 0:
                 self.faults.proxy_pages -= 1
                 raise ProxyAnswers(self.faults.proxy_status)
+            if method in self.faults.answers:
+                raise Answers(*self.faults.answers.pop(method))
             try:
                 self._count(method)
             except Refusal:
