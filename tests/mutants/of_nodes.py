@@ -166,7 +166,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "anybody-says-not-found", "a server counts as destroyed because something on the way has a page for that",
-        (Edit("taskflow/nodes/providers/hetzner.py", 'error.code == "not_found":', 'error.code in ("not_found", 404):'),),
+        (Edit(
+            "taskflow/nodes/providers/hetzner.py", 'gone_is_fine and error.code == "not_found":',
+            'gone_is_fine and error.code in ("not_found", 404):',
+        ),),
         ("tests/nodes/test_provider_conformance.py",),
     ),
 )  # fmt: skip
