@@ -49,10 +49,10 @@ class Documented:
 
 def _hetzner(
     call: str, status: int, code: str, message: str, kind: type[StepError] | None, source: str = _HETZNER,
-    details: Mapping[str, Any] | None = None, **headers: str,
+    details: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None,
 ) -> Documented:  # fmt: skip
     body = {"error": {"code": code, "message": message, "details": details}}
-    return Documented("hetzner", call, status, body, kind, source, headers)
+    return Documented("hetzner", call, status, body, kind, source, headers or {})
 
 
 def _ocean(
@@ -93,7 +93,7 @@ REFUSALS = (
     _hetzner("create", 503, "maintenance", "cannot perform operation due to maintenance", OutcomeUnknown),
     _hetzner(
         "create", 429, "rate_limit_exceeded", "limit of 3600 requests per hour reached", RateLimited, _HETZNER_RATE,
-        **{"RateLimit-Limit": "3600", "RateLimit-Remaining": "0", "RateLimit-Reset": "4102444800"},
+        headers={"RateLimit-Limit": "3600", "RateLimit-Remaining": "0", "RateLimit-Reset": "4102444800"},
     ),
     _hetzner("get", 404, "not_found", "server not found", None),
     _hetzner("get", 500, "server_error", "an error within the API backend", ProviderUnavailable),
