@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN_PREFIX = "TASKFLOW_"
-_RESOURCES = ("provider", "location", "vcpus", "memory_mb")
+_RESOURCES = ("provider", "location", "location_policy", "vcpus", "memory_mb")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def task_options(command: F) -> F:
         click.option("--node", metavar="ID", shell_complete=complete_nodes, help="Run on this node and no other."),
         click.option(
             "--or-other-node", is_flag=True,
-            help="With --node: on another one when that is not usable (allow_node_fallback of the API).",
+            help="With --node: on another one when that can't be used now (allow_node_fallback of the API).",
         ),
         click.option(
             "--priority", type=click.IntRange(-100, 100), metavar="N", help="The higher, the sooner it is given a place.",
@@ -64,6 +64,10 @@ def task_options(command: F) -> F:
             "--provider", metavar="NAME", help="Run on a node of this provider.", shell_complete=complete_providers,
         ),
         click.option("--location", metavar="L", help="Run on a node at this place of a provider."),
+        click.option(
+            "--location-policy", type=click.Choice(["require", "prefer"]),
+            help="Only there (require, the default), or there before anywhere else (prefer).",
+        ),
         click.option("--vcpus", type=float, metavar="N", help="Cores that are reserved for it on its node."),
         click.option("--memory-mb", type=int, metavar="N", help="Memory that is reserved for it on its node."),
         click.option(

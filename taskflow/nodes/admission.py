@@ -23,7 +23,7 @@ from taskflow.nodes.context import StepTools
 from taskflow.nodes.limits import NO_LIMITS, Standing, claims, standing
 from taskflow.nodes.purchase import Market, market
 from taskflow.nodes.retirement import speaks_this_protocol
-from taskflow.nodes.selector import Candidate, Choice, Limits, Wish, select
+from taskflow.nodes.selector import REQUIRE, Candidate, Choice, Limits, Wish, select
 
 #: How many of those who wait are looked at when something became free. More would hardly fit where these did not.
 _PAGE = 50
@@ -101,8 +101,8 @@ def wish_of(task: Row[Any]) -> Wish:
     wanted: Mapping[str, Any] = task.resources or {}
     return Wish(
         node_id=task.requested_node_id, allow_fallback=task.allow_node_fallback, provider=wanted.get("provider"),
-        location=wanted.get("location"), vcpus=wanted.get("vcpus") or 0.0, memory_mb=wanted.get("memory_mb") or 0,
-        project=task.project,
+        location=wanted.get("location"), location_policy=wanted.get("location_policy") or REQUIRE,
+        vcpus=wanted.get("vcpus") or 0.0, memory_mb=wanted.get("memory_mb") or 0, project=task.project,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from taskflow.ids import NodeId, OwnerId, RunId
 from taskflow.nodes.admission import allocate_effect
 from taskflow.nodes.boot import agent_late
 from taskflow.nodes.context import StepTools
+from taskflow.nodes.evidence import evidence_effects
 from taskflow.nodes.liveness import Verdict, is_lost, lost_error
 from taskflow.nodes.providers.base import (
     AccessRefused,
@@ -175,7 +176,7 @@ class NodeMachine:
             raise error
         if not others:
             raise SoldOut(f"{node.provider} has nothing that fits: {error.message}", detail={"offer": sold_out})
-        offer = others[0]
+        offer = min(others, key=lambda one: wish.is_second_choice(one.location))
         moved = self._intend(
             ctx, size=offer.size, location=offer.location, vcpus=offer.vcpus, memory_mb=offer.memory_mb,
             slots=offer.slots, price_per_hour=offer.price_per_hour,
@@ -269,7 +270,10 @@ class NodeMachine:
         said = lost_error(node, verdict, ctx.now).as_dict()
         return Advance(
             "destroy_server", error=said, reason=said["message"], otherwise=Snooze(_LOOK_S),
-            effects=(condemn_effect(node, said, run=ctx.run, now=ctx.now), self._allocate(ctx)),
+            effects=(
+                condemn_effect(node, said, run=ctx.run, now=ctx.now), self._allocate(ctx),
+                *evidence_effects(self._tools, node, said, run=ctx.run, now=ctx.now),
+            ),
         )  # fmt: skip
 
     def destroy_server(self, ctx: StepContext) -> Outcome:
@@ -318,7 +322,11 @@ class NodeMachine:
             )
             return Done(error=said, effects=(self._to(ctx, "error", error=lost or said), self._allocate(ctx)))
         gone = self._to(ctx, "draining", error=said, warm_until=None)
-        return Advance("destroy_server", error=said, effects=(gone, *self._consequences(ctx, error)))
+        # Nobody renews the lease here.
+        evidence = evidence_effects(
+            self._tools, self._node(ctx), said, run=ctx.run, now=ctx.now, limit_s=self._tools.settings.lease_s / 2
+        )
+        return Advance("destroy_server", error=said, effects=(gone, *self._consequences(ctx, error), *evidence))
 
     def _consequences(self, ctx: StepContext, error: StepError) -> tuple[Effect, ...]:
         """What a refusal says about the provider, beyond this node: each has an answer of its own."""

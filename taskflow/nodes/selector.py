@@ -14,6 +14,8 @@ from taskflow.db.status import LOCAL_PROVIDER, NODE_COMING, NODE_USABLE
 from taskflow.nodes.catalogue import Offer
 
 _ASKED = "the node that was asked for: "
+#: What a location is: the only place, or the first one to be looked at.
+REQUIRE, PREFER = "require", "prefer"
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,15 @@ class Candidate:
 class Wish:
     """What is asked for. ``vcpus`` and ``memory_mb`` are reserved on a task's node while its workspace lives.
 
-    ``size``: only who orders a node by hand names one. ``project``: whose limits count, beside the owner's.
+    ``location_policy``: whether it has to be at ``location``, or goes there before others of its kind. ``size``: only who
+    orders a node by hand names one. ``project``: whose limits count, beside the owner's.
     """
 
     node_id: str | None = None
     allow_fallback: bool = False
     provider: str | None = None
     location: str | None = None
+    location_policy: str = REQUIRE
     vcpus: float = 0.0
     memory_mb: int = 0
     size: str | None = None
@@ -72,17 +76,30 @@ class Wish:
         """Why this offer is none for it, None when it is one."""
         if self.provider is not None and offer.provider != self.provider:
             return f"it is of provider {offer.provider}, {self.provider} was asked for"
-        if self.location is not None and offer.location != self.location:
-            return f"it is at {offer.location or 'no place'}, {self.location} was asked for"
+        wrong = self.wrong_place(offer.location)
+        if wrong is not None:
+            return wrong
         if self.size is not None and offer.size != self.size:
             return f"it is of size {offer.size}, {self.size} was asked for"
         return _too_small(self, offer.vcpus, offer.memory_mb, "has")
 
+    def is_second_choice(self, location: str) -> bool:
+        """Whether another place is preferred to this one. As a key it puts what is at the preferred one first."""
+        return self.location_policy == PREFER and self.location not in (None, location)
+
+    def wrong_place(self, location: str) -> str | None:
+        """Why this place is none for it, None when it is one."""
+        if self.location_policy == PREFER or self.location in (None, location):
+            return None
+        return f"it is at {location or 'no place'}, {self.location} was asked for"
+
     def as_dict(self) -> dict[str, Any]:
-        """What has to hold for another offer in this one's place."""
-        found = {
+        """What has to hold for another offer in this one's place. What is not said is as an older release expects it."""
+        found: dict[str, Any] = {
             "provider": self.provider, "location": self.location, "vcpus": self.vcpus, "memory_mb": self.memory_mb,
         }  # fmt: skip
+        if self.location_policy != REQUIRE:
+            found["location_policy"] = self.location_policy
         return found if self.size is None else {**found, "size": self.size}
 
 
@@ -167,13 +184,16 @@ def _any(
     if usable:
         best = min(usable, key=lambda node: _order(node, wish))
         said = "a warm node" if best.status == "warm" else "a running node with room"
-        return Choice("use", best.node_id, said, tuple(rejected))
+        return Choice("use", best.node_id, said + _place(wish, best.location), tuple(rejected))
     if fit:
-        return Choice("await_node", fit[0].node_id, "a node is coming already", tuple(rejected))
-    for offer in offers:
+        first = min(fit, key=lambda node: wish.is_second_choice(node.location))
+        said = "a node is coming already" + _place(wish, first.location)
+        return Choice("await_node", first.node_id, said, tuple(rejected))
+    for offer in sorted(offers, key=lambda offer: wish.is_second_choice(offer.location)):
         why = wish.fits(offer)
         if why is None:
-            return Choice("provision", None, "no node with room", tuple(rejected), offer)
+            said = "no node with room" + _place(wish, offer.location)
+            return Choice("provision", None, said, tuple(rejected), offer)
         rejected.append({"provider": offer.provider, "offer": offer.key, "reason": why})
     never = catalogue is not None and all(wish.fits(offer) for offer in catalogue)
     if never and all(node.status not in (*NODE_USABLE, *NODE_COMING) or _never(node, wish) for node in nodes):
@@ -182,11 +202,19 @@ def _any(
     return Choice("wait", None, "every node is full and no further one is allowed", tuple(rejected))
 
 
+def _place(wish: Wish, location: str) -> str:
+    """What is said of a choice that is not where it was to be."""
+    if not wish.is_second_choice(location):
+        return ""
+    return f"; it is at {location or 'no place'}, {wish.location} was preferred"
+
+
 def _order(node: Candidate, wish: Wish) -> tuple[Any, ...]:
-    # Warm first; then the fullest, so that an emptier one gets the chance to become warm and end; the least loaded, and
-    # the smallest that will do. What does not say its load comes last.
+    # Warm first; where it is preferred; then the fullest, so that an emptier one gets the chance to become warm and end;
+    # the least loaded, and the smallest that will do. What does not say its load comes last.
     return (
-        node.status != "warm", -node.taken, node.load is None, node.load or 0.0, node.vcpus or 0.0, node.node_id,
+        node.status != "warm", wish.is_second_choice(node.location), -node.taken, node.load is None, node.load or 0.0,
+        node.vcpus or 0.0, node.node_id,
     )  # fmt: skip
 
 
@@ -248,8 +276,9 @@ def _never(node: Candidate, wish: Wish) -> str | None:
     """Why a node could not take the task even if it were empty."""
     if wish.provider is not None and node.provider != wish.provider:
         return f"it is of provider {node.provider}, {wish.provider} was asked for"
-    if wish.location is not None and node.location != wish.location:
-        return f"it is at {node.location or 'no place'}, {wish.location} was asked for"
+    wrong = wish.wrong_place(node.location)
+    if wrong is not None:
+        return wrong
     if not node.agent_fits:
         return "its agent is of another release, and takes no new work"
     if node.retires is not None:

@@ -20,14 +20,16 @@ def test_every_option_reaches_the_server(
     done = invoke(
         "submit", "--repo", str(repository), "--branch", "b", "--setup", "make deps", "--env", "A=1=2", "--env",
         "FROM_ME", "--secret", "KEY", "--no-push", "--time-limit", "90", "--title", "T", "--label", "k=v", "--node",
-        "node-1", "--or-other-node", "--priority", "-3", "--", "sh", "-c", "true --json",
+        "node-1", "--or-other-node", "--priority", "-3", "--location", "fsn1", "--location-policy", "prefer", "--",
+        "sh", "-c", "true --json",
     )  # fmt: skip
     assert (done.exit_code, done.stdout) == (0, "task-1\n"), done.output
     assert connected.asked("POST", "/api/tasks")[0].body == {
         "repository": str(repository), "branch": "b", "command": ["sh", "-c", "true --json"],
         "setup_command": ["sh", "-c", "make deps"], "env": {"A": "1=2", "FROM_ME": "mine"},
         "secrets": {"KEY": "s3cret"}, "push": False, "time_limit_s": 90.0, "title": "T", "labels": {"k": "v"},
-        "node_id": "node-1", "allow_node_fallback": True, "priority": -3, "start": True,
+        "node_id": "node-1", "allow_node_fallback": True, "priority": -3,
+        "resources": {"location": "fsn1", "location_policy": "prefer"}, "start": True,
     }  # fmt: skip
 
 

@@ -621,6 +621,21 @@ def test_a_running_task_says_when_its_command_last_wrote_something(world: World,
     assert page.all("time", datetime=str(isoformat(at)))
 
 
+def test_what_the_agent_of_a_failed_node_logged_last_is_on_its_page(world: World, see: See) -> None:
+    """All of it, as it is, folded up."""
+    task = world.submit()
+    node_id = world.place(task).node_id
+    owner_id, said = world.row(Task, task["id"]).owner_id, f"first line\n{HOSTILE}\n" * 50
+    told = insert(Event).values(
+        owner_id=owner_id, subject_kind="node", subject_id=node_id, seq=90, kind="agent_log", actor="runner",
+        data={"log": said}, at=world.clock.now(),
+    )  # fmt: skip
+    world.database.write(lambda tx: tx.execute(told))
+    page = see(f"/nodes/{node_id}")
+    assert page.problems() == []
+    assert "what its agent logged last" in page.text and said.strip() in page.text
+
+
 def test_a_cancelled_task_says_why_and_who_asked(world: World, see: See) -> None:
     """Above everything else, as a failed one says why it failed."""
     task = world.submit()

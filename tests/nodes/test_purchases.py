@@ -142,6 +142,28 @@ def test_sold_out_here_is_bought_there(cloud: World) -> None:
     cloud.assert_settled()
 
 
+@pytest.mark.parametrize(
+    ("policy", "places"), [({"location_policy": "prefer"}, ["nbg1", "fsn1"]), ({}, ["nbg1", None])]
+)
+def test_a_preferred_place_is_left_when_it_is_sold_out_and_a_required_one_is_waited_for(
+    cloud: World, policy: dict[str, str], places: list[str | None]
+) -> None:
+    """Bought there while there is something, and elsewhere only by who said that elsewhere will do."""
+    wanted = {**CLOUD, "location": "nbg1", **policy}
+    tasks = [cloud.submit(resources=wanted)]
+    cloud.finish(*tasks)
+    assert cloud.node().location == places[0]
+    cloud.dissolve()
+    cloud.provider.sold_out = {("s", "nbg1")}
+    tasks.append(cloud.submit(resources=wanted))
+    if places[1] is None:
+        cloud.at_step(tasks[1], "waiting_for_capacity")
+        assert "create" in cloud.provider.calls and len(cloud.provider.inventory()) == 0
+        return
+    assert cloud.finish(tasks[1])["status"] == "completed"
+    assert (cloud.node().location, cloud.task(tasks[1]["id"])["resources"]) == (places[1], wanted)
+
+
 def test_a_machine_that_can_not_be_reached_is_passed_over(cloud: World) -> None:
     """Nothing got there, so another one is ordered under the same label instead of waiting for it; it rests."""
     cloud.provider.unreachable = {("s", "fsn1")}

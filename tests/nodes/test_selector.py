@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -184,6 +185,48 @@ def test_a_node_that_is_coming_is_not_promised_more_often_than_it_has_slots() ->
 def test_the_smallest_node_that_will_do_is_taken() -> None:
     """A large one is kept for who needs it."""
     assert choose(node("large", vcpus=16), node("small", vcpus=4), wish=Wish(vcpus=2)).node_id == "small"
+
+
+NEAR = Wish(location="fsn1", location_policy="prefer")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "action", "chosen", "away"),
+    [
+        ([node("b", "warm", location="nbg1"), node("f", "warm", location="fsn1")], "use", "f", False),
+        ([node("b", live=3, location="nbg1"), node("f", live=1, location="fsn1")], "use", "f", False),
+        ([node("b", "warm", location="nbg1"), node("f", live=1, location="fsn1")], "use", "b", True),
+        ([node("b", live=1, location="nbg1"), node("f", "creating", location="fsn1")], "use", "b", True),
+        ([node("b", "creating", location="nbg1"), node("f", "creating", location="fsn1")], "await_node", "f", False),
+        ([node("b", "creating", location="nbg1")], "await_node", "b", True),
+        ([node("l", live=1)], "use", "l", True),
+    ],
+)
+def test_a_place_that_is_preferred_comes_first_of_its_kind(
+    nodes: list[Candidate], action: str, chosen: str, away: bool
+) -> None:
+    """Among the warm, the running, and those that come; who gets another place is told so."""
+    choice = choose(*nodes, wish=NEAR)
+    assert (choice.action, choice.node_id) == (action, chosen)
+    assert choice.reason.endswith(", fsn1 was preferred") == away
+
+
+def test_an_offer_at_the_preferred_place_is_bought_before_the_others() -> None:
+    """The catalogue's order holds among those that are there, and among the others; what is too small stays so."""
+    offers = [Offer("cloud", size, place, 4, 8000, 2) for size in ("s", "m") for place in ("nbg1", "fsn1")]
+    small = Offer("cloud", "xs", "fsn1", 1, 1000, 1)
+    choice = select(replace(NEAR, vcpus=2), [], offers=[small, *offers], limits=LIMITS)
+    assert (choice.offer, choice.reason) == (offers[1], "no node with room")
+    elsewhere = select(NEAR, [], offers=[offers[2], offers[0]], catalogue=offers, limits=LIMITS)
+    assert elsewhere.offer == offers[2]
+    assert elsewhere.reason == "no node with room; it is at nbg1, fsn1 was preferred"
+
+
+def test_what_is_stored_of_a_wish_makes_it_again() -> None:
+    """Also of one that an older release stored, which knew no policy, and for one that does not know it yet."""
+    for wish in (NEAR, Wish(location="fsn1"), Wish(provider="cloud", size="s")):
+        assert Wish(**wish.as_dict()) == wish
+    assert "location_policy" not in Wish(location="fsn1").as_dict()
 
 
 def test_the_first_offer_that_fits_is_bought_and_the_others_say_why_not() -> None:

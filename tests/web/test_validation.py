@@ -110,6 +110,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("priority", 10**30, "priority"),
     ("node_id", "a b", "node_id"),
     ("allow_node_fallback", "no", "allow_node_fallback"),
+    ("resources", {"location": "fsn1", "location_policy": "near"}, "resources.location_policy"),
     ("status", "completed", "status"),
     ("owner_id", "owner-1", "owner_id"),
 ]
@@ -145,6 +146,7 @@ GOOD: list[dict[str, Any]] = [
     {"env": {"_A1": "", "PATH": "/bin", "key": "k", "value": "v"}},
     {"env": {"A": "x" * 32_768}, "secrets": {"B": "y"}},
     {"push": False, "allow_node_fallback": True, "node_id": "node-1"},
+    {"resources": {"location": "fsn1", "location_policy": "prefer"}},
     {"time_limit_s": 60},
     {"time_limit_s": 0.5},
     {"time_limit_s": None, "title": None},

@@ -83,6 +83,13 @@ class ResourcesSchema(Schema):
     location = fields.String(
         validate=[validate.Length(1, 64), texts.plain], metadata={"description": "the provider's word for where it is"}
     )
+    location_policy = fields.String(
+        validate=validate.OneOf(["require", "prefer"]),
+        metadata={
+            "description": "require: nowhere else than at the location, as when this is left out; prefer: there before "
+            "others of its kind, which are warm nodes, running ones, those that come, and what can be bought"
+        },
+    )
     vcpus = Number(
         validate=validate.Range(min=0, min_inclusive=False, max=4096),
         metadata={"description": "reserved on the node while the task's workspace lives"},
