@@ -541,7 +541,7 @@ def test_where_a_task_runs_is_asked_for_in_a_part_that_is_closed(see: See) -> No
     """Nothing of it has to be said; each thing is what the API calls it."""
     page = see("/tasks/new")
     asked = {found["name"] for tag, found in page.tags if tag in ("input", "select") and "data-kind" in found}
-    resources = {f"resources.{name}" for name in ("provider", "location", "vcpus", "memory_mb")}
+    resources = {f"resources.{name}" for name in ("provider", "location", "location_policy", "vcpus", "memory_mb")}
     assert resources | {"node_id", "allow_node_fallback", "node_loss_reruns"} <= asked
     assert page.all("option", value="local") and not [found for found in page.all("details") if "open" in found]
     assert "Where it runs" in page.text and page.problems() == []
