@@ -42,7 +42,7 @@ NODE_PIPELINE = "node"
 #: The code of a node's error when somebody lets it be destroyed at once, and of the failure of the tasks on it.
 NODE_DESTROYED = "node_destroyed"
 _VERSION = 1
-#: How soon it is looked whether a server is gone: half as long again as that took so far, between these.
+#: When it is looked again whether a server is gone: after half of the time that it takes so far, between these.
 _GONE_POLL_S, _GONE_POLL_MAX_S = 0.5, 15.0
 #: When a deletion that shows no effect is asked for again: the request, or what came of it, may be lost.
 _DELETE_AGAIN_S = 60.0
