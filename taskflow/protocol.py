@@ -31,6 +31,7 @@ AGENT_FILE = "/agent.pyz"
 # --- routes of the node agent (called by the control plane, signed with the node's agent token) ---------------------
 AGENT_HEALTH = "/health"  # no auth: alive, not ready
 AGENT_NODE = "/v1/node"  # GET -> HeartbeatSchema
+AGENT_LOG = "/v1/log"  # GET -> AgentLogSchema
 AGENT_WORKSPACE = "/v1/workspaces/{workspace_id}"  # PUT WorkspaceCreateSchema, GET, DELETE ?fence=N
 AGENT_SESSION = "/v1/workspaces/{workspace_id}/sessions/{session_id}"  # PUT SessionStartSchema, GET
 AGENT_SESSION_STOP = "/v1/workspaces/{workspace_id}/sessions/{session_id}/stop"  # POST {}
@@ -55,6 +56,8 @@ SESSION_STATES = ("running", "finishing", "ended")
 SESSION_OUTCOMES = ("exited", "timed_out", "stopped", "lost")
 
 LOG_CHUNK_BYTES_MAX = 64 * 1024
+#: What is kept of an agent's own log.
+AGENT_LOG_BYTES_MAX = 8 * 1024
 
 #: How far a server's first boot is, in this order; the last one is the agent's own.
 BOOT_STAGES = ("booted", "agent_fetched", "agent_started")
@@ -132,6 +135,12 @@ class SessionStartSchema(_Wire):
     log_limit_bytes = fields.Integer(required=True)
     commit_message = fields.String(required=True)
     push = fields.Boolean(required=True)
+
+
+class AgentLogSchema(_Wire):
+    """The end of what the agent logged since its start."""
+
+    log = fields.String(required=True)
 
 
 class SessionOutcomeSchema(_Wire):

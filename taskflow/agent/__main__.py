@@ -88,24 +88,33 @@ def _run(argv: list[str]) -> int:
         set_parent_death_signal(signal.SIGTERM)
         if os.getppid() != parent:
             return 1
-    logging.basicConfig(
-        level=os.environ.get("TASKFLOW_LOG_LEVEL", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
     # Imported late: a wrong command line is answered without loading the web stack.
     from taskflow.agent.bootstrap import fetch_order
     from taskflow.agent.dead_man import power_off
     from taskflow.agent.node import Node
     from taskflow.agent.problems import StartRefused, Unwanted
-    from taskflow.protocol import AGENT_UNWANTED
+    from taskflow.agent.tail import Tail
+    from taskflow.protocol import AGENT_LOG_BYTES_MAX, AGENT_UNWANTED
 
+    tail = Tail(AGENT_LOG_BYTES_MAX)
+    logging.basicConfig(
+        level=os.environ.get("TASKFLOW_LOG_LEVEL", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        handlers=[logging.StreamHandler(sys.stderr), tail],
+    )
     try:
         url, ca_file = options.control_plane_url, options.ca_file
         if options.bootstrap:
             contact = fetch_order(options.root, options.bootstrap)
             url, ca_file = contact.control_plane_url, ca_file or contact.ca_file
-        node = Node(options.root, url, lifeline_file=options.lifeline, port=options.port, ca_file=ca_file)
+        node = Node(
+            options.root,
+            url,
+            lifeline_file=options.lifeline,
+            port=options.port,
+            ca_file=ca_file,
+            log_end=tail.text,
+        )
         node.stop_on(signal.SIGTERM, signal.SIGINT)
         node.run()
     except Unwanted as error:

@@ -136,6 +136,10 @@ def _add_routes(app: Flask, node: Node) -> None:
     def node_state() -> Response:
         return jsonify(node.beat())
 
+    @app.get(rule(protocol.AGENT_LOG))
+    def log_end() -> Response:
+        return jsonify({"log": node.log_end()})
+
     @app.put(rule(protocol.AGENT_WORKSPACE))
     def put_workspace(workspace_id: str) -> tuple[Response, int]:
         node.dead_man.refuse_if_cut_off()

@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,9 @@ class Node:
         lifeline_file: str | None = None,
         port: int = 0,
         ca_file: str | None = None,
+        log_end: Callable[[], str] = str,
     ) -> None:
-        """Take the root, open the store and listen. Raises ``StartRefused``."""
+        """Take the root, open the store and listen. ``log_end``: the end of what was logged. Raises ``StartRefused``."""
         root = root.resolve()
         if not root.is_dir():
             raise StartRefused(f"there is no directory {root}")
@@ -59,6 +61,7 @@ class Node:
             raise StartRefused(f"there is no file {ca_file} with CA certificates")
         self._order = order = read_order(root)
         self._url = control_plane_url
+        self.log_end = log_end
         self._lock = lock_root(root)
         self._places = Places(root)
         mark_children(root)

@@ -172,6 +172,11 @@ class Api:
 
     # --- runs of pipelines of one's own
 
+    def pipelines(self) -> list[dict[str, Any]]:
+        """The pipelines that runs can be started of."""
+        found: list[dict[str, Any]] = self._call("listing pipelines", "GET", "/api/pipelines")["pipelines"]
+        return found
+
     def start_run(self, spec: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
         """Start a run. The key (default: one of its own) makes a repeat answer with the same run."""
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}

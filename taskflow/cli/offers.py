@@ -82,6 +82,10 @@ def _providers(api: Any, _typed: str, _context: click.Context) -> _Found:
     return [(one["name"], "") for one in api.providers()]
 
 
+def _pipelines(api: Any, _typed: str, _context: click.Context) -> _Found:
+    return [(one["name"], f"version {one['version']}") for one in api.pipelines()]
+
+
 def _task_runs(api: Any, _typed: str, context: click.Context) -> _Found:
     task_id = context.params["task_id"] or context.args[0]  # before an option without its value it is only an argument
     page = api.task_runs(task_id, limit=OFFERED_MAX)
@@ -96,6 +100,7 @@ complete_subjects = _of("task-", "run-")
 #: What has a history.
 complete_things = _of("task-", "run-", "node-")
 complete_providers = _quiet(_providers)
+complete_pipelines = _quiet(_pipelines)
 complete_task_runs = _quiet(_task_runs)
 
 

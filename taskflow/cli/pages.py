@@ -8,17 +8,16 @@ from typing import Any, TypeVar
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from taskflow.cli.client import PAGE
 
-#: The longest page that the API gives.
-PAGE_MAX = 200
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def page_options(command: F) -> F:
     """How many rows of a list, for a command that reads them with ``read``."""
     for option in (
         click.option("--all", "all_pages", is_flag=True, help="All of them."),
-        click.option("--limit", type=click.IntRange(1, PAGE_MAX), default=20, show_default=True, help="How many."),
+        click.option("--limit", type=click.IntRange(1, PAGE), default=20, show_default=True, help="How many."),
     ):
         command = option(command)
     return command
@@ -35,10 +34,10 @@ class Rows:
 
 def read(ask: Callable[..., Mapping[str, Any]], name: str, *, limit: int, all_pages: bool) -> Rows:
     """The first ``limit`` rows, or all. ``ask``: ``limit`` and ``cursor`` -> the page, whose rows are called ``name``."""
-    page = ask(limit=PAGE_MAX if all_pages else limit, cursor=None)
+    page = ask(limit=PAGE if all_pages else limit, cursor=None)
     rows = list(page[name])
     while all_pages and page["next_cursor"]:
-        page = ask(limit=PAGE_MAX, cursor=page["next_cursor"])
+        page = ask(limit=PAGE, cursor=page["next_cursor"])
         rows += page[name]
     return Rows(rows, page["next_cursor"], page)
 

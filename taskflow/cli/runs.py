@@ -14,7 +14,7 @@ from taskflow.cli import connection, render
 from taskflow.cli.client import Api
 from taskflow.cli.follow import Follower, see_through
 from taskflow.cli.many import said
-from taskflow.cli.offers import complete_runs
+from taskflow.cli.offers import complete_pipelines, complete_runs
 from taskflow.cli.options import json_option
 from taskflow.cli.pages import read, say_more
 from taskflow.cli.problems import EXIT_CODES, FAILED, OK, CommandError
@@ -25,7 +25,7 @@ from taskflow.settings import Settings
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("pipeline")
+@click.argument("pipeline", shell_complete=complete_pipelines)
 @click.option(
     "--input",
     "inputs",

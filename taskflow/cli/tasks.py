@@ -16,7 +16,7 @@ from taskflow.cli.filters import task_query
 from taskflow.cli.follow import Follower, see_through, write_log
 from taskflow.cli.history import run_id_of
 from taskflow.cli.many import on_each, said
-from taskflow.cli.offers import complete_task_runs
+from taskflow.cli.offers import complete_pipelines, complete_task_runs
 from taskflow.cli.options import json_option, task_argument, thing_argument, things_argument
 from taskflow.cli.pages import page_options, read, say_more
 from taskflow.cli.problems import EXIT_CODES, FAILED, OK
@@ -115,7 +115,9 @@ def rerun(ids: tuple[str, ...], follow: bool, as_json: bool) -> int:
 @click.option("--before", metavar="TIME", help="Only those submitted before.")
 @page_options
 @click.option("--runs", "of_runs", is_flag=True, help="Runs of pipelines of your own instead.")
-@click.option("--pipeline", metavar="NAME", help="With --runs: only of this pipeline.")
+@click.option(
+    "--pipeline", metavar="NAME", help="With --runs: only of this pipeline.", shell_complete=complete_pipelines
+)
 @click.option("--subject", metavar="S", help="With --runs: only about this.")
 @json_option
 def list_tasks(

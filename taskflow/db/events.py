@@ -133,11 +133,11 @@ def settle_promise(
     tried: bool = True,
     error: Mapping[str, Any] | None = None,
 ) -> None:
-    """Mark an outbox row done, or due again at ``retry_at``; not ``tried``: it was too early for it.
+    """Mark an outbox row done, or due again at ``retry_at``; not ``tried``: it was too early for it, and it is well.
 
     ``error``: why its consumer failed, kept with it.
     """
-    values: dict[str, Any] = {"attempts": OutboxRow.attempts + int(tried)}
+    values: dict[str, Any] = {"attempts": OutboxRow.attempts + 1 if tried else 0}
     if retry_at is None:
         values["done_at"] = now
     else:

@@ -113,6 +113,10 @@ class AgentClient:
             "GET", protocol.route(protocol.AGENT_SESSION, workspace_id=workspace_id, session_id=session_id)
         )
 
+    def get_log(self) -> dict[str, Any]:
+        """The end of what it logged. Answers ``AgentLogSchema``."""
+        return self._call("GET", protocol.AGENT_LOG, None)
+
     def is_alive(self) -> bool:
         """Does the agent answer at all? One of the signs of a living node."""
         try:

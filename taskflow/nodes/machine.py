@@ -25,6 +25,7 @@ from taskflow.ids import NodeId, OwnerId, RunId
 from taskflow.nodes.admission import allocate_effect
 from taskflow.nodes.boot import agent_late
 from taskflow.nodes.context import StepTools
+from taskflow.nodes.evidence import evidence_effects
 from taskflow.nodes.liveness import Verdict, is_lost, lost_error
 from taskflow.nodes.providers.base import (
     AccessRefused,
@@ -41,7 +42,7 @@ NODE_PIPELINE = "node"
 #: The code of a node's error when somebody lets it be destroyed at once, and of the failure of the tasks on it.
 NODE_DESTROYED = "node_destroyed"
 _VERSION = 1
-#: How soon it is looked whether a server is gone: half as long again as that took so far, between these.
+#: When it is looked again whether a server is gone: after half of the time that it takes so far, between these.
 _GONE_POLL_S, _GONE_POLL_MAX_S = 0.5, 15.0
 #: When a deletion that shows no effect is asked for again: the request, or what came of it, may be lost.
 _DELETE_AGAIN_S = 60.0
@@ -269,7 +270,10 @@ class NodeMachine:
         said = lost_error(node, verdict, ctx.now).as_dict()
         return Advance(
             "destroy_server", error=said, reason=said["message"], otherwise=Snooze(_LOOK_S),
-            effects=(condemn_effect(node, said, run=ctx.run, now=ctx.now), self._allocate(ctx)),
+            effects=(
+                condemn_effect(node, said, run=ctx.run, now=ctx.now), self._allocate(ctx),
+                *evidence_effects(self._tools, node, said, run=ctx.run, now=ctx.now),
+            ),
         )  # fmt: skip
 
     def destroy_server(self, ctx: StepContext) -> Outcome:
@@ -318,7 +322,11 @@ class NodeMachine:
             )
             return Done(error=said, effects=(self._to(ctx, "error", error=lost or said), self._allocate(ctx)))
         gone = self._to(ctx, "draining", error=said, warm_until=None)
-        return Advance("destroy_server", error=said, effects=(gone, *self._consequences(ctx, error)))
+        # Nobody renews the lease here.
+        evidence = evidence_effects(
+            self._tools, self._node(ctx), said, run=ctx.run, now=ctx.now, limit_s=self._tools.settings.lease_s / 2
+        )
+        return Advance("destroy_server", error=said, effects=(gone, *self._consequences(ctx, error), *evidence))
 
     def _consequences(self, ctx: StepContext, error: StepError) -> tuple[Effect, ...]:
         """What a refusal says about the provider, beyond this node: each has an answer of its own."""

@@ -65,7 +65,7 @@ class Explain:
     def why(self, caller: Caller, task_id: str) -> dict[str, Any]:
         """What the task waits for. Keys: summary (a sentence), status, step, awaiting, since, until, then,
         next_look_in_s, runner (alive, overdue, missing, unknown, none), attempt, last_error, node, last_output_at,
-        placement (kept at rest too), unreachable."""
+        placement, unreachable. At rest: where it ran and why there, too."""
         now = self._now()
         with self._database.read() as tx:
             task = task_rows.get_task(tx, caller.owner_id, task_id)
@@ -75,7 +75,7 @@ class Explain:
             last = None if run is None else last_error(tx, run.id)
             output_at = last_output_at(tx, run.id) if run is not None and run.step == "running" else None
         if run is None or run.finished_at is not None:
-            return self._at_rest(task, run)
+            return self._at_rest(task, node)
         found = control_state(self._control, run, overdue_s=self._settings.alarm_overdue_s)
         waited_s = max(0.0, now - run.step_entered_at)
         return {
@@ -90,22 +90,14 @@ class Explain:
             **found,
             "cancel_requested": run.cancel_requested_at is not None,
             "last_error": None if last is None or last.step != run.step else error_view(last),
-            "node": None
-            if node is None
-            else {
-                "id": node.id,
-                "status": node.status,
-                "address": node.address,
-                "boot_stage": node.boot_stage,
-                "unreachable_since": isoformat(node.unreachable_since),
-            },
+            "node": _node_view(node),
             "last_output_at": isoformat(output_at),
             "placement": task.placement,
             "unknown_since": None if unknown is None else unknown["since"],
             "unreachable": unknown,
         }
 
-    def _at_rest(self, task: Row[Any], run: RunRow | None) -> dict[str, Any]:
+    def _at_rest(self, task: Row[Any], node: Row[Any] | None) -> dict[str, Any]:
         if task.status in TERMINAL:
             summary = f"nothing: it is {task.status}"
         else:
@@ -114,7 +106,7 @@ class Explain:
             summary += f" ({task.error['message']})"
         return {
             "summary": summary, "status": task.status, "step": None, "awaiting": None, "since": None, "until": None,
-            "then": None, "runner": "none", "error": task.error, "placement": task.placement,
+            "then": None, "runner": "none", "error": task.error, "placement": task.placement, "node": _node_view(node),
         }  # fmt: skip
 
     def _summary(self, task: Row[Any], run: RunRow, found: Mapping[str, Any]) -> str:
@@ -149,6 +141,18 @@ class Explain:
         if step.expired is not None and run.step != "node_agent_ready":
             return "then the node is asked once; if that does not help, the step fails, and cleanup begins"
         return "then the step fails, and cleanup begins"
+
+
+def _node_view(node: Row[Any] | None) -> dict[str, Any] | None:
+    if node is None:
+        return None
+    return {
+        "id": node.id,
+        "status": node.status,
+        "address": node.address,
+        "boot_stage": node.boot_stage,
+        "unreachable_since": isoformat(node.unreachable_since),
+    }
 
 
 def control_state(control: Control, run: RunRow, *, overdue_s: float) -> dict[str, Any]:

@@ -110,6 +110,7 @@ def test_every_route_but_health_needs_the_signature_of_the_agent_token(agent: Ag
     workspace, session = agent.workspace_path(WS), agent.session_path(WS, "s")
     routes = [
         ("GET", "/v1/node"),
+        ("GET", "/v1/log"),
         ("PUT", workspace),
         ("GET", workspace),
         ("DELETE", workspace + "?fence=9"),

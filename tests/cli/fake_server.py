@@ -176,6 +176,8 @@ class FakeServer:
             return 200, {"tasks": [self.task], "next_cursor": None}
         if path == "/api/runs":
             return 200, {"runs": self.runs, "next_cursor": None}
+        if path == "/api/pipelines":
+            return 200, {"pipelines": [{"name": "order", "version": 2}, {"name": "export", "version": 1}]}
         if path == "/readyz":
             return 200, {"ready": True, "checks": {"redis": "ok"}}
         if path == "/api/nodes":

@@ -75,6 +75,12 @@ def test_runs_are_offered_where_they_belong(connected: FakeServer) -> None:
     assert [one.path for one in connected.requests] == ["/api/runs"]
 
 
+def test_pipelines_are_offered(connected: FakeServer) -> None:
+    """Where one is started or listed by."""
+    assert offered("start") == offered("list", "--pipeline") == {"order": "version 2", "export": "version 1"}
+    assert list(offered("start", typed="or")) == ["order"]
+
+
 def test_runs_of_a_task_are_offered_by_their_number(connected: FakeServer) -> None:
     """Of the task that was named before."""
     connected.runs = [{"id": "run-2", "number": 2, "created_at": "2026-01-01T00:00:00.000Z"}]

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from werkzeug.test import TestResponse
 
 _VOID = frozenset({"meta", "link", "input", "img", "br", "hr"})
+_NAMED = frozenset({"a", "button", "summary"})
 _FORM = ("input", "select", "textarea", "meter")
 
 
@@ -24,6 +25,9 @@ class Page(HTMLParser):
         self.headings: list[tuple[str, str]] = []
         self.title = ""
         self.buttons: list[str] = []
+        #: Buttons, links and summaries, each with what it is called by, in order.
+        self.named: list[tuple[str, dict[str, str], list[str]]] = []
+        self._naming: list[list[str]] = []
         self.labelled: set[str] = set()
         self.feed(self.html)
 
@@ -39,6 +43,11 @@ class Page(HTMLParser):
         if tag == "button":
             self.buttons.append("")
         self.tags.append((tag, found))
+        if tag in _NAMED:
+            self._naming.append([found.get("aria-label", "")])
+            self.named.append((tag, found, self._naming[-1]))
+        if tag == "img" and self._naming:
+            self._naming[-1].append(found.get("alt", ""))
         if tag not in _VOID:
             self._open.append(tag)
 
@@ -46,6 +55,8 @@ class Page(HTMLParser):
         """Elements end in the order in which they began, or the page is broken."""
         if tag in _VOID:
             return
+        if tag in _NAMED and self._naming:
+            self._naming.pop()
         if not self._open or self._open.pop() != tag:
             self._wrong.append(tag)
 
@@ -56,6 +67,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         """Text, and whose it is."""
         self.text += data
+        if self._naming:
+            self._naming[-1].append(data)
         if "title" in self._open and "svg" not in self._open:
             self.title += data
         if self._open and self._open[-1] in ("h1", "h2"):
@@ -96,6 +109,7 @@ class Page(HTMLParser):
                 found.append(f"a heading of a table without scope: {attributes}")
             if tag == "img" and "alt" not in attributes:
                 found.append("a picture without alt")
+        found += [f"no name: {tag} {attributes}" for tag, attributes, said in self.named if not "".join(said).strip()]
         if len(self.all("table")) != len(self.all("caption")):
             found.append("a table without a caption")
         for tag, attributes in self.tags:

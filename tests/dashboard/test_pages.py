@@ -541,7 +541,7 @@ def test_where_a_task_runs_is_asked_for_in_a_part_that_is_closed(see: See) -> No
     """Nothing of it has to be said; each thing is what the API calls it."""
     page = see("/tasks/new")
     asked = {found["name"] for tag, found in page.tags if tag in ("input", "select") and "data-kind" in found}
-    resources = {f"resources.{name}" for name in ("provider", "location", "vcpus", "memory_mb")}
+    resources = {f"resources.{name}" for name in ("provider", "location", "location_policy", "vcpus", "memory_mb")}
     assert resources | {"node_id", "allow_node_fallback", "node_loss_reruns"} <= asked
     assert page.all("option", value="local") and not [found for found in page.all("details") if "open" in found]
     assert "Where it runs" in page.text and page.problems() == []
@@ -619,6 +619,21 @@ def test_a_running_task_says_when_its_command_last_wrote_something(world: World,
     page = see(f"/tasks/{task['id']}")
     assert page.problems() == [] and "none yet" not in page.text
     assert page.all("time", datetime=str(isoformat(at)))
+
+
+def test_what_the_agent_of_a_failed_node_logged_last_is_on_its_page(world: World, see: See) -> None:
+    """All of it, as it is, folded up."""
+    task = world.submit()
+    node_id = world.place(task).node_id
+    owner_id, said = world.row(Task, task["id"]).owner_id, f"first line\n{HOSTILE}\n" * 50
+    told = insert(Event).values(
+        owner_id=owner_id, subject_kind="node", subject_id=node_id, seq=90, kind="agent_log", actor="runner",
+        data={"log": said}, at=world.clock.now(),
+    )  # fmt: skip
+    world.database.write(lambda tx: tx.execute(told))
+    page = see(f"/nodes/{node_id}")
+    assert page.problems() == []
+    assert "what its agent logged last" in page.text and said.strip() in page.text
 
 
 def test_a_cancelled_task_says_why_and_who_asked(world: World, see: See) -> None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("today")
 MANY = 10_000
 PAGE_BYTES_MAX = 200_000
 #: Path -> statements it may ask, sign-in included.
-STATEMENTS_MAX = {"/": 16, "/tasks": 3, "/tasks?status=failed": 3, "/nodes": 7, "/runs": 3, "/errors": 5}
+STATEMENTS_MAX = {"/": 16, "/tasks": 3, "/tasks?status=failed": 3, "/nodes": 7, "/runs": 3, "/errors": 6, "/usage": 5}
 
 
 @pytest.fixture

@@ -197,6 +197,10 @@ def test_a_row_for_which_it_is_too_early_is_no_failure(world: World) -> None:
     drain_outbox(world.database, {"later": consumer}, lambda: now[0], 10)
     with world.database.read() as tx:
         assert tx.execute(select(OutboxRow.next_at)).scalar_one() - now[0] == 5.0
+    assert [one["failures"] for one in failing_rows(world.database)] == [1]
+    now[0], early[0] = now[0] + 5.0, True
+    drain_outbox(world.database, {"later": consumer}, lambda: now[0], 10)
+    assert failing_rows(world.database) == [], "it is waited for again, which is no failure"
 
 
 def test_pruning_deletes_only_what_ended_long_ago(world: World) -> None:

@@ -162,7 +162,7 @@ class Fleet:
             )
             said[kind] = said.get(kind, 0) + 1
             if kind == "worker":
-                self._kill_a_worker()
+                self.kill_the_worker()
             elif kind == "lost_answer":
                 faults.lose_answers += 1
             elif kind == "outage":
@@ -187,7 +187,8 @@ class Fleet:
         faults.sold_out, faults.servers_max, faults.slow_s, faults.lag_s, faults.too_many = set(), None, 0.0, 0.0, {}
         print(f"trouble: {said}", file=sys.stderr)
 
-    def _kill_a_worker(self) -> None:
+    def kill_the_worker(self) -> None:
+        """SIGKILL, with all its processes."""
         try:
             os.killpg(self.stack.pid("worker"), signal.SIGKILL)
         except (OSError, StopIteration, ValueError, TypeError):

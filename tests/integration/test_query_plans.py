@@ -16,6 +16,7 @@ from taskflow.db import events, feed, listing, nodes, own_runs, providers, tasks
 from taskflow.db.runs import get_run, record_signal
 from taskflow.engine.store import Change
 from taskflow.ids import RunId
+from taskflow.service import overview
 from taskflow.settings import Settings
 from taskflow.sweeps.prune import prune, prune_history
 from tests.conftest import ValkeyDatabase
@@ -230,6 +231,9 @@ HOT: dict[str, Callable[[Big], Any]] = {
         lambda tx: own_runs.list_own_runs(tx, "o", own_runs.RunFilter(subject="order 7"), limit=50)),
     "how many own runs are open": _in_tx(
         lambda tx: own_runs.open_counts(tx, "o", mine_max=5000, all_max=20_000)),
+    "open own runs by what they do": _in_tx(lambda tx: own_runs.count_open_runs(tx, "o")),
+    "own runs that failed lately": _in_tx(lambda tx: own_runs.failed_runs(tx, "o", TASKS - 100.0, 5)),
+    "own runs that ended lately": _in_tx(lambda tx: overview._ended_runs(tx, "o", TASKS - 100.0)),
     "the last run of a subject": _in_tx(lambda tx: own_runs.last_of_subject(tx, "own-7")),
     "an own run by its key": _in_tx(lambda tx: own_runs.run_of_key(tx, "o", "mine")),
     "events of an own run": _in_tx(_events_of_own_run),

@@ -106,6 +106,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/nodes/test_liveness.py",),
     ),
     Mutant(
+        "secrets-in-the-evidence", "what an agent logged is stored with the tokens and passwords in it",
+        (Edit("taskflow/nodes/evidence.py", "mask_text(text))", "text)"),),
+        ("tests/nodes/test_evidence.py",),
+    ),
+    Mutant(
         "lost-by-one-sign", "a session that runs is ended because heartbeats did not name it for a moment",
         (Edit(
             "taskflow/pipelines/agent_task/session.py",
@@ -177,7 +182,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "anybody-says-not-found", "a server counts as destroyed because something on the way has a page for that",
-        (Edit("taskflow/nodes/providers/hetzner.py", 'error.code == "not_found":', 'error.code in ("not_found", 404):'),),
+        (Edit(
+            "taskflow/nodes/providers/hetzner.py", 'gone_is_fine and error.code == "not_found":',
+            'gone_is_fine and error.code in ("not_found", 404):',
+        ),),
         ("tests/nodes/test_provider_conformance.py",),
     ),
 )  # fmt: skip

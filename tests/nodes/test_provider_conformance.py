@@ -43,6 +43,7 @@ from taskflow.settings import Settings
 from taskflow.stack.data_dir import DataDir
 from taskflow.stack.nodehost import NodeHost
 from tests.support.fake_cloud import FakeCloud
+from tests.support.fake_cloud.documented import REFUSALS, Documented
 from tests.support.orders import agent_order
 from tests.support.ssh_lab import lab
 from tests.support.sshd import make_key
@@ -299,6 +300,34 @@ def test_provider_conformance_a_state_of_the_library_is_death_only_where_it_says
     found = state_of(state)
     assert found == death.get(state, found)
     assert state in death or found in ("starting", "running", UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("subject", "refusal"), [pytest.param(one.cloud, one, id=str(one)) for one in REFUSALS], indirect=["subject"]
+)
+def test_provider_conformance_a_refusal_in_the_providers_own_words_has_its_type(
+    subject: Subject, refusal: Documented
+) -> None:
+    """Their bodies through their libraries: what our own cloud says may only be what we expect."""
+    assert subject.cloud is not None
+    provider = subject.provider
+    made = provider.create(order(1))
+    method = {"create": "POST", "get": "GET", "destroy": "DELETE"}[refusal.call]
+    calls: dict[str, Callable[[], object]] = {
+        "create": lambda: provider.create(order(2)), "get": lambda: provider.get(made.server_id),
+        "destroy": lambda: provider.destroy(made.server_id),
+    }  # fmt: skip
+    subject.cloud.faults.answers = {method: (refusal.status, refusal.body, refusal.headers)}
+    if refusal.kind is None:
+        assert not calls[refusal.call]()  # there is none; or: it is not gone yet, look again
+        return
+    with pytest.raises(StepError) as refused:
+        calls[refusal.call]()
+    assert type(refused.value) is refusal.kind, refused.value
+    assert subject.cloud.faults.answers == {}, "it was not asked"
+    assert subject.cloud.ledger.creates == 1
+    if isinstance(refused.value, RateLimited) and refusal.headers:
+        assert refused.value.retry_after_s == {"hetzner": 60.0, "digitalocean": 12.0}[refusal.cloud]
 
 
 @every_refuser

@@ -178,6 +178,19 @@ def test_a_host_whose_workspaces_can_have_no_users_is_not_claimed(tmp_path: Path
     assert list(closed.iterdir()) == []
 
 
+def test_the_end_of_a_log_is_read_by_whole_lines_and_of_its_own_node_alone(directory: Path, tmp_path: Path) -> None:
+    """Without a claim, without a log, or for another label there is none."""
+    place, want = Place(str(directory), LIMIT_S), {**WANT, "bytes": 30}
+    assert ssh_host.log(place, want, b"") == {"log": ""}
+    make_node(directory, make(tmp_path / "agent.pyz").read_bytes())
+    assert ssh_host.log(place, want, b"") == {"log": ""}
+    (place.root / "agent.log").write_bytes(b"one line\nanother \xff\n")
+    assert ssh_host.log(place, want, b"") == {"log": "one line\nanother \ufffd\n"}
+    (place.root / "agent.log").write_bytes(b"one line that is long\nanother one\nthe last\n")
+    assert ssh_host.log(place, want, b"") == {"log": "another one\nthe last\n"}
+    assert ssh_host.log(place, {**want, "label": "tf-installation-2"}, b"") == {"log": ""}
+
+
 def test_a_label_names_no_path(directory: Path) -> None:
     """It becomes the name of a file."""
     for label in ("../x", "a/b", "", "A", "-a", "a" * 64, "a\n"):

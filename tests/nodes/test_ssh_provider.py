@@ -19,6 +19,7 @@ import pytest
 
 from taskflow.clock import ManualClock
 from taskflow.errors import OutcomeUnknown, StepError, TransientError
+from taskflow.nodes.evidence import ReadsLogs
 from taskflow.nodes.providers.base import (
     HostUnreachable,
     NoCapacity,
@@ -61,6 +62,18 @@ def test_what_is_left_on_a_host_is_a_lock_and_a_tombstone(one: Lab) -> None:
     assert provider.destroy(server.server_id)
     assert one.keepers() == [] and one.standing() == []
     assert list(tombstones(one.directory())) == [LABEL]
+
+
+def test_the_end_of_its_agents_log_is_read_from_the_host(one: Lab) -> None:
+    """Also of a node whose agent does not live; a host that can't be reached is not waited for longer than said."""
+    provider = one.provider()
+    assert isinstance(provider, ReadsLogs)
+    server = provider.create(one.order())
+    (log,) = one.directory().glob("claim/root")
+    (log / "agent.log").write_text("what it said last\n")
+    assert provider.agent_log(server.server_id, timeout_s=10.0) == "what it said last\n"
+    refused(lambda: provider.agent_log(LABEL, timeout_s=10.0), ProviderUnavailable)
+    refused(lambda: provider.agent_log(server.server_id, timeout_s=0.001), HostUnreachable)
 
 
 def test_a_directory_may_be_anywhere(one: Lab, tmp_path: Path) -> None:

@@ -169,9 +169,11 @@ def test_why_keeps_the_choice_of_the_node_after_the_end(world: World) -> None:
     """Who looks for the reason of a failure asks where it ran, and why there."""
     task = world.submit()
     world.finish(task)
-    why = world.why(task["id"])
-    assert why["placement"] == world.task(task["id"])["placement"] is not None
-    assert world.why(world.submit(start=False)["id"])["placement"] is None
+    why, ended = world.why(task["id"]), world.task(task["id"])
+    assert why["placement"] == ended["placement"] is not None
+    assert why["node"]["id"] == ended["node_id"] is not None
+    draft = world.why(world.submit(start=False)["id"])
+    assert (draft["placement"], draft["node"]) == (None, None)
 
 
 def test_an_installation_with_another_number_of_shards_is_refused(world: World) -> None:

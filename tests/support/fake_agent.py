@@ -56,6 +56,8 @@ class FakeAgent:
         self.created: Counter[str] = Counter()
         self.started: Counter[str] = Counter()
         self.most_workspaces = 0
+        #: The end of its own log.
+        self.log = "it logged this\n"
         #: What each command wrote so far.
         self.output_bytes = 0
         #: The token that its reports are signed with, and how often it was renewed.
@@ -94,6 +96,8 @@ class FakeAgent:
         parts = path.strip("/").split("/")
         if path == protocol.AGENT_HEALTH:
             return 200, {"status": "alive"}
+        if path == protocol.AGENT_LOG:
+            return 200, {"log": self.log}
         workspace_id = parts[2]
         if method == "PUT" and self.cut_off:
             return 503, _error("cut_off")

@@ -36,6 +36,7 @@ WHOLE: dict[type[Schema], dict[str, Any]] = {
     protocol.WorkspaceOutcomeSchema: {"status": "ready"},
     protocol.LogChunkSchema: {"number": 1, "data": "aGk="},
     protocol.SessionProgressSchema: {"session_id": "session-1", "workspace_id": "ws-1", "status": "running"},
+    protocol.AgentLogSchema: {"log": "what it logged\n"},
     protocol.BootstrapSchema: {"protocol_version": protocol.PROTOCOL_VERSION, "claim": "0123456789abcdef"},
     protocol.NodeOrderSchema: {
         "node_id": "node-1",

@@ -192,7 +192,7 @@ class WhySchema(Schema):
     attempt = _count("which attempt of the step it is", none=True)
     cancel_requested = _flag("its cancellation was asked for")
     last_error = _free("the last failed attempt of this step")
-    node = _free("the node it is on: id, status, address")
+    node = _free("the node it is or was on: id, status, address")
     last_output_at = _time("when its running command last wrote something; null: nothing yet, or it does not run")
     unknown_since = _time("its node is not heard of since then")
     unreachable = _nested(UnreachableSchema, "what is known while its node is not heard of; null: it is", none=True)

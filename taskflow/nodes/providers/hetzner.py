@@ -46,6 +46,7 @@ _STATES = {"running": "running", "initializing": "starting", "starting": "starti
 #: What the API's error codes mean. One that is not listed is taken for an outage: it is tried again, and seen.
 _ERRORS: dict[str | int, type[StepError]] = {
     "unauthorized": AccessRefused, "forbidden": AccessRefused, "token_readonly": AccessRefused, 401: AccessRefused,
+    "protected": AccessRefused,  # somebody forbade the deletion
     "resource_limit_exceeded": QuotaReached, "server_limit_exceeded": QuotaReached,
     "resource_unavailable": NoCapacity, "placement_error": NoCapacity, "unavailable": NoCapacity,
     "invalid_input": OrderInvalid, "json_error": OrderInvalid, "unsupported_error": OrderInvalid,
@@ -173,6 +174,8 @@ class HetznerProvider:
     def _typed(self, error: hcloud.APIException, *, buys: bool) -> StepError:
         said = f"Hetzner: {error.message} ({error.code})"
         kind = _ERRORS.get(error.code)
+        if buys and error.code == "not_found":
+            kind = OrderInvalid  # what it names: its image, size or place
         if kind is RateLimited:
             return RateLimited(said, retry_after_s=self._retry_after_s)
         if kind is not None:

@@ -25,6 +25,7 @@ from taskflow.nodes.providers.base import (
     Server,
 )
 from taskflow.nodes.providers.ssh_link import Account, Host, NoPython, Session, on_all, on_host
+from taskflow.protocol import AGENT_LOG_BYTES_MAX
 
 #: When a host that somebody has is worth asking again, in seconds: a node that goes frees it any time.
 _TAKEN_S = 15.0
@@ -153,6 +154,17 @@ class SshProvider:
         _must_all_answer(answers)
         taken = sum(isinstance(answer, dict) and answer["label"] is not None for _, answer in answers)
         return f"all {len(answers)} hosts let us in and could run an agent; {taken} of them run one"
+
+    def agent_log(self, server_id: str, *, timeout_s: float) -> str:
+        """The end of what a node's agent and keeper said, as its host has it."""
+        host, label = self._parsed(server_id)
+        if host is None:
+            raise ProviderUnavailable(f"server {server_id} names no host")
+
+        async def work(session: Session) -> str:
+            return str((await session.ask("log", label=label, bytes=AGENT_LOG_BYTES_MAX)).get("log", ""))
+
+        return asyncio.run(on_host(self._account, host, work, timeout_s=timeout_s))
 
     # --- inside
 

@@ -220,6 +220,21 @@ def look(place: Place, request: dict[str, Any], _file: bytes) -> dict[str, Any]:
     raise Busy
 
 
+def log(place: Place, request: dict[str, Any], _file: bytes) -> dict[str, Any]:
+    """The end of what the label's agent and its keeper said; empty where they said nothing or it is another one's host."""
+    if place.label() != _label(request):
+        return {"log": ""}
+    try:
+        with (place.root / "agent.log").open("rb") as file:
+            begin = max(0, file.seek(0, os.SEEK_END) - request["bytes"])
+            file.seek(begin)
+            said = file.read(request["bytes"])
+    except FileNotFoundError:
+        return {"log": ""}
+    # Lines are whole: who masks secrets would not know a half of one.
+    return {"log": (said.partition(b"\n")[2] if begin else said).decode(errors="replace")}
+
+
 def claim(place: Place, request: dict[str, Any], _file: bytes) -> dict[str, Any]:
     """Take this host for a label, or go on with what an earlier attempt took. ``by``: who has it."""
     _must_have_git()
@@ -289,7 +304,8 @@ def destroy(place: Place, request: dict[str, Any], _file: bytes) -> dict[str, An
 
 
 _WHAT: dict[str, Callable[[Place, dict[str, Any], bytes], dict[str, Any]]] = {
-    "check": check, "look": look, "claim": claim, "put_agent": put_agent, "start": start, "destroy": destroy,
+    "check": check, "look": look, "log": log, "claim": claim, "put_agent": put_agent, "start": start,
+    "destroy": destroy,
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from flask import Blueprint, Flask, Response, jsonify, request
 
 from tests.support.fake_cloud import leftovers
-from tests.support.fake_cloud.ledger import AnswerLost, FakeServer, Ledger, ProxyAnswers, Refusal
+from tests.support.fake_cloud.ledger import AnswerLost, Answers, FakeServer, Ledger, ProxyAnswers, Refusal
 
 Body = tuple[dict[str, Any], int, dict[str, str]]
 
@@ -35,6 +35,12 @@ def _blueprint(name: str, ledger: Ledger, refused: Callable[[Refusal], Body]) ->
             time.sleep(ledger.faults.slow_s)  # the one thing a slow answer can't do without
         ledger.enter(request.headers.get("Authorization", "").removeprefix("Bearer "), request.method)
 
+    @api.after_request
+    def leave(response: Response) -> Response:
+        if request.method == "POST":
+            response.call_on_close(ledger.on_answered)
+        return response
+
     @api.errorhandler(Refusal)
     def on_refusal(refusal: Refusal) -> Any:
         body, status, headers = refused(refusal)
@@ -48,6 +54,11 @@ def _blueprint(name: str, ledger: Ledger, refused: Callable[[Refusal], Body]) ->
     @api.errorhandler(ProxyAnswers)
     def on_proxy(answer: ProxyAnswers) -> Response:
         return Response("<html><h1>Not this time</h1></html>", status=answer.args[0], content_type="text/html")
+
+    @api.errorhandler(Answers)
+    def on_answers(answer: Answers) -> Any:
+        status, body, headers = answer.args
+        return dict(body), status, dict(headers)
 
     return api
 

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from taskflow.clock import Clock
 
@@ -32,6 +33,10 @@ class ProxyAnswers(Exception):
     """Something in between answers with a page of its own."""
 
 
+class Answers(Exception):
+    """This is what is answered, whatever is asked: status, body and headers."""
+
+
 @dataclass
 class Faults:
     """How the cloud misbehaves now. Counts go down with each time."""
@@ -52,6 +57,8 @@ class Faults:
     #: Requests that a proxy answers, with a page of this status.
     proxy_pages: int = 0
     proxy_status: int = 502
+    #: By method, what the next request of it is answered with: status, body, headers.
+    answers: dict[str, tuple[int, Mapping[str, Any], Mapping[str, str]]] = field(default_factory=dict)
     #: How long a new server is missing from listings, and a deleted one still listed.
     lag_s: float = 0.0
     #: Deletions that are answered and come to nothing.
@@ -106,6 +113,9 @@ class Ledger:
         #: When each request came, and with what method; how many of them were too many.
         self.asked: list[tuple[float, str]] = []
         self.refused_for_rate = 0
+        #: Called when a purchase was asked for, before anything happens, and once its answer was sent.
+        self.on_asked: Callable[[], None] = lambda: None
+        self.on_answered: Callable[[], object] = lambda: None
         #: Called with each new server, and with each one that went, outside the lock.
         self.on_created: Callable[[FakeServer], None] = lambda server: None
         self.on_deleted: Callable[[FakeServer], None] = lambda server: None
@@ -126,6 +136,8 @@ class Ledger:
             if self.faults.proxy_pages > 0:
                 self.faults.proxy_pages -= 1
                 raise ProxyAnswers(self.faults.proxy_status)
+            if method in self.faults.answers:
+                raise Answers(*self.faults.answers.pop(method))
             try:
                 self._count(method)
             except Refusal:
@@ -150,6 +162,7 @@ class Ledger:
 
     def create(self, name: str, size: str, location: str, user_data: str, labels: Mapping[str, str]) -> FakeServer:
         """Sell one. Raises ``Refusal``, or ``AnswerLost`` after it was sold."""
+        self.on_asked()
         with self._lock:
             faults = self.faults
             if not size.startswith("size-") or not location.startswith("place-"):
