@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from taskflow.nodes.providers.base import Server
 from tests.support.cloud_world import MAKERS, CloudWorld, cloud_world
 from tests.support.fake_cloud import Faults
 from tests.support.world_fixtures import MakeWorld
@@ -31,6 +32,32 @@ def make(make_world: MakeWorld, tmp_path: Path) -> Iterator[Make]:
 
 
 every_kind = pytest.mark.parametrize("kind", MAKERS)
+
+
+# --- buying one
+
+
+@pytest.mark.parametrize("kind", ["digitalocean", "vultr"])
+def test_two_workers_buy_one_server_although_its_name_is_sold_twice(
+    make: Make, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The first sleeps after it found no server of this name, until the second has looked late enough, and bought."""
+    place = make(kind)
+    world = place.world
+    provider = world.app.tools.providers["cloud"]
+    look_up, slept = provider.find_by_label, []
+
+    def look_up_and_sleep(label: str) -> Server | None:
+        found = look_up(label)
+        if not slept:
+            slept.append(label)
+            world.start_worker()
+            world.run_until(lambda: place.cloud.ledger.creates, "another worker bought")
+        return found
+
+    monkeypatch.setattr(provider, "find_by_label", look_up_and_sleep)
+    assert world.finish(place.submit())["status"] == "completed"
+    assert slept and (place.cloud.ledger.creates, place.cloud.ledger.bought_twice()) == (1, [])
 
 
 # --- looking at a server
