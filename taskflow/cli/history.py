@@ -23,6 +23,7 @@ from taskflow.settings import Settings
 from taskflow.words import compact, duration
 
 _EVENTS_AT_ONCE = 1000
+_SAID_MAX = 300
 
 
 @click.command()
@@ -184,10 +185,8 @@ def watch(
 
 
 def events_table(events: Iterable[Mapping[str, Any]]) -> str:
-    """Events as lines, in their order."""
-    rows = [
-        (render.second(one["at"]), one["kind"], one["step"], one["actor"], compact(one["data"] or {})) for one in events
-    ]
+    """Events as lines, in their order; of what says much the beginning."""
+    rows = [(render.second(one["at"]), one["kind"], one["step"], one["actor"], _said(one)) for one in events]
     return render.table(("AT", "WHAT", "STEP", "BY", "SAYS"), rows)
 
 
@@ -196,7 +195,13 @@ def _event_line(event: Mapping[str, Any], *, with_subject: bool) -> str:
     said = [render.second(event["at"]), f"{event['kind']:<18}", f"{event['step'] or '-':<20}", event["actor"]]
     if with_subject:
         said.insert(1, f"{_subject(event):<31}")
-    return render.clean("  ".join([*map(str, said), compact(event["data"] or {})])).rstrip()
+    return render.clean("  ".join([*map(str, said), _said(event)])).rstrip()
+
+
+def _said(event: Mapping[str, Any]) -> str:
+    """What an event says, in one line: an agent's log would fill the screen. ``--json`` has all of it."""
+    text = compact(event["data"] or {})
+    return text if len(text) <= _SAID_MAX else f"{text[:_SAID_MAX]}..."
 
 
 def _refuse_run(task_id: str) -> None:

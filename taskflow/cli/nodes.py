@@ -20,6 +20,7 @@ from taskflow.words import duration, money, number
 #: How often a node that is waited for is looked at.
 _LOOK_S = 2.0
 _EVENTS_SHOWN = 20
+_LOG_LINES = 20
 
 
 @click.group(invoke_without_command=True)
@@ -55,6 +56,10 @@ def show(node_id: str, as_json: bool) -> int:
     rows = [(name, value) for name, value in node.items() if value is not None]
     click.echo(render.table(("FIELD", "VALUE"), rows))
     click.echo(f"\nlast {len(events)} of {count} events\n{events_table(events)}")
+    logs = [event["data"]["log"] for event in events if (event["data"] or {}).get("log")]
+    if logs:
+        lines = render.clean_lines(logs[-1]).splitlines()[-_LOG_LINES:]
+        click.echo("\n".join(["", "the end of its agent's log", *(render.LOG_PREFIX + line for line in lines)]))
     return OK
 
 

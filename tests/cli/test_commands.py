@@ -158,6 +158,17 @@ def test_a_node_is_shown_with_its_last_events(connected: FakeServer, invoke: Inv
     assert [event["seq"] for event in as_json["events"]] == list(range(1482, 1502))
 
 
+def test_a_node_that_failed_shows_the_end_of_its_agents_log(connected: FakeServer, invoke: Invoke) -> None:
+    """In lines, under the events, of which none fills the screen."""
+    connected.nodes = [make_node("node-1", status="error")]
+    connected.event("agent_log", log="\n".join(f"line {n}\x1b[2J" for n in range(1000)))
+    shown = invoke("nodes", "show", "node-1").stdout
+    events, _, log = shown.partition("the end of its agent's log\n")
+    assert log.splitlines() == [f"  | line {n}" for n in range(980, 1000)]
+    assert "agent_log" in events and "line 0" in events and max(map(len, events.splitlines())) < 400
+    assert "line 999" in invoke("nodes", "show", "node-1", "--json").stdout
+
+
 def test_waiting_for_a_node_ends_with_what_became_of_it(connected: FakeServer, invoke: Invoke) -> None:
     """0 when it can be used, 1 when it never will, with the reason."""
     connected.nodes = [make_node("node-1", status="active")]
