@@ -45,7 +45,8 @@ def test_two_workers_buy_one_server_although_its_name_is_sold_twice(
     place = make(kind)
     world = place.world
     provider = world.app.tools.providers["cloud"]
-    look_up, slept = provider.find_by_label, []
+    look_up = provider.find_by_label
+    slept: list[str] = []
 
     def look_up_and_sleep(label: str) -> Server | None:
         found = look_up(label)
