@@ -45,10 +45,12 @@ LADDER = (
 )
 #: By how much the outer one has to be longer: seconds, or a setting's. An agent that is cut off notices within a second,
 #: and gives sessions five between SIGTERM and SIGKILL: nowhere else may their task begin again before that is over. A
-#: node is unreachable before it may be dead.
+#: node is unreachable before it may be dead. A call that sells begins in the first half of the time to settle, and has
+#: to end within it.
 MARGINS: dict[tuple[str, str], float | str] = {
     ("dead_man_s", "node_lost_s"): 10.0,
     ("heartbeat_interval_s", "heartbeat_stale_s"): "heartbeat_grace_s",
+    ("provider_timeout_s", "provider_settle_s"): "provider_timeout_s",
 }
 #: Counts of what nothing works without.
 _NEEDED = frozenset({"web_processes", "worker_concurrency", "shards"})

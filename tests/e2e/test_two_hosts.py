@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 SHORT = {
     "HEARTBEAT_INTERVAL_S": "0.5", "HEARTBEAT_GRACE_S": "0.5", "HEARTBEAT_STALE_S": "2", "DEAD_MAN_S": "4",
     "NODE_LOST_S": "14", "NODE_WARM_S": "1", "AGENT_REQUEST_TIMEOUT_S": "2", "SIGNATURE_AGE_S": "3", "LEASE_S": "3",
-    "PROVIDER_TIMEOUT_S": "6", "PROVIDER_SETTLE_S": "7", "PROVISION_POLL_S": "0.2", "LIVENESS_POLL_S": "1",
+    "PROVIDER_TIMEOUT_S": "6", "PROVIDER_SETTLE_S": "12", "PROVISION_POLL_S": "0.2", "LIVENESS_POLL_S": "1",
     "CAPACITY_POLL_S": "1", "OUTBOX_INTERVAL_S": "1", "RETRY_BASE_S": "0.5", "RETRY_MAX_S": "2",
 }  # fmt: skip
 #: Of a node that comes back before it has ended anything.

@@ -126,7 +126,7 @@ def test_ladder_names_the_two_that_disagree(inner: str, outer: str) -> None:
     # In order, whatever the defaults are. Then this one pair is made to disagree, and what is above the inner one is
     # moved out of its way.
     limits = {row.name: 100.0 - 10 * len(_above(row.name)) for row in table() if row.type is float}
-    limits["heartbeat_grace_s"] = 5.0  # comes on top of an interval
+    limits |= {"heartbeat_grace_s": 5.0, "provider_timeout_s": 10.0}  # come on top of an interval, and of themselves
     assert Settings.from_env(_as_env(limits)).lease_s == limits["lease_s"]
     limits |= {name: limits[name] + 1000 for name in _above(inner) - {outer}}
     limits[inner] = limits[outer]
@@ -151,6 +151,13 @@ def test_a_node_is_unreachable_before_it_may_be_dead() -> None:
         Settings.from_env(_as_env({"heartbeat_interval_s": 50.0, "heartbeat_grace_s": 20.0}))
     rule = "TASKFLOW_HEARTBEAT_INTERVAL_S=50 must be at least 20 s (TASKFLOW_HEARTBEAT_GRACE_S) shorter than"
     assert f"{rule} TASKFLOW_HEARTBEAT_STALE_S=60" in caught.value.message
+
+
+def test_a_purchase_that_is_begun_late_ends_before_anybody_looks_for_it() -> None:
+    """A call may begin in the first half of the time to settle: two of its timeouts have to fit into that."""
+    with pytest.raises(UsageError) as caught:
+        Settings.from_env(_as_env({"provider_timeout_s": 31.0, "provider_settle_s": 60.0}))
+    assert set(caught.value.fields) == {"TASKFLOW_PROVIDER_TIMEOUT_S"}
 
 
 def test_data_path_is_per_user_by_default(tmp_path: Path) -> None:
