@@ -155,7 +155,7 @@ def watch(wired: App) -> App:
     _around(wired.publisher, "publish", lambda *_: "publish")
     for provider in wired.tools.providers.values():
         for method in ("find_by_label", "create", "get", "destroy"):
-            _around(provider, method, lambda *_, method=method: f"provider:{method}")
+            _around(provider, method, lambda *_, method=method, **__: f"provider:{method}")
     return wired
 
 
