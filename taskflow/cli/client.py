@@ -299,10 +299,10 @@ class Api:
         found = self._call("reading the audit trail", "GET", "/api/audit", query=_page(limit, cursor))
         return found["lines"], found["next_cursor"]
 
-    def sweeps(self) -> list[dict[str, Any]]:
-        """The scheduled jobs; ``failing`` is at how many things."""
-        found: list[dict[str, Any]] = self._call("listing the scheduled jobs", "GET", "/api/sweeps")["sweeps"]
-        return found
+    def sweeps(self) -> dict[str, Any]:
+        """``sweeps``, the scheduled jobs, whose ``failing`` is at how many things; ``promises``, those of the caller's
+        owner that fail."""
+        return self._call("listing the scheduled jobs", "GET", "/api/sweeps")
 
     # --- how
 

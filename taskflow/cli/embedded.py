@@ -37,7 +37,7 @@ def make_supervisor(settings: Settings, progress: Progress, *, with_flower: bool
 
 def for_one_task(settings: Settings) -> Settings:
     """The settings of a stack that lives for one command: whatever ports are free, reached from here only."""
-    return dataclasses.replace(settings, port=0, flower_port=0, public_url="", host="127.0.0.1")
+    return dataclasses.replace(settings, port=0, flower_port=0, flower_url="", public_url="", host="127.0.0.1")
 
 
 def make_token(settings: Settings, *, shared: bool) -> str:

@@ -13,6 +13,7 @@ from taskflow.cli.problems import FAILED, OK, CommandError
 
 #: As many as the API takes in one request.
 _AT_ONCE = 100
+_WRONG = 422
 
 
 def on_each(api: Api, verb: str, ids: Sequence[str], *, reason: str | None, as_json: bool) -> int:
@@ -49,6 +50,9 @@ def _outcomes(api: Api, verb: str, ids: Sequence[str], reason: str | None) -> li
         try:
             answer = api.do_many(verb, part, reason)
         except CommandError as error:
+            if error.status == _WRONG and len(part) > 1:  # one of them is no id: each by itself
+                found |= {one: _alone(api, verb, one, reason) for one in part}
+                continue
             if not found:
                 raise
             found |= {one: _refused(one, error) for one in part}
@@ -63,6 +67,14 @@ def _outcomes(api: Api, verb: str, ids: Sequence[str], reason: str | None) -> li
                 raise
             found[run_id] = _refused(run_id, error)
     return [found[one] for one in ids]
+
+
+def _alone(api: Api, verb: str, task_id: str, reason: str | None) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = api.do_many(verb, [task_id], reason)["outcomes"][0]
+        return found
+    except CommandError as error:
+        return _refused(task_id, error)
 
 
 def _refused(thing_id: str, error: CommandError) -> dict[str, Any]:

@@ -81,8 +81,8 @@ def checked_by_a_worker(
             if clock.monotonic() > end:
                 raise CommandError(
                     "the check is not over", f"no worker did that of {', '.join(waiting)} within {WAIT_S:g} s",
-                    advice="does a worker run? taskflow sweeps says when outbox last succeeded;"
-                    " taskflow providers check shows the outcome once there is one",
+                    advice="does a worker run? taskflow sweeps says when outbox last succeeded; the page of nodes shows"
+                    " the outcome once there is one",
                 )  # fmt: skip
             clock.sleep(_LOOK_S)
             found = [one for one in api.providers() if one["name"] in asked]

@@ -87,9 +87,20 @@ class RunFollower(Follower):
     def run(self) -> dict[str, Any]:
         """Follow to the end; the run as it is then. Raises ``NoServer`` when the server stays away."""
         try:
-            return super().run()
+            ended = super().run()
+            if not self._finished_seen:
+                self._read_rest()
+            return ended
         finally:
             self._let_go()
+
+    def _read_rest(self) -> None:
+        """What the stream did not bring before the run was seen to be over."""
+        self._let_go()
+        while events := self._api.events(self._task_id, self._seq)["events"]:
+            for event in events:
+                self._take(event)
+                self._seq = int(event["seq"])
 
     def _wait(self, seconds: float) -> None:
         if self._stream is None:

@@ -62,15 +62,16 @@ def _switch(name: str, *, paused: bool, as_json: bool) -> int:
 
 
 def _list(*, as_json: bool) -> int:
-    settings = Settings.from_env()
+    settings, promised = Settings.from_env(), {}
     if connection.over_api(settings):
-        found = connection.connect(settings).sweeps()
+        answer = connection.connect(settings).sweeps()
+        found, promised = answer["sweeps"], {"promises": answer.get("promises", [])}
     else:
         with stores_app() as app:
             found = app.service.health.sweeps()
     rows = [{**one, "paused": one["state"] == "paused"} for one in found]
     if as_json:
-        click.echo(render.to_json({"sweeps": rows}))
+        click.echo(render.to_json({"sweeps": rows, **promised}))
         return OK
     shown = [
         (row["name"], row["state"], row["last_success_at"], row["failures"], _did(row["last_result"])) for row in rows
@@ -78,6 +79,9 @@ def _list(*, as_json: bool) -> int:
     click.echo(render.table(("NAME", "STATE", "LAST SUCCESS", "FAILURES", "DID"), shown))
     for line in (line for row in rows for line in _failing(row)):
         click.echo(render.clean(line))
+    for one in promised.get("promises", []):
+        about = f"{one['kind']} {one['task_id'] or ''}".rstrip()
+        click.echo(render.clean(f"of yours: {about} ({one['attempts']} times): {one['message']}"))
     return OK
 
 

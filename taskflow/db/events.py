@@ -17,6 +17,7 @@ NEXT_SEQ = (
 )
 _APPEND = insert(Event).values(seq=NEXT_SEQ)
 _PROMISE = insert(OutboxRow)
+_FAILS = OutboxRow.done_at.is_(None), OutboxRow.attempts > 0
 _OPEN = (
     select(OutboxRow.id, OutboxRow.kind, OutboxRow.payload, OutboxRow.attempts)
     .where(OutboxRow.done_at.is_(None), OutboxRow.next_at <= bindparam("now"))
@@ -116,9 +117,14 @@ def count_resting_promises(tx: Connection, now: float) -> int:
     return tx.execute(select(func.count()).select_from(OutboxRow).where(*resting)).scalar_one()
 
 
+def count_failing_promises(tx: Connection) -> int:
+    """How many open outbox rows failed, of all owners."""
+    return int(tx.execute(select(func.count()).select_from(OutboxRow).where(*_FAILS)).scalar_one())
+
+
 def failing_promises(tx: Connection, limit: int, *, owner_id: str | None = None) -> Sequence[Row[Any]]:
     """Outbox rows whose consumer failed and that are open, the most often tried first; ``owner_id``: only theirs."""
-    wanted = select(OutboxRow.__table__).where(OutboxRow.done_at.is_(None), OutboxRow.attempts > 0)
+    wanted = select(OutboxRow.__table__).where(*_FAILS)
     if owner_id is not None:
         wanted = wanted.where(OutboxRow.owner_id == owner_id)
     return tx.execute(wanted.order_by(OutboxRow.attempts.desc(), OutboxRow.id).limit(limit)).all()

@@ -234,6 +234,14 @@ def count_waiting_signals(tx: Connection, run_id: str) -> int:
     return tx.execute(select(func.count()).select_from(SignalRow).where(*waiting)).scalar_one()
 
 
+def count_signals(tx: Connection, run_id: str, name: str) -> tuple[int, int]:
+    """How many signals of this name came to a run, and how many of them its steps have not taken yet."""
+    untaken = func.count().filter(SignalRow.consumed_at.is_(None))
+    of_name = SignalRow.run_id == run_id, SignalRow.name == name
+    came, left = tx.execute(select(func.count(), untaken).select_from(SignalRow).where(*of_name)).one()
+    return int(came), int(left)
+
+
 def grant_callback(
     tx: Connection, run_id: str, signal: str, *, token_hash: str, now: float, expires_at: float
 ) -> float:

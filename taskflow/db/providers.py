@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, null, or_, select, update
+from sqlalchemy import Connection, Row, and_, case, func, insert, null, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from taskflow.db.events import promise
@@ -118,15 +118,15 @@ def sells_again_effect(name: str, now: float) -> Effect:
     return effect
 
 
-def unblock(tx: Connection, name: str, now: float) -> None:
-    """Buy there again at once: the credential was found good, or somebody says that the account has room."""
+def unblock(tx: Connection, name: str, now: float, *, has_room: bool = False) -> None:
+    """Buy there again: its credential was found good. ``has_room``: somebody who knows says that the account has room
+    again, which ends its rest as well."""
+    rest = {"rests_until": None, "rests_because": null()} if has_room else {}
+    shut = ProviderAccount.blocked.is_not(None)
     lifted = tx.execute(
         update(ProviderAccount)
-        .where(
-            ProviderAccount.name == name,
-            or_(ProviderAccount.blocked.is_not(None), ProviderAccount.rests_until.is_not(None)),
-        )
-        .values(blocked=null(), rests_until=None, rests_because=null(), changed_at=now)
+        .where(ProviderAccount.name == name, or_(shut, ProviderAccount.rests_until.is_not(None)) if has_room else shut)
+        .values(blocked=null(), changed_at=now, **rest)
     )
     if lifted.rowcount:
         promise(tx, PROVIDER_CHANGED, {"provider": name}, now)
@@ -164,5 +164,7 @@ def is_check_asked(tx: Connection, name: str) -> bool:
 
 
 def end_check(tx: Connection, name: str, found: Mapping[str, Any], now: float) -> None:
-    """Keep what a check found: ``ok``, ``says`` and ``code``."""
-    tx.execute(update(ProviderAccount).where(ProviderAccount.name == name).values(checked_at=now, checked=dict(found)))
+    """Keep what a check found: ``ok``, ``says`` and ``code``. It answers what was asked, also where the clock went back."""
+    asked = ProviderAccount.check_asked_at
+    at = case((asked > now, asked), else_=now)
+    tx.execute(update(ProviderAccount).where(ProviderAccount.name == name).values(checked_at=at, checked=dict(found)))

@@ -40,7 +40,8 @@ class StepContext:
     fires: int
     pipeline: Pipeline
     consumed: list[int] = field(default_factory=list)
-    #: The runner's half of ``ensure_ours``; None where no runner made this: there is nobody to lose the run to.
+    #: The runner's half of ``ensure_ours``; None in ``on_failure``, where nothing is bought or started, and where
+    #: no runner made this: then there is nobody to lose the run to.
     fence: Callable[[bool], float] | None = None
 
     @property

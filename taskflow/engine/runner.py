@@ -234,6 +234,8 @@ class Runner:
         committed = self._control.commit(alarm.run_id, token, None, delay_s=alarm.countdown_s, keep=False)
         if committed.verdict == "parked":
             self._ringer.publish([replace(alarm, generation=committed.generation)])
+        elif committed.verdict == "missing":  # the store was emptied
+            self.revive(alarm.run_id)
 
     # --- perform
 

@@ -19,7 +19,7 @@ from taskflow.nodes.catalogue import Catalogue
 from taskflow.nodes.liveness import Liveness, Verdict, is_lost, node_verdict
 from taskflow.nodes.providers.base import UNKNOWN, Provider
 from taskflow.nodes.providers.factory import label_prefix
-from taskflow.nodes.retirement import outdated, too_old
+from taskflow.nodes.retirement import left_behind, outdated, too_old
 from taskflow.settings import Settings
 from taskflow.vault import Vault
 
@@ -87,7 +87,7 @@ class StepTools:
         if not self.is_remote(node):
             return None
         if node.kept:
-            return outdated(node, by_version=False)
+            return left_behind(node)
         return outdated(node, by_version=self.settings.agent_upgrade) or too_old(
             node, now, life_s=self.settings.node_max_life_s
         )

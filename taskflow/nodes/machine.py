@@ -130,12 +130,13 @@ class NodeMachine:
         server = provider.find_by_label(node.label)
         if server is None and not (fresh or provider.creates_once):
             wait_s = node.intent_at + self._tools.settings.provider_settle_s - ctx.now
-            return Snooze(wait_s) if wait_s > 0 else self._intend(ctx)
+            return Snooze(wait_s) if wait_s > 0 else self._intend(ctx, ctx.ensure_ours(uncancelled=True))
         if server is None:
             order = self._order(node)
-            late_s = ctx.ensure_ours(uncancelled=True) - node.intent_at
+            now = ctx.ensure_ours(uncancelled=True)
+            late_s = now - node.intent_at
             if late_s > self._tools.settings.provider_settle_s / 2 and not provider.creates_once:
-                return replace(self._intend(ctx), reason=f"it took {late_s:.0f} s to look the label up: once more")
+                return replace(self._intend(ctx, now), reason=f"it took {late_s:.0f} s to look the label up: once more")
             try:
                 server = provider.create(order)
             except NoCapacity as error:
@@ -150,13 +151,13 @@ class NodeMachine:
         bought = self._to(ctx, "awaiting_agent", server_id=server.server_id, bought_at=ctx.now)
         return Advance(ctx.next_step, effects=(bought,))
 
-    def _intend(self, ctx: StepContext, **fields: Any) -> Advance:
-        """The intent to buy, written before the call that it is for. ``fields``: what is ordered now."""
+    def _intend(self, ctx: StepContext, at: float | None = None, **fields: Any) -> Advance:
+        """The intent to buy, written before the call that it is for. ``fields``: what is ordered now. ``at``: the time,
+        where it is later than the step's: a look-up that took long must not count against the one that comes."""
         intent = secrets.token_hex(8)
         self._intents[ctx.run.subject_id] = intent
-        return Advance(
-            "create_server", effects=(self._to(ctx, "creating", intent=intent, intent_at=ctx.now, **fields),)
-        )
+        fields |= {"intent": intent, "intent_at": ctx.now if at is None else at}
+        return Advance("create_server", effects=(self._to(ctx, "creating", **fields),))
 
     def _elsewhere(self, ctx: StepContext, node: Row[Any], error: NoCapacity | HostUnreachable) -> Outcome:
         """The next offer that meets the wish, and a rest for this one. When there is none, a machine that can't be reached
@@ -167,7 +168,7 @@ class NodeMachine:
         with self._tools.database.read() as tx:
             account = accounts(tx).get(node.provider)
         resting = {} if account is None else account.offers_rest
-        wish = Wish(**(node.wish or {}))
+        wish = Wish.stored(node.wish or {})
         others = [] if spec is None else [
             offer for offer in spec.offers
             if offer.key != sold_out and resting.get(offer.key, 0.0) <= ctx.now and wish.fits(offer) is None

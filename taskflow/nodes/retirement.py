@@ -16,6 +16,15 @@ def speaks_this_protocol(node: Row[Any]) -> bool:
     return not beat or beat.get("protocol_version") == PROTOCOL_VERSION
 
 
+def left_behind(node: Row[Any]) -> str | None:
+    """Why nothing can run on it any more: its agent speaks an older protocol. A newer one is known to the workers of the
+    release that it came with, with which these run side by side."""
+    spoken = (node.heartbeat or {}).get("protocol_version")
+    if node.agent_version is None or not isinstance(spoken, int) or spoken >= PROTOCOL_VERSION:
+        return None
+    return f"its agent speaks protocol {spoken}, this release speaks {PROTOCOL_VERSION}"
+
+
 def outdated(node: Row[Any], *, by_version: bool) -> str | None:
     """Why a node has to make room for one with this release's agent; None: it need not, or nobody knows yet.
 

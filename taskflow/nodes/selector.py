@@ -7,7 +7,7 @@ one with room - one that is coming anyway - a new one - wait. Every rejected can
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from taskflow.db.status import LOCAL_PROVIDER, NODE_COMING, NODE_USABLE
@@ -71,6 +71,11 @@ class Wish:
     memory_mb: int = 0
     size: str | None = None
     project: str = ""
+
+    @classmethod
+    def stored(cls, found: Mapping[str, Any]) -> Wish:
+        """A wish as a row has it. What a later release asks for besides is not known here, and not asked for."""
+        return cls(**{one.name: found[one.name] for one in fields(cls) if one.name in found})
 
     def fits(self, offer: Offer) -> str | None:
         """Why this offer is none for it, None when it is one."""

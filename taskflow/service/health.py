@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import redis
 from sqlalchemy import text
 
 from taskflow.clock import isoformat
+from taskflow.db.events import count_failing_promises
 from taskflow.db.migrate import check_current
 from taskflow.db.own_runs import unregistered
 from taskflow.db.probe import check_writable
@@ -19,7 +20,7 @@ from taskflow.service.providers import Providers
 from taskflow.service.workers import GONE_AFTER_S, Workers
 from taskflow.settings import Settings
 from taskflow.sweeps.drain_outbox import failing_rows
-from taskflow.sweeps.items import failing_items
+from taskflow.sweeps.items import count_failing_items, failing_items
 from taskflow.sweeps.lateness import WATCHER, Standing, standings
 
 #: Writing is tried this often at most, however often readiness is asked for.
@@ -149,13 +150,16 @@ class Health:
 
         ``state``: ok, late (no success for three intervals), degraded (items fail), paused, or new (it had no turn yet).
         """
-        failing, paused = self._failing(), self.paused_sweeps()
+        return self._stand(self._failing(), [])
+
+    def _stand(self, failing: Mapping[str, Any], none: Any) -> list[dict[str, Any]]:
+        paused = self.paused_sweeps()
         return [
             {
                 "name": one.name, "state": _state(one, paused), "interval_s": one.interval_s,
                 "last_started_at": isoformat(one.row.last_started_at if one.row else None),
                 "last_success_at": isoformat(one.row.last_success_at if one.row else None), "failures": one.failures,
-                "last_result": one.row.last_result if one.row else None, "failing": failing.get(one.name, []),
+                "last_result": one.row.last_result if one.row else None, "failing": failing.get(one.name, none),
             }
             for one in self._standings()
         ]  # fmt: skip
@@ -167,7 +171,10 @@ class Health:
 
     def sweeps_in_numbers(self) -> list[dict[str, Any]]:
         """The same for anybody's caller: ``failing`` is how many items. Which, and why, may be another owner's."""
-        return [{**one, "failing": len(one["failing"])} for one in self.sweeps()]
+        with self._database.read() as tx:
+            counts = count_failing_items(tx)
+            counts["outbox"] = counts.get("outbox", 0) + count_failing_promises(tx)
+        return self._stand(counts, 0)
 
     def doctor(self) -> list[dict[str, str]]:
         """What could be lost, doubled or delayed here, and what to do: ``{"check", "state", "says"}`` each.

@@ -27,7 +27,7 @@ from taskflow.logs import mask_text
 from taskflow.nodes.audit import audit
 from taskflow.nodes.context import StepTools
 from taskflow.nodes.purchase import market
-from taskflow.service.accounts import Caller
+from taskflow.service.accounts import ADMIN, Caller
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +68,7 @@ class Providers:
                 {
                     "name": spec.name, "kind": spec.kind, "offers": offers, "nodes": mine, "nodes_coming": making,
                     "nodes_max": spec.owner_nodes_max, "closed": open_to.closed.get(spec.name),
-                    "check": _check_view(known.get(spec.name)),
+                    "check": _check_view(known.get(spec.name), in_words=caller.role == ADMIN),
                 }
             )  # fmt: skip
         return found
@@ -81,7 +81,7 @@ class Providers:
         """
         names = self._names(name)
         ensure_accounts(self._database, names, self._now())
-        return [self._checked(one) for one in names]
+        return [self._checked(one, has_room=True) for one in names]
 
     def ask(self, caller: Caller, name: str | None = None) -> list[dict[str, Any]]:
         """Let a worker check each provider (or one), as this process may have no credentials: what ``for_sale`` says of
@@ -101,7 +101,8 @@ class Providers:
         """Do the check that ``ask`` asked for, if it is still to be done. False while another worker is at it."""
         longest_s = _CHECK_REQUESTS_MAX * self._tools.settings.provider_timeout_s
         if self._database.write(partial(begin_check, name=name, now=self._now(), longest_s=longest_s)):
-            self._checked(name)
+            # Any owner's admin may ask. That the account was full is the installation's to forget.
+            self._checked(name, has_room=False)
             return True
         with self._database.read() as tx:
             return not is_check_asked(tx, name)
@@ -112,7 +113,7 @@ class Providers:
             raise NotFound(f"no provider {name}; there are: {', '.join(names)}", fields={"provider": "unknown"})
         return [name] if name else names
 
-    def _checked(self, name: str) -> dict[str, Any]:
+    def _checked(self, name: str, *, has_room: bool) -> dict[str, Any]:
         """Check one, and keep what was found. Whatever fails is an answer too: somebody waits for it."""
         try:
             found = self._probe(name)
@@ -125,7 +126,7 @@ class Providers:
         def work(tx: Connection) -> None:
             end_check(tx, name, kept, now)
             if found["ok"]:
-                unblock(tx, name, now)
+                unblock(tx, name, now, has_room=has_room)
 
         self._database.write(work)
         return found
@@ -149,10 +150,15 @@ class Providers:
             return {"provider": name, "ok": False, "says": said, "code": error.code}
 
 
-def _check_view(row: Row[Any] | None) -> dict[str, Any] | None:
-    """The last check of a provider, and whether another one is asked for; None: nobody ever asked."""
+def _check_view(row: Row[Any] | None, *, in_words: bool) -> dict[str, Any] | None:
+    """The last check of a provider, and whether another one is asked for; None: nobody ever asked.
+
+    What it found ``in_words`` names hosts, paths and how many servers all owners have: that is not for everybody.
+    """
     if row is None or (row.check_asked_at is None and row.checked_at is None):
         return None
     found = row.checked or {"ok": None, "says": None, "code": None}
+    if not in_words:
+        found = {**found, "says": None}
     pending = row.check_asked_at is not None and (row.checked_at is None or row.checked_at < row.check_asked_at)
     return {"pending": pending, "asked_at": isoformat(row.check_asked_at), "at": isoformat(row.checked_at), **found}

@@ -252,6 +252,14 @@ class Runs:
             )
         return [event_view(row) for row in rows]
 
+    def wait_key(self, caller: Caller, run_id: str, name: str) -> str | None:
+        """What tells this wait for the signal ``name`` from earlier ones, as an idempotency key: of several people who
+        answer it the first counts. None while an answer is there that the run has not taken yet. Raises ``NotFound``."""
+        with self._database.read() as tx:
+            self._get(tx, caller, run_id)
+            came, left = own_runs.count_signals(tx, run_id, name)
+        return None if left else f"wait-{came}"
+
     def _get(self, tx: Connection, caller: Caller, run_id: str, *, lock: bool = False) -> Row[Any]:
         run = own_runs.get_own_run(tx, caller.owner_id, run_id, lock=lock)
         if run is None:

@@ -161,6 +161,12 @@ def rest_s(failures: int) -> float:
     return min(_LONGEST_REST_S, _FIRST_REST_S * 2.0 ** min(failures - 1, 10))
 
 
+def count_failing_items(tx: Connection) -> dict[str, int]:
+    """By sweep, at how many things it fails."""
+    rows = tx.execute(select(SweepBackoff.sweep, func.count().label("items")).group_by(SweepBackoff.sweep))
+    return {row.sweep: row.items for row in rows}
+
+
 def failing_items(database: Database, limit: int = 20) -> dict[str, list[dict[str, Any]]]:
     """By sweep, what it fails at: ``{"item", "failures", "error"}``, those that fail longest first."""
     with database.read() as tx:

@@ -43,6 +43,7 @@ class FakeServer:
     chunks: list[bytes] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
+    promises: list[dict[str, Any]] = field(default_factory=list)
     audit: list[dict[str, Any]] = field(default_factory=list)
     providers: list[dict[str, Any]] = field(default_factory=list)
     sweeps: list[dict[str, Any]] = field(default_factory=list)
@@ -189,7 +190,7 @@ class FakeServer:
             found = [one for one in self.providers if wanted in (None, one["name"])]
             return (202 if request.method == "POST" else 200), {"providers": found}
         if path == "/api/sweeps":
-            return 200, {"sweeps": self.sweeps}
+            return 200, {"sweeps": self.sweeps, "promises": self.promises}
         if path.startswith("/api/tokens"):
             return self._tokens(request)
         if path == "/api/sign-in-links":

@@ -234,6 +234,17 @@ def test_a_run_whose_events_are_gone_is_seen_to_have_ended(server: FakeServer, r
     assert make_run_follower(server, Recording(), ManualClock()).run()["status"] == "failed"
 
 
+def test_what_the_stream_did_not_bring_before_the_end_is_read(server: FakeServer, run: dict[str, Any]) -> None:
+    """A run may be seen to be over while the frames of its last steps are still on their way."""
+    progress = Recording()
+    server.event("step_entered", "pack", **{"from": "pay", "duration_s": 1.0})
+    end_run(server)
+    follower = make_run_follower(server, progress, ManualClock())
+    follower._read_events = lambda: False  # type: ignore[method-assign]
+    assert follower.run()["finished"] is True
+    assert progress.lines == ["  pay                    1.0 s", "  pack                   50 ms"]
+
+
 def test_a_run_that_is_followed_ends_with_its_outcome(
     connected: FakeServer, invoke: Invoke, run: dict[str, Any]
 ) -> None:

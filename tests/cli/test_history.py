@@ -227,6 +227,14 @@ def test_more_than_the_api_takes_at_once_are_sent_in_parts(api: World, invoke: I
     assert (done.exit_code, len(outcomes), {one["status"] for one in outcomes}) == (1, 101, {404})
 
 
+def test_what_is_no_id_keeps_no_other_from_its_turn(api: World, invoke: Invoke) -> None:
+    """A comma too many between two: that one is refused alone."""
+    one, two = api.submit(), api.submit()
+    done = invoke("cancel", one["id"] + ",", two["id"])
+    assert (done.exit_code, done.stdout) == (1, f"{two['id']}: cancel requested; it is queued\n")
+    assert done.stderr.startswith(f"{one['id']},: ")
+
+
 def test_runs_of_pipelines_are_narrowed_by_pipeline_and_subject(api: World, invoke: Invoke) -> None:
     """Together with ``--runs`` only: tasks have neither."""
     one = api.start(subject="order 1")["id"]

@@ -54,6 +54,9 @@ def test_a_server_is_asked_for_sweeps_where_only_it_is_named(connected: FakeServ
     assert "degraded" in shown and "done 1, failed 1" in shown
     (line,) = [line for line in shown.splitlines() if "fails at" in line]
     assert line.startswith("delete_orphans fails at 2") and "on a host" in line
+    connected.promises = [{"kind": "rerun_task", "task_id": "task-1", "attempts": 3, "message": "no\x1b[2J room"}]
+    assert invoke("sweeps").stdout.splitlines()[-1] == "of yours: rerun_task task-1 (3 times): no room"
+    assert json.loads(invoke("sweeps", "list", "--json").stdout)["promises"] == connected.promises
     rows = json.loads(invoke("sweeps", "list", "--json").stdout)["sweeps"]
     assert rows == [{**one, "paused": False} for one in connected.sweeps]
 

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from taskflow.clock import isoformat
-from taskflow.db.models import AgentSession, ErrorRow, Event, Node, OutboxRow, Run, Sweep, SweepBackoff, Task
+from taskflow.db.models import AgentSession, ErrorRow, Event, Node, OutboxRow, Run, SignalRow, Sweep, SweepBackoff, Task
 from taskflow.errors import InfrastructureError
 from taskflow.service import lookups
 from tests.dashboard.conftest import See
@@ -202,6 +202,9 @@ def test_each_wait_for_a_signal_is_answered_once(world: World, see: See) -> None
     )
     assert (first.status_code, second.status_code) == (200, 409)
     assert second.get_json()["error"]["code"] == "answered"
+    assert see(f"/runs/{run['id']}").all("button", data_opens="signal") == []  # until its run took what is there
+    taken = update(SignalRow).where(SignalRow.run_id == run["id"]).values(consumed_at=world.clock.now())
+    world.database.write(methodcaller("execute", taken))
     (wait,) = see(f"/runs/{run['id']}").all("button", data_opens="signal")
     answer = world.call("POST", wait["data-to"], {"by": "a"}, headers={"Idempotency-Key": wait["data-once"]})
     assert answer.get_json() == {"recorded": True}
@@ -634,6 +637,10 @@ def test_what_the_agent_of_a_failed_node_logged_last_is_on_its_page(world: World
     page = see(f"/nodes/{node_id}")
     assert page.problems() == []
     assert "what its agent logged last" in page.text and said.strip() in page.text
+    silent = told.values(seq=91, data={"why": "its agent did not answer"})
+    world.database.write(lambda tx: tx.execute(silent))
+    page = see(f"/nodes/{node_id}")
+    assert page.problems() == [] and "its agent did not answer" in page.text
 
 
 def test_a_cancelled_task_says_why_and_who_asked(world: World, see: See) -> None:

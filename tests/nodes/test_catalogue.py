@@ -199,6 +199,8 @@ def _libcloud(tmp_path: Path, **change: Any) -> Provider:
     ("change", "said"),
     [
         ({"driver": "nonesuch"}, "no driver nonesuch"),
+        ({"driver": "hpcloud"}, "no driver hpcloud"),
+        ({"driver": "vultr", "options": {"api_version": "3"}}, "can't be made with its options"),
         ({"driver": "openstack"}, "sells nothing by size and place"),
         ({"driver": "gce"}, "takes no user data"),
         ({"driver": "scaleway"}, "takes no user data"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
-from taskflow.db.models import OutboxRow
+from taskflow.db.models import OutboxRow, ProviderAccount
 from taskflow.db.providers import CHECK_PROVIDER, begin_check
 from taskflow.errors import NotFound
 from taskflow.nodes.providers.base import AccessRefused
@@ -138,6 +139,21 @@ def test_a_check_on_a_host_is_kept_and_answers_who_asked_over_the_api(
     assert _check(cloud)["pending"] is False
     cloud.app.sweep("outbox")
     assert cloud.provider.calls == ["check"]
+
+
+def test_a_check_that_was_asked_for_does_not_end_the_rest_of_a_full_account(
+    cloud: World, asked: list[Callable[[], str]]
+) -> None:
+    """Any owner's admin may ask; a credential that works says nothing of room. Who operates the host may know better."""
+    asked[:] = [_works, _works]
+    rests = {"rests_until": cloud.service.now() + 600, "rests_because": {"code": "quota", "message": "full"}}
+    cloud.service.providers.ask(cloud.caller, "cloud")
+    of_cloud = update(ProviderAccount).where(ProviderAccount.name == "cloud").values(**rests)
+    cloud.app.database.write(methodcaller("execute", of_cloud))
+    cloud.app.sweep("outbox")
+    assert _check(cloud)["ok"] and cloud.service.overview._providers(cloud.service.now())[0]["says"] == "full"
+    cloud.service.providers.check("cloud")
+    assert cloud.service.overview._providers(cloud.service.now()) == []
 
 
 def test_a_check_that_was_asked_for_lets_those_who_wait_go_on(cloud: World, asked: list[Callable[[], str]]) -> None:

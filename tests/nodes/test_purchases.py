@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from taskflow.db.providers import accounts, unblock
-from taskflow.errors import NotFound, UsageError
+from taskflow.errors import NotFound, OutcomeUnknown, UsageError
 from taskflow.nodes.providers.base import AccessRefused, QuotaReached
 from tests.support.world import World
 from tests.support.world_fixtures import MakeWorld, worlds_with
@@ -295,12 +295,25 @@ def test_a_node_that_is_cancelled_during_the_look_up_is_not_bought(cloud: World)
     assert list(cloud.provider.bought.values()) == [1]
 
 
-def test_a_look_up_that_took_long_is_done_again_before_it_is_bought(cloud: World) -> None:
+def test_a_look_up_that_took_long_is_done_again_before_it_is_bought(make_cloud: MakeCloud) -> None:
     """Else a call could be under way when another worker looks for what it made, and both would buy."""
+    cloud = make_cloud(lease_s=50.0)  # nobody renews it in virtual time
     cloud.provider.after_look_up = _once(lambda: cloud.travel.shift(cloud.settings.provider_settle_s / 2 + 1))
     task = cloud.submit(resources=CLOUD)
     cloud.run_until(lambda: cloud.provider.bought, "it is bought")
     assert time.time() - cloud.node().intent_at < 1
+    assert cloud.finish(task)["status"] == "completed"
+    assert list(cloud.provider.bought.values()) == [1]
+
+
+def test_look_ups_that_are_always_slow_hold_no_purchase_up(make_cloud: MakeCloud) -> None:
+    """Each takes a third of the time to settle, also after a call without an answer: it counts for itself alone."""
+    cloud = make_cloud(lease_s=50.0)  # nobody renews it in virtual time
+    cloud.provider.after_look_up = lambda: cloud.travel.shift(cloud.settings.provider_settle_s / 3)
+    cloud.provider.refuse = OutcomeUnknown("no answer")
+    task = cloud.submit(resources=CLOUD)
+    cloud.run_until(lambda: cloud.provider.calls.count("create"), "a call was lost on its way")
+    cloud.provider.refuse = None
     assert cloud.finish(task)["status"] == "completed"
     assert list(cloud.provider.bought.values()) == [1]
 

@@ -57,11 +57,15 @@ def test_an_idle_node_of_another_release_goes_at_once(remote_world: World, monke
     assert took_s < remote_world.settings.node_warm_s / 2
 
 
-@pytest.mark.parametrize(("fields", "goes"), [({"protocol_version": 1}, True), ({"agent_version": "0.0.1"}, False)])
+@pytest.mark.parametrize(
+    ("fields", "goes"),
+    [({"protocol_version": 1}, True), ({"agent_version": "0.0.1"}, False), ({"protocol_version": 9}, False)],
+)
 def test_a_node_that_somebody_keeps_goes_only_where_nothing_could_run_on_it(
     make_remote_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], goes: bool
 ) -> None:
-    """An agent of another protocol gets no work, so the node would be paid for in vain; of another release it works on."""
+    """An agent of an older protocol gets no work, so the node would be paid for in vain; of another release it works on. A
+    newer protocol is that of a release that is being rolled out, and of a node that was just ordered through it."""
     world = make_remote_world(node_max_life_s=60.0)
     node, _ = world.service.nodes.add(world.caller, {"provider": "cloud"})
     world.node_is("warm")

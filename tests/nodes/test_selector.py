@@ -247,3 +247,8 @@ def test_who_waits_is_told_why_each_provider_sells_nothing() -> None:
     """A full account is no mystery."""
     choice = select(Wish(), [], offers=[], closed={"cloud": "nothing is bought there until then"}, limits=LIMITS)
     assert choice.as_dict()["rejected"] == [{"provider": "cloud", "reason": "nothing is bought there until then"}]
+
+
+def test_a_wish_that_a_later_release_stored_is_read_for_what_is_known_of_it() -> None:
+    """Both releases run side by side in a deploy, and a rollback leaves it behind."""
+    assert Wish.stored({"vcpus": 2.0, "colour": "green"}) == Wish(vcpus=2.0)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from taskflow.clock import isoformat
-from taskflow.db.models import ErrorRow, OutboxRow, Run, Task
+from taskflow.db.models import ErrorRow, OutboxRow, Run, SweepBackoff, Task
 from tests.web.world import World
 
 
@@ -288,3 +288,8 @@ def test_sweeps_are_shown_without_what_they_fail_at(world: World) -> None:
     found = world.call("GET", "/api/sweeps").get_json()["sweeps"]
     assert {one["name"] for one in found} == set(world.service.health._settings.sweep_intervals())
     assert all(one["failing"] == 0 and one["state"] == "new" for one in found)
+    error = {"code": "x", "message": "no"}
+    rows = [{"sweep": "prune", "item": f"task-{n}", "failures": 1, "next_at": 9e9, "error": error} for n in range(30)]
+    world.database.write(lambda tx: tx.execute(insert(SweepBackoff), rows))
+    found = world.call("GET", "/api/sweeps").get_json()["sweeps"]
+    assert {one["name"]: one["failing"] for one in found}["prune"] == 30

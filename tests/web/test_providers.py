@@ -32,6 +32,8 @@ def test_a_check_is_asked_for_over_http_and_read_when_a_worker_did_it(world: Wor
     viewer = world.service.accounts.create_token(owner="bob", name="v", role="viewer")["token"]
     found = world.call("GET", "/api/providers", token=viewer).get_json()["providers"][0]["check"]
     assert (found["pending"], found["ok"], found["code"]) == (False, True, None)
+    assert found["says"] is None  # of an ssh provider it names hosts
+    found = world.call("GET", "/api/providers").get_json()["providers"][0]["check"]
     assert found["says"] == "a node host serves the data directory"
     line = world.call("GET", "/api/audit").get_json()["lines"][0]
     assert (line["action"], line["outcome"], line["data"]["providers"]) == ("check_providers", "done", ["local"])

@@ -258,7 +258,7 @@ class ProviderCheckSchema(Schema):
     asked_at = _time("when one was asked for over the API; null: never")
     at = _time("when it was found; null: not yet")
     ok = _flag("the credential works; null: not known yet", none=True)
-    says = _text("what was found, for people", none=True)
+    says = _text("what was found, for admins, as it may name hosts; null: not known, or for who is none", none=True)
     code = _text("what is wrong, in a word that does not change; null: nothing", none=True)
 
 

@@ -200,6 +200,11 @@ class DestroySchema(ReasonSchema):
 class NodeSpecSchema(ResourcesSchema):
     """Which node to order. The first offer of the provider that fits is taken."""
 
+    class Meta:
+        """Who orders a node names the place that it has to be at."""
+
+        exclude = ("location_policy",)
+
     provider = fields.String(
         required=True,
         validate=texts.identifier,

@@ -79,21 +79,15 @@ def see_run(run_id: str) -> Response:
     steps = served.lookups.steps(found["pipeline"])
     return show(
         "run.html", run=found, drawn=drawn, width=WIDTH, diagrams=diagrams(steps, drawn.states) if steps else None,
-        why=why, history=history, signal=_signal(found, history),
+        why=why, history=history, signal=_signal(found),
     )  # fmt: skip
 
 
-def _signal(run: Mapping[str, Any], history: History) -> dict[str, str] | None:
-    """The signal that the run waits for: its ``name``, the ``address`` that takes it, and a ``key``; None: it awaits none.
-
-    The key is that of this wait: of two people who answer it the first one counts, and the next wait for the same signal is
-    another one.
-    """
+def _signal(run: Mapping[str, Any]) -> dict[str, str] | None:
+    """The signal that the run waits for: its ``name``, the ``address`` that takes it, and the ``key`` of this wait; None:
+    it awaits none, or the answer is there already."""
     name = run["awaiting"]
-    if name is None:
+    key = None if name is None else service().runs.wait_key(caller(), run["id"], name)
+    if key is None:
         return None
-    came = [
-        event["seq"] for event in history.events if event["kind"] == "signal_recorded" and event["data"]["name"] == name
-    ]
-    address = f"/api/runs/{run['id']}/signals/{quote(name, safe='')}"
-    return {"name": name, "address": address, "key": f"page-{came[-1] if came else 0}"}
+    return {"name": name, "address": f"/api/runs/{run['id']}/signals/{quote(name, safe='')}", "key": key}

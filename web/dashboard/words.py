@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -69,8 +70,13 @@ def lines(data: Mapping[str, Any]) -> str:
     return "\n".join(f"{name}: {plain(value)}" for name, value in data.items())
 
 
+def as_json(value: Any) -> str:
+    """As JSON that one reads."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration, "between": between, "moment": moment, "group": group, "words": words, "sentence": sentence,
     "shell": shell, "money": money, "compact": compact, "lines": lines, "chosen": chosen, "refused": refused,
-    "number": number,
+    "number": number, "as_json": as_json,
 }  # fmt: skip

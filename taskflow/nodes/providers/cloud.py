@@ -88,13 +88,13 @@ def _user_data_argument(name: str, cloud: str, key: str, options: Mapping[str, A
     there is no such driver, it does not take these options, or its servers can't be told who they are. Asks nobody."""
     try:
         made: Any = get_driver(cloud)
-    except (AttributeError, ImportError):
-        raise UsageError(f"provider {name}: Apache Libcloud has no driver {cloud}") from None
+    except Exception as error:  # of a name that was given up a bare one, which says what to use instead
+        raise UsageError(f"provider {name}: Apache Libcloud has no driver {cloud}: {error}") from None
     try:
         # Without its ``__init__``, in which some drivers sign in: this says which class of several it would be.
         driver = type(made.__new__(made, key, **options))
         inspect.signature(driver.__init__).bind(None, key, **options)
-    except TypeError as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         raise UsageError(f"provider {name}: driver {cloud} can't be made with its options: {error}") from None
     order = dict.fromkeys(("name", "size", "image", "location"))
     takes = inspect.signature(driver.create_node)
@@ -124,7 +124,10 @@ class LibcloudProvider:
         self._cloud = driver
         self._image = image
         self._prefix = prefix
-        given = {"timeout": timeout_s, **(options or {})}
+        # To connect, for each of two addresses, and to answer. What is sold is sold when the request arrives: that has to
+        # be within the limit also where a first address swallows it.
+        connect_s = min(3.0, timeout_s / 4)
+        given = {"timeout": (connect_s, timeout_s - 2 * connect_s), **(options or {})}
         self._user_data = _user_data_argument(name, driver, key, {} if driver in _KEY_ONLY else given)
         self._make = lambda: _make_driver(driver, key, given)
         #: Whether the call that this thread makes has sent anything yet.
