@@ -25,7 +25,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "bought-by-who-lost-it", "a worker that slept between its look-up and its purchase buys what another one bought",
-        (Edit("taskflow/nodes/machine.py", "ctx.ensure_ours(uncancelled=True)", "ctx.now"),), _PURCHASES,
+        (Edit("taskflow/nodes/machine.py", "now = ctx.ensure_ours(uncancelled=True)", "now = ctx.now"),), _PURCHASES,
     ),
     Mutant(
         "gone-before-it-came", "a node is destroyed while the server of a lost answer is not listed yet",
