@@ -24,7 +24,8 @@ WORKSPACE_TOKEN = "workspace-callback-token"
 NODE_ID = "node-1"
 # Leftovers are found by these ids: two test processes at once must not share them.
 WS = f"ws-{os.getpid()}-1"
-SESSION = f"session-{os.getpid()}-1"
+WS_2, WS_3 = f"ws-{os.getpid()}-2", f"ws-{os.getpid()}-3"
+SESSION, SESSION_2 = f"session-{os.getpid()}-1", f"session-{os.getpid()}-2"
 
 #: Parameters for a fixture ``isolate``.
 BOTH_WAYS = [

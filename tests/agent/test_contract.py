@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.agent.rig import AGENT_TOKEN, SESSION, WS, AgentRig
+from tests.agent.rig import AGENT_TOKEN, SESSION, SESSION_2, WS, WS_2, WS_3, AgentRig
 from tests.support.waiting import wait_until
 
 
@@ -63,11 +63,11 @@ def test_a_deleted_workspace_cannot_be_created_again(agent: AgentRig) -> None:
 def test_no_more_workspaces_than_slots(agent: AgentRig) -> None:
     """The third workspace on two slots is refused with 503 ``capacity``; a deletion makes room."""
     agent.ready(WS)
-    agent.ready("ws-2")
-    refused = agent.create("ws-3")
+    agent.ready(WS_2)
+    refused = agent.create(WS_3)
     assert (refused.status_code, refused.json()["code"]) == (503, "capacity")
     agent.delete(WS)
-    assert agent.create("ws-3").status_code == 202
+    assert agent.create(WS_3).status_code == 202
 
 
 def test_starting_a_session_twice_runs_it_once(agent: AgentRig) -> None:
@@ -97,11 +97,11 @@ def test_one_session_at_a_time_in_a_workspace(agent: AgentRig) -> None:
     """A second session waits for the first to end: 409 ``busy``, then it runs."""
     agent.ready()
     agent.begin("sleep", "60")
-    busy = agent.session("true", session_id="session-2")
+    busy = agent.session("true", session_id=SESSION_2)
     assert (busy.status_code, busy.json()["code"]) == (409, "busy")
     agent.stop()
     agent.outcome()
-    assert agent.run("true", session_id="session-2")["outcome"] == "exited"
+    assert agent.run("true", session_id=SESSION_2)["outcome"] == "exited"
 
 
 def test_every_route_but_health_needs_the_signature_of_the_agent_token(agent: AgentRig) -> None:

@@ -16,7 +16,7 @@ from taskflow.agent.dead_man import DeadMan
 from taskflow.agent.problems import Problem
 from taskflow.agent.store import Store
 from tests.agent.control_plane import FakeControlPlane
-from tests.agent.rig import SESSION, WS, AgentRig
+from tests.agent.rig import SESSION, SESSION_2, WS, WS_2, AgentRig
 from tests.support.waiting import wait_until
 
 LIMIT_S = 3.0
@@ -211,7 +211,7 @@ def test_a_cut_off_node_ends_its_session_and_reports_it_when_the_link_is_back(
     wait_until(lambda: control_plane.received("/heartbeat"), "a heartbeat")
     control_plane.down()
     wait_until(lambda: agent.session_state()["status"] == "ended", "the session is ended")
-    for answer in (agent.create("ws-2"), agent.session("true", session_id="session-2")):
+    for answer in (agent.create(WS_2), agent.session("true", session_id=SESSION_2)):
         assert (answer.status_code, answer.json()["code"]) == (503, "cut_off")
     control_plane.up()
     outcome = agent.outcome()
@@ -222,7 +222,7 @@ def test_a_cut_off_node_ends_its_session_and_reports_it_when_the_link_is_back(
     output = control_plane.output(SESSION)
     assert output.startswith(b"begun\n")
     assert output.endswith(b"told\n")
-    wait_until(lambda: agent.create("ws-2").status_code in (200, 202), "work is taken again")
+    wait_until(lambda: agent.create(WS_2).status_code in (200, 202), "work is taken again")
     assert agent.workspace(WS)["status"] == "ready"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from taskflow.agent.store import Store
-from tests.agent.rig import BOTH_WAYS, SESSION, WS, AgentRig, git
+from tests.agent.rig import BOTH_WAYS, SESSION, SESSION_2, WS, WS_2, AgentRig, git
 from tests.support.waiting import wait_until
 
 
@@ -67,9 +67,9 @@ def test_nothing_is_left_of_a_shim_that_ended(agent: AgentRig) -> None:
     """One that ended by itself, one whose workspace was deleted under it: a node that lives for long has many."""
     agent.ready()
     agent.run("true")
-    agent.ready("ws-2")
-    agent.session("sleep", "1000", workspace_id="ws-2", session_id="session-2")
-    for workspace_id in (WS, "ws-2"):
+    agent.ready(WS_2)
+    agent.session("sleep", "1000", workspace_id=WS_2, session_id=SESSION_2)
+    for workspace_id in (WS, WS_2):
         agent.delete(workspace_id)
     wait_until(lambda: not uncollected(agent), "every child that ended is collected")
 

@@ -25,7 +25,7 @@ from taskflow.certificates import AgentAuthority
 from taskflow.settings import Settings
 from taskflow.vault import Vault
 from tests.agent.control_plane import FakeControlPlane
-from tests.agent.rig import AGENT_TOKEN, NODE_ID, SESSION, WS, AgentRig
+from tests.agent.rig import AGENT_TOKEN, NODE_ID, SESSION, WS, WS_2, AgentRig
 from tests.support.waiting import wait_until
 
 HOUR_S = 3600.0
@@ -176,7 +176,7 @@ def test_a_body_that_is_too_large_is_not_read(agent: AgentRig) -> None:
 def test_a_signature_is_good_for_one_request(agent: AgentRig) -> None:
     """Made with another token or key, for another path, method, query or body: refused, and nothing is done."""
     agent.ready()
-    path, other = agent.workspace_path(WS), agent.workspace_path("ws-2")
+    path, other = agent.workspace_path(WS), agent.workspace_path(WS_2)
     delete = f"{path}?fence=1"
     wrong = {
         "another token": ("GET", path, b"", agent.sign("GET", path, b"", token="another")),

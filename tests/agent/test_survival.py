@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from tests.agent.control_plane import FakeControlPlane
-from tests.agent.rig import SESSION, WS, AgentRig, git
+from tests.agent.rig import SESSION, WS, WS_2, AgentRig, git
 from tests.support.waiting import wait_until
 
 _SLOW = "echo begun; until [ -e ../../../../go ]; do sleep 0.05; done; echo over; echo hi > hello.txt"
@@ -161,7 +161,7 @@ def test_without_its_supervisor_everything_ends(rig: AgentRig) -> None:
     agent.ready()
     agent.begin("sh", "-c", "trap '' TERM; setsid env -i sleep 1000 & echo begun; while :; do sleep 0.1; done")
     agent.wait_output(b"begun")
-    agent.create("ws-2", setup_command=["sleep", "1000"])
+    agent.create(WS_2, setup_command=["sleep", "1000"])
     agent.release_lifeline()
     wait_until(lambda: not agent.leftovers(), "nothing runs any more")
     assert agent.process is not None

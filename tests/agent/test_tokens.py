@@ -13,7 +13,7 @@ from taskflow.agent.store import Store
 from taskflow.agent.tokens import Tokens
 from tests.agent.control_plane import FakeControlPlane
 from tests.agent.orders import node_order
-from tests.agent.rig import NODE_ID, NODE_TOKEN, SESSION, WORKSPACE_TOKEN, WS, AgentRig
+from tests.agent.rig import NODE_ID, NODE_TOKEN, SESSION, SESSION_2, WORKSPACE_TOKEN, WS, AgentRig
 from tests.support.waiting import wait_until
 
 
@@ -68,7 +68,7 @@ def test_a_repeated_create_does_not_bring_an_old_token_back(agent: AgentRig, con
     agent.run("true")
     assert control_plane.received(f"/sessions/{SESSION}/outcome")[0].key_id == f"workspace:{WS}:2"
     assert agent.create(callback_token="workspace-5", callback_generation=5).status_code == 200
-    agent.run("true", session_id="session-2")
+    agent.run("true", session_id=SESSION_2)
     assert control_plane.received("/sessions/session-2/outcome")[0].token == "workspace-5"
 
 
