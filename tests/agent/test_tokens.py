@@ -69,7 +69,7 @@ def test_a_repeated_create_does_not_bring_an_old_token_back(agent: AgentRig, con
     assert control_plane.received(f"/sessions/{SESSION}/outcome")[0].key_id == f"workspace:{WS}:2"
     assert agent.create(callback_token="workspace-5", callback_generation=5).status_code == 200
     agent.run("true", session_id=SESSION_2)
-    assert control_plane.received("/sessions/session-2/outcome")[0].token == "workspace-5"
+    assert control_plane.received(f"/sessions/{SESSION_2}/outcome")[0].token == "workspace-5"
 
 
 def test_an_older_generation_is_never_gone_back_to(tmp_path: Path) -> None:
