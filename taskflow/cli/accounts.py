@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from taskflow.cli import connection, render
-from taskflow.cli.client import Api
+from taskflow.cli.client import PAGE, Api
 from taskflow.cli.operate import database_app
 from taskflow.cli.options import json_option
+from taskflow.cli.pages import read, say_more
 from taskflow.cli.problems import OK, USAGE, CommandError
 from taskflow.db.roles import ROLES
 from taskflow.settings import Settings
 
-_PAGE = 200
+if TYPE_CHECKING:  # the command line starts without the stores
+    from taskflow.bootstrap import App
 
 
 @click.command()
@@ -132,7 +134,7 @@ def revoke_token(token_id: str, as_json: bool) -> int:
 
 
 @click.command()
-@click.option("--limit", type=click.IntRange(1, _PAGE), default=50, show_default=True, metavar="N", help="Lines.")
+@click.option("--limit", type=click.IntRange(1, PAGE), default=50, show_default=True, metavar="N", help="Lines.")
 @click.option("--all", "all_pages", is_flag=True, help="Every line there is.")
 @click.option(
     "--all-owners",
@@ -142,30 +144,26 @@ def revoke_token(token_id: str, as_json: bool) -> int:
 @json_option
 def audit(limit: int, all_pages: bool, all_owners: bool, as_json: bool) -> int:
     """List who asked for which change, and what came of it, newest first. Needs an admin's token."""
-    size = _PAGE if all_pages else limit
     if all_owners:
         with database_app() as app:
-            lines, more = _lines(lambda cursor: app.service.audit.page_of_all(limit=size, cursor=cursor), all_pages)
+            found = read(partial(_page_of_all, app), "lines", limit=limit, all_pages=all_pages)
     else:
         api = connection.connect(Settings.from_env())
-        lines, more = _lines(lambda cursor: api.audit(limit=size, cursor=cursor), all_pages)
+        found = read(api.audit, "lines", limit=limit, all_pages=all_pages)
     if as_json:
-        click.echo(render.to_json({"lines": lines}))
+        click.echo(render.to_json({"lines": found.rows, "next_cursor": found.cursor}))
         return OK
-    rows = [(one["at"], one["actor"], one["action"], one["subject_id"], one["outcome"], _facts(one)) for one in lines]
+    rows = [
+        (one["at"], one["actor"], one["action"], one["subject_id"], one["outcome"], _facts(one)) for one in found.rows
+    ]
     click.echo(render.table(("AT", "ACTOR", "ACTION", "SUBJECT", "OUTCOME", "FACTS"), rows) if rows else "no lines")
-    if more:
-        click.echo("there are more: --all", err=True)
+    say_more(found.cursor)
     return OK
 
 
-def _lines(page: Callable[[str | None], tuple[Any, str | None]], all_pages: bool) -> tuple[list[Any], bool]:
-    found, cursor = page(None)
-    lines = list(found)
-    while all_pages and cursor:
-        found, cursor = page(cursor)
-        lines += found
-    return lines, cursor is not None
+def _page_of_all(app: App, *, limit: int, cursor: str | None) -> dict[str, Any]:
+    lines, following = app.service.audit.page_of_all(limit=limit, cursor=cursor)
+    return {"lines": lines, "next_cursor": following}
 
 
 def _facts(line: dict[str, Any]) -> str:

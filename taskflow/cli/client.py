@@ -294,10 +294,9 @@ class Api:
         # Once: where the answer was lost, a repeat would say that there is none.
         self._once("revoking the token", "DELETE", f"/api/tokens/{quote(token_id, safe='')}", None, None, None)
 
-    def audit(self, *, limit: int = 50, cursor: str | None = None) -> tuple[list[dict[str, Any]], str | None]:
-        """A page of the audit trail, newest first, and the cursor of the next one."""
-        found = self._call("reading the audit trail", "GET", "/api/audit", query=_page(limit, cursor))
-        return found["lines"], found["next_cursor"]
+    def audit(self, *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+        """A page of the audit trail, newest first: ``{"lines", "next_cursor"}``."""
+        return self._call("reading the audit trail", "GET", "/api/audit", query=_page(limit, cursor))
 
     def sweeps(self) -> dict[str, Any]:
         """``sweeps``, the scheduled jobs, whose ``failing`` is at how many things; ``promises``, those of the caller's

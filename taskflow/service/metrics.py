@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import Connection, func, select
 
 from taskflow.clock import Clock
-from taskflow.db.models import Node, OutboxRow, Run, SweepBackoff, Task
+from taskflow.db.models import Node, OutboxRow, Run, Task
 from taskflow.db.providers import accounts
 from taskflow.db.session import Database
 from taskflow.db.status import STATUSES, TERMINAL
@@ -24,6 +24,7 @@ from taskflow.engine.meter import SILENT, Meter
 from taskflow.errors import InfrastructureError, Unauthorized
 from taskflow.observe.counting import Readings, counting, exposition
 from taskflow.settings import Settings
+from taskflow.sweeps.items import count_failing_items
 from taskflow.sweeps.lateness import standings
 from taskflow.vault import Vault
 
@@ -161,11 +162,11 @@ class Metrics:
         rows = standings(self._database, intervals, now)
         succeeded: _Gauge = {(one.name,): one.row.last_success_at for one in rows if one.age_s is not None}
         with self._database.read() as tx:
-            failing = _counts(tx, (SweepBackoff.sweep,))
+            failing = count_failing_items(tx)
         return {
             "taskflow_sweep_last_success_timestamp_seconds": succeeded,
             "taskflow_sweep_interval_seconds": {(name,): interval_s for name, interval_s in intervals.items()},
-            "taskflow_sweep_failing_items": {(name,): failing.get((name,), 0.0) for name in intervals},
+            "taskflow_sweep_failing_items": {(name,): float(failing.get(name, 0)) for name in intervals},
         }
 
 
