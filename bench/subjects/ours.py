@@ -16,9 +16,9 @@ from bench.subjects import LogReader, Subject, Web
 from bench.weighing import resident_bytes
 from taskflow.ids import RunId
 from taskflow.stack.commands import web_argv
-from taskflow.stack.ports import http_answers
+from taskflow.stack.ports import free_port, http_answers
 from tests.support.celery_processes import Child
-from tests.support.processes import die_with_parent, end_process, free_port
+from tests.support.processes import die_with_parent, end_process
 from tests.support.servers import PostgresServer
 from tests.support.waiting import wait_until
 

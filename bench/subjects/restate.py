@@ -14,7 +14,7 @@ from typing import Any
 from bench.installing import npm_folder, python_of
 from bench.subjects import Subject
 from bench.subjects.outside import Outside, folder_of, process, wait_for
-from tests.support.processes import free_port
+from taskflow.stack.ports import free_port
 
 _SERVER = {"@restatedev/restate-server": "1.7.12"}
 _SDK = {"restate-sdk": "1.3.0", "hypercorn": "0.18.0"}

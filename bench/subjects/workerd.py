@@ -14,7 +14,7 @@ from typing import Any
 from bench.installing import npm_folder
 from bench.subjects import Subject
 from bench.subjects.outside import ROOT, Outside, folder_of, process, wait_for
-from tests.support.processes import free_port
+from taskflow.stack.ports import free_port
 from tests.support.seen import Look
 
 _PACKAGES = {"workerd": "1.20261117.1"}

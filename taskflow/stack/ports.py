@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import errno
 import http.client
+import random
 import socket
+from pathlib import Path
 
 from taskflow.errors import InfrastructureError
+
+# Below the range from which systems give ports to outgoing connections (Linux: 32768, IANA: 49152), above well-known ones.
+_PORTS = range(20_000, 32_768)
+_TRIES = 100
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+# Its own generator: processes that seed the common one alike would all choose the same ports.
+_random = random.SystemRandom()
 
 
 def _family(host: str) -> socket.AddressFamily:
@@ -21,8 +30,28 @@ def _bind(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
+def _outgoing_ports() -> range:
+    """The ports that this system gives to outgoing connections; where it doesn't say, the IANA's dynamic ones."""
+    try:
+        first, last = map(int, _OUTGOING.read_text().split())
+    except (OSError, ValueError):
+        return range(49_152, 65_536)
+    return range(first, last + 1)
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port of ``host`` that nobody listens on at this moment."""
+    """A port of ``host`` that nobody has at this moment. Raises InfrastructureError when there is none.
+
+    It is one that no outgoing connection is given: a server takes seconds from here to its own bind, and on a busy
+    machine the kernel would hand a port of that range to some client in between.
+    """
+    outgoing = _outgoing_ports()
+    for port in _random.sample(_PORTS, _TRIES):
+        if port not in outgoing:
+            try:
+                return _bind(host, port)
+            except OSError:
+                continue
     try:
         return _bind(host, 0)
     except OSError as error:

@@ -20,11 +20,12 @@ from sqlalchemy import make_url, select
 from taskflow.agent.processes import processes_with_env
 from taskflow.db.models import Node, Workspace
 from taskflow.db.session import make_engine
+from taskflow.stack.ports import free_port
 from taskflow.vault import Vault
 from tests.chaos.plan import LINKS
 from tests.chaos.proxy import Proxies
 from tests.e2e.stack import make_repository
-from tests.support.processes import die_with_parent, end_process, free_port
+from tests.support.processes import die_with_parent, end_process
 from tests.support.servers import PostgresServer, ValkeyServer
 from tests.support.waiting import wait_until
 

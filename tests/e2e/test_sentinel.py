@@ -18,9 +18,10 @@ from taskflow.bootstrap import bootstrap
 from taskflow.db.migrate import upgrade
 from taskflow.db.models import Run
 from taskflow.settings import Settings
+from taskflow.stack.ports import free_port
 from tests.e2e.toy import start_runs
 from tests.support.celery_processes import clean_environ, worker
-from tests.support.processes import die_with_parent, end_process, free_port
+from tests.support.processes import die_with_parent, end_process
 from tests.support.servers import ValkeyServer, valkey_binary
 from tests.support.waiting import wait_until
 

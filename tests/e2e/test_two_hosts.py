@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from taskflow.stack.ports import free_port
 from tests.e2e.stack import Stack, git, make_repository
 from tests.support.hosts import Network, OtherHost, other_hosts
-from tests.support.processes import free_port
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]

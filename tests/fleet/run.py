@@ -16,11 +16,11 @@ from typing import Any
 import requests
 
 from taskflow.clock import SystemClock
+from taskflow.stack.ports import free_port
 from tests.e2e.stack import Stack
 from tests.fleet.agents import RealPlanner, Servers
 from tests.support.fake_agent import Plan
 from tests.support.fake_cloud import FakeCloud
-from tests.support.processes import free_port
 from tests.support.servers import PostgresServer, ValkeyServer
 from tests.support.waiting import wait_until
 

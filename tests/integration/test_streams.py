@@ -24,9 +24,10 @@ from taskflow.bootstrap import App, bootstrap
 from taskflow.clock import ManualClock
 from taskflow.db.models import LogChunk
 from taskflow.settings import Settings
+from taskflow.stack.ports import free_port
 from taskflow.vault import Vault
 from tests.conftest import ValkeyDatabase
-from tests.support.processes import die_with_parent, end_process, free_port
+from tests.support.processes import die_with_parent, end_process
 from tests.support.waiting import wait_until
 from tests.web.world import SPEC, RecordingPublisher, World
 

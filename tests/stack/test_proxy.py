@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from taskflow.stack.ports import free_port
 from tests.support.house import ROOT
-from tests.support.processes import die_with_parent, end_process, free_port
+from tests.support.processes import die_with_parent, end_process
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="no nginx here: apt-get install nginx-light")

