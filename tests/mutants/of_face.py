@@ -14,7 +14,7 @@ _FILES = "taskflow/observe/files.py"
 _KIT = "taskflow/testing/kit.py"
 _OF_RUNS = ("tests/service/test_runs.py", "tests/web/test_runs.py")
 _OF_FILTERS = ("tests/web/test_filters.py",)
-_OF_PAGES = ("tests/dashboard/test_pages.py",)
+_OF_OVERVIEW_PAGE = ("tests/dashboard/test_overview.py",)
 _OF_METRICS = ("tests/observe/test_metrics.py",)
 
 _OWN_PIPELINES = (
@@ -181,7 +181,7 @@ _SEEN = (
         "late-beat-is-well", "nobody is told that sweeps stand still",
         (Edit(_OVERVIEW, '    return _said("ok", alive()) if says == "ok" else _said("late", says)\n',
               '    return _said("ok", alive())\n'),),
-        _OF_PAGES,
+        _OF_OVERVIEW_PAGE,
     ),
     Mutant(
         "bar-of-another-run", "the timeline of a run has the steps of the one before it",

@@ -95,7 +95,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "moved-is-death", "a server that its provider moves or reboots passes for one that is off",
         (Edit("taskflow/nodes/providers/hetzner.py", 'or "", UNKNOWN)', 'or "", "stopped")'),),
-        ("tests/nodes/test_provider_conformance.py",),
+        ("tests/nodes/test_provider_conformance_clouds.py",),
     ),
     Mutant(
         "cut-link-is-death", "a link that is cut is taken for two signs, while sessions still live behind it",
@@ -186,6 +186,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "taskflow/nodes/providers/hetzner.py", 'gone_is_fine and error.code == "not_found":',
             'gone_is_fine and error.code in ("not_found", 404):',
         ),),
-        ("tests/nodes/test_provider_conformance.py",),
+        ("tests/nodes/test_provider_conformance_clouds.py",),
     ),
 )  # fmt: skip
