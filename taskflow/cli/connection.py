@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from taskflow.cli.client import Api, Target
+from taskflow.cli.client import Api
 from taskflow.cli.problems import NoServer, no_stack
+from taskflow.cli.transport import Target
 from taskflow.clock import Clock, SystemClock
 from taskflow.errors import UsageError
 from taskflow.settings import Settings

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 
 from taskflow import logs
-from taskflow.cli.client import Api, Target
+from taskflow.cli.client import Api
 from taskflow.cli.render import Progress
+from taskflow.cli.transport import Target
 from taskflow.errors import TaskflowError
 from taskflow.settings import Settings
 from taskflow.stack.data_dir import StackInfo

@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from taskflow.cli import connection, embedded, render
-from taskflow.cli.client import Api, Target
+from taskflow.cli.client import Api
 from taskflow.cli.follow import Follower
 from taskflow.cli.interrupts import Detached, Interrupts
 from taskflow.cli.problems import FAILED, INTERRUPTED, OK, CommandError, NoServer, no_stack
 from taskflow.cli.render import Progress
 from taskflow.cli.repository import merge_command
 from taskflow.cli.spec import Submission
+from taskflow.cli.transport import Target
 from taskflow.errors import InfrastructureError, TaskflowError
 from taskflow.logs import mask_text
 from taskflow.settings import Settings

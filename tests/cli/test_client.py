@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from taskflow.cli import client, connection
-from taskflow.cli.client import Api, Target
+from taskflow.cli import connection, transport
+from taskflow.cli.client import Api
 from taskflow.cli.problems import CommandError, NoServer
+from taskflow.cli.transport import Target
 from taskflow.clock import ManualClock
 from taskflow.file_lock import FileLock
 from taskflow.settings import Settings
@@ -110,7 +111,7 @@ def test_what_is_no_taskflow_is_not_taken_for_one(
     advice: str,
 ) -> None:
     """Another server's 404 says nothing of a task, its 401 nothing of the token; a proxy's 502 is no server."""
-    monkeypatch.setattr(client, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(transport, "PATIENCE_S", 0.0)
     connected.refuse[("GET", "/task-1")] = (status, {})
     done = invoke("show", "task-1")
     assert done.exit_code == exit_code
@@ -131,7 +132,7 @@ def test_what_a_server_says_of_an_error_can_not_steer_the_terminal(connected: Fa
 
 def test_a_name_that_no_host_has_is_said(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not that nobody listens."""
-    monkeypatch.setattr(client, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(transport, "PATIENCE_S", 0.0)
     monkeypatch.setenv("TASKFLOW_URL", "http://nowhere.invalid")
     monkeypatch.setenv("TASKFLOW_TOKEN", "t")
     done = invoke("list")
@@ -151,7 +152,7 @@ def test_a_server_that_is_away_is_exit_code_3(
     connected: FakeServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody at TASKFLOW_URL: the address is named, the token is not."""
-    monkeypatch.setattr(client, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(transport, "PATIENCE_S", 0.0)
     connected.stop()
     done = invoke("show", "task-1")
     assert done.exit_code == 3
@@ -282,8 +283,8 @@ def test_a_stream_is_read_frame_by_frame_whatever_carries_it() -> None:
     """Also where its pieces have no lengths; silence and the time to come again mean nothing; what is no event is said."""
     answer = requests.Response()
     answer.raw = io.BytesIO(b'retry: 1000\n\n: \n\nid: 1\n\nid: 2\nevent: x\ndata: {"seq": 2}\n\nid: 3\ndata: {"cut')
-    assert list(client._frames("reading", "GET /", answer)) == [("1", None), ("2", {"seq": 2})]
+    assert list(transport._frames("reading", "GET /", answer)) == [("1", None), ("2", {"seq": 2})]
     answer = requests.Response()
     answer.raw = io.BytesIO(b"id: 1\ndata: <html>\n\n")
     with pytest.raises(NoServer, match="no event"):
-        list(client._frames("reading", "GET /", answer))
+        list(transport._frames("reading", "GET /", answer))

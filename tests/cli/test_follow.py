@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from taskflow.cli import follow
-from taskflow.cli.client import Api, Target
+from taskflow.cli.client import Api
 from taskflow.cli.follow import Follower, write_log
 from taskflow.cli.problems import NoServer
 from taskflow.cli.render import LogLines, Progress, clean
 from taskflow.cli.runs import RunFollower
+from taskflow.cli.transport import Target
 from taskflow.clock import ManualClock
 from tests.cli.conftest import Invoke
 from tests.cli.fake_server import END, FakeServer, error

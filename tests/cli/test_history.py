@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import insert, update
 
 from taskflow.cli import history
-from taskflow.cli.client import Api, Target
+from taskflow.cli.client import Api
+from taskflow.cli.transport import Target
 from taskflow.db.models import ErrorRow, Event, Run, Task
 from tests.cli.conftest import Invoke
 from tests.cli.fake_server import END, FakeServer

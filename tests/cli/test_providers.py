@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from taskflow.cli import connection
-from taskflow.cli.client import Api, Target
+from taskflow.cli.client import Api
 from taskflow.cli.problems import CommandError
 from taskflow.cli.providers import WAIT_S, checked_by_a_worker
 from taskflow.cli.render import Progress
+from taskflow.cli.transport import Target
 from taskflow.clock import ManualClock
 from taskflow.settings import Settings
 from taskflow.stack.data_dir import DataDir

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from taskflow.cli import embedded
-from taskflow.cli.client import Api, Target
+from taskflow.cli.client import Api
 from taskflow.cli.render import Progress
+from taskflow.cli.transport import Target
 from taskflow.errors import InfrastructureError
 from taskflow.settings import Settings
 from taskflow.stack.data_dir import DataDir

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from taskflow.cli.client import Api, Target
+from taskflow.cli.client import Api
 from taskflow.cli.overview import Look, Overview, frame
 from taskflow.cli.problems import CommandError, NoServer
 from taskflow.cli.top import Screen
+from taskflow.cli.transport import Target
 from tests.cli.conftest import Invoke
 from tests.web.world import World
 
