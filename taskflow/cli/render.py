@@ -160,7 +160,8 @@ def event_line(event: Mapping[str, Any]) -> str | None:
 def result_block(task: Mapping[str, Any], tail: Sequence[str] = ()) -> str:
     """How a task ended: status, output, error with advice, end of the log, merge command."""
     result, error = task.get("result") or {}, task.get("error") or {}
-    took = duration(seconds_between(task.get("created_at"), task.get("completed_at")))
+    began = task.get("run_created_at") or task.get("created_at")
+    took = duration(seconds_between(began, task.get("completed_at")))
     lines = [f"{clean(task['status'])}   {task['id']}   run {task.get('run_number')}   {took}"]
     merge = merge_command(task)
     branch = result.get("output_branch")

@@ -24,7 +24,7 @@ _OF_RUN: tuple[Any, ...] = (
 #: What a line of a list shows of a task and its run: not what it was given and what it left, which may be long.
 OF_TASK: tuple[Any, ...] = (
     Task.id, Task.title, Task.status, Task.project, Task.run_number, Task.node_id, Task.error, Task.created_at,
-    Task.completed_at, Run.step, Run.finished_at.label("run_finished_at"),
+    Task.completed_at, Run.step, Run.created_at.label("run_created_at"), Run.finished_at.label("run_finished_at"),
 )  # fmt: skip
 _NUMBER_MAX = 2**31 - 1
 _SEARCHED = (Task.title, Task.id, Task.repository)

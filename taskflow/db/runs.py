@@ -88,6 +88,7 @@ def to_row(row: Row[Any]) -> RunRow:
         cancel_requested_at=row.cancel_requested_at,
         cancel_reason=row.cancel_reason,
         finished_at=row.finished_at,
+        created_at=row.created_at,
     )
 
 

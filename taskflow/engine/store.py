@@ -44,6 +44,7 @@ class RunRow:
     cancel_requested_at: float | None = None
     cancel_reason: str | None = None
     finished_at: float | None = None
+    created_at: float | None = None
 
     @property
     def subject(self) -> str:

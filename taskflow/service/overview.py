@@ -118,9 +118,13 @@ def _open_counts(tx: Connection, owner_id: str) -> dict[str, int]:
 
 
 def _ended_tasks(tx: Connection, owner_id: str, since: float) -> Sequence[Row[Any]]:
-    hour, took, of_day = _span(Task.created_at, Task.completed_at, since)
+    # Of its last run: from when that was asked for.
+    hour, took, of_day = _span(func.coalesce(Run.created_at, Task.created_at), Task.completed_at, since)
     return tx.execute(
-        select(hour, Task.status, *took).where(Task.owner_id == owner_id, *of_day).group_by(hour, Task.status)
+        select(hour, Task.status, *took)
+        .outerjoin_from(Task, Run, Run.id == Task.run_id)
+        .where(Task.owner_id == owner_id, *of_day)
+        .group_by(hour, Task.status)
     ).all()
 
 

@@ -290,6 +290,7 @@ class Tasks:
         return RunRow(
             id=new_run_id(), pipeline=pipeline.name, version=pipeline.version, subject_kind="task",
             subject_id=task_id, number=number, owner_id=owner_id, step=pipeline.first, rev=0, step_entered_at=now,
+            created_at=now,
         )  # fmt: skip
 
     # --- stopping

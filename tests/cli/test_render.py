@@ -47,6 +47,13 @@ def test_the_result_says_what_there_is_to_take() -> None:
     assert "changed nothing" not in render.result_block(make_task(status="failed"))
 
 
+def test_a_task_that_ran_again_took_as_long_as_its_last_run() -> None:
+    """From when that run was asked for, not from the task's making; a server that does not say it is believed as before."""
+    ended = {"status": "failed", "completed_at": "2026-01-01T01:00:00.500Z", "run_number": 2}
+    assert render.result_block(make_task(**ended, run_created_at="2026-01-01T01:00:00.000Z")).endswith("run 2   0.5 s")
+    assert render.result_block(make_task(**ended)).endswith("run 2   1 h")
+
+
 def test_what_happens_then_is_said_once() -> None:
     """The sentence of the API begins with the word that stands before it here."""
     text = render.why_text({"summary": "it waits", "then": "then the step fails", "step": "running"})

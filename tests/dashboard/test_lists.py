@@ -13,6 +13,21 @@ from web.dashboard import nodes, operations
 pytestmark = pytest.mark.usefixtures("today")
 
 
+def test_a_task_that_ran_again_took_as_long_as_its_last_run(world: World, see: See) -> None:
+    """The list counts from when that run was asked for, not from the task's making."""
+    task = world.submit()
+    world.end(task, "failed", {"code": "x", "message": "m"})
+    ended = world.row(Task, task["id"]).completed_at
+    world.database.write(
+        lambda tx: (
+            tx.execute(update(Task).where(Task.id == task["id"]).values(created_at=ended - 7200)),
+            tx.execute(update(Run).where(Run.id == task["run_id"]).values(created_at=ended - 3)),
+        )
+    )
+    text = see("/tasks").text
+    assert "3.0 s" in text and "2 h" not in text
+
+
 @pytest.mark.parametrize("query", ["/tasks?text=%00", "/tasks?label=a:%00", "/runs?pipeline=%00", "/runs?subject=a%00"])
 def test_a_search_that_a_database_would_fail_at_is_refused(see: See, query: str) -> None:
     """As what it is, not as a store that is away."""

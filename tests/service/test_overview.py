@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from taskflow.db.models import Task
+from taskflow.db.models import Run, Task
 from taskflow.service.overview import HOURS
 from taskflow.testing import Kit
 from tests.service.test_runs import GIVEN, WAIT
@@ -16,12 +16,18 @@ from tests.support.world import SPEC, World
 _HOUR_S = 3600.0
 
 
-def _ended(world: World, owner: str, status: str, *, ago_s: float, took_s: float) -> None:
-    """A task of ``owner`` that ended so long ago and had taken so long."""
+def _ended(world: World, owner: str, status: str, *, ago_s: float, took_s: float, before_s: float = 0.0) -> None:
+    """A task of ``owner`` that ended so long ago, whose run had taken so long, and which was made so long before that."""
     task, _ = world.service.tasks.submit(world.caller_of(owner), {**SPEC, "title": status})
     at = world.service.overview._now() - ago_s
-    ended = {"status": status, "created_at": at - took_s, "completed_at": at}
-    world.app.database.write(lambda tx: tx.execute(update(Task).where(Task.id == task["id"]).values(**ended)))
+    ended = {"status": status, "created_at": at - took_s - before_s, "completed_at": at}
+    began = {"created_at": at - took_s}
+    world.app.database.write(
+        lambda tx: (
+            tx.execute(update(Task).where(Task.id == task["id"]).values(**ended)),
+            tx.execute(update(Run).where(Run.id == task["run_id"]).values(**began)),
+        )
+    )
 
 
 def _numbers(world: World, owner: str) -> dict[str, Any]:
@@ -47,6 +53,12 @@ def test_durations_are_those_of_what_completed(world: World) -> None:
     last = _numbers(world, "somebody")["hours"][-1]
     assert (last["completed"], last["failed"], last["cancelled"]) == (2, 1, 1)
     assert last["mean_s"] == pytest.approx(20.0) and last["longest_s"] == pytest.approx(30.0)
+
+
+def test_a_task_that_ran_again_took_as_long_as_its_last_run(world: World) -> None:
+    """What passed before somebody ran it again is nobody's work."""
+    _ended(world, "somebody", "completed", ago_s=0, took_s=10, before_s=5000)
+    assert _numbers(world, "somebody")["hours"][-1]["longest_s"] == pytest.approx(10.0)
 
 
 def test_each_end_is_in_its_hour_and_a_day_is_all(world: World) -> None:

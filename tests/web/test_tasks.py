@@ -128,6 +128,20 @@ def test_rerun_starts_the_next_run(world: World) -> None:
     assert world.count(Run) == 2
 
 
+def test_how_long_a_rerun_took_counts_from_the_rerun(world: World) -> None:
+    """The task and its line in the list say when its last run was asked for; a draft has none."""
+    draft = world.submit(start=False)
+    task = world.submit()
+    assert (draft["run_created_at"], task["run_created_at"]) == (None, task["created_at"])
+    world.end(task, "failed", {"code": "x", "message": "m"})
+    world.clock.advance(2)
+    again = world.call("POST", f"/api/tasks/{task['id']}/rerun").get_json()
+    assert again["run_created_at"] > task["created_at"] == again["created_at"]
+    (line,) = (one for one in world.call("GET", "/api/tasks").get_json()["tasks"] if one["id"] == task["id"])
+    shown = world.call("GET", f"/api/tasks/{task['id']}").get_json()
+    assert line["run_created_at"] == shown["run_created_at"] == again["run_created_at"]
+
+
 def test_rerun_waits_for_the_last_cleanup(world: World) -> None:
     """A failed task whose run still cleans up is not started over what it still holds."""
     task = world.submit()
