@@ -246,7 +246,7 @@ class Follower:
         limit_s = render.seconds_between(found.get("since"), found.get("until"))
         return Awaited(
             now, render.clean(found.get("summary") or ""), entered,
-            None if entered is None or limit_s is None else entered + limit_s, render.clean(found.get("then") or ""),
+            None if entered is None or limit_s is None else entered + limit_s, render.clean(render.then_of(found)),
         )  # fmt: skip
 
     def _say(self, text: str) -> None:

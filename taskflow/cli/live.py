@@ -115,7 +115,7 @@ def _waits(what: Standing, now: float) -> list[str]:
     if what.ends is not None:
         left_s = what.ends - now
         limit = f"{short(left_s)} left" if left_s > 0 else f"overdue since {short(-left_s)}"
-        lines.append(f"{limit}; {what.then}" if what.then else limit)
+        lines.append(f"{limit}; then {what.then}" if what.then else limit)
     return lines
 
 

@@ -298,6 +298,11 @@ def _json_or_none(value: Any) -> str | None:
     return json.dumps(value) if value else None
 
 
+def then_of(found: Mapping[str, Any]) -> str:
+    """What happens when the time of a step is over; a server of an older release says the word "then" itself."""
+    return str(found.get("then") or "").removeprefix("then ")
+
+
 def why_text(found: Mapping[str, Any]) -> str:
     """What a task waits for: the sentence, then the facts, then the choice of its node."""
     error, node, placement = found.get("last_error") or {}, found.get("node") or {}, found.get("placement") or {}
@@ -308,7 +313,7 @@ def why_text(found: Mapping[str, Any]) -> str:
             ("awaiting", found.get("awaiting")),
             ("since", found.get("since")),
             ("until", found.get("until")),
-            ("then", str(found.get("then") or "").removeprefix("then ")),
+            ("then", then_of(found)),
             ("runner", found.get("runner")),
             ("next look in", duration(found["next_look_in_s"]) if found.get("next_look_in_s") is not None else None),
             ("attempt", found.get("attempt")),

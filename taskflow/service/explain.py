@@ -135,12 +135,12 @@ class Explain:
         if run.deadline_at is None or step is None:
             return "it goes on when this is done"
         if pipeline is not None and run.step in pipeline.closing:
-            return "then it gives up: the run ends, and the workspace may still be on the node"
+            return "it gives up: the run ends, and the workspace may still be on the node"
         if run.step == "waiting_for_capacity":
-            return "then it fails with the reason why it waits"
+            return "it fails with the reason why it waits"
         if step.expired is not None and run.step != "node_agent_ready":
-            return "then the node is asked once; if that does not help, the step fails, and cleanup begins"
-        return "then the step fails, and cleanup begins"
+            return "the node is asked once; if that does not help, the step fails, and cleanup begins"
+        return "the step fails, and cleanup begins"
 
 
 def _node_view(node: Row[Any] | None) -> dict[str, Any] | None:

@@ -107,5 +107,5 @@ class RunExplain:
         if table is None or step is None or run.deadline_at is None:
             return "it goes on when this is done"
         if step.expired is not None:
-            return "then the step decides what its time being over means"
-        return "then the step fails, and the run ends" if run.step in table.closing else "then the step fails"
+            return "the step decides what its time being over means"
+        return "the step fails, and the run ends" if run.step in table.closing else "the step fails"

@@ -159,13 +159,13 @@ def test_who_waits_is_listed_in_the_order_of_service(api: World, invoke: Invoke)
     for task_id in ids:
         run_id = api.row(Task, task_id).run_id
         waits = update(Run).where(Run.id == run_id).values(step="waiting_for_capacity")
-        full = update(Task).where(Task.id == task_id).values(placement={"reason": "every node is full"})
+        full = update(Task).where(Task.id == task_id).values(placement={"reason": "no node has room"})
         api.database.write(methodcaller("execute", waits))
         api.database.write(methodcaller("execute", full))
     lines = invoke("queue").stdout.splitlines()
     assert lines[0].split() == ["PLACE", "TASK", "PRIORITY", "WAITED", "PROJECT", "WAITS", "FOR"]
     assert (lines[1].split()[:3], lines[2].split()[:3]) == (["1", ids[1], "5"], ["2", ids[0], "0"])
-    assert lines[1].endswith("every node is full")
+    assert lines[1].endswith("no node has room")
     assert json.loads(invoke("queue", "--json").stdout)["count"] == 2
     assert "2 wait" in invoke("queue", "--limit", "1").stderr
 

@@ -39,7 +39,7 @@ def test_a_step_is_drawn_with_its_time_and_what_it_waits_for() -> None:
     """Step and elapsed time, then what is awaited, then how long it may take, counting down, and what follows."""
     screen = Screen()
     now = screen.clock.monotonic()
-    standing = Standing("workspace_ready", now, "its ready callback is awaited", now + 65, "then the node is asked")
+    standing = Standing("workspace_ready", now, "its ready callback is awaited", now + 65, "the node is asked")
     screen.clock.advance(4.0)
     first, *waits = screen.drawn(standing)
     assert first[1:].split() == ["workspace_ready", "4", "s"]
@@ -129,7 +129,7 @@ def test_a_follower_says_what_is_awaited_by_its_own_clock(server: FakeServer) ->
     server.walk_to_running()
     server.why = {
         "summary": "the command runs; its outcome is awaited; its alarm is overdue", "waited_s": 7.0,
-        "since": "1999-01-01T00:00:00Z", "until": "1999-01-01T00:01:00Z", "then": "then the step fails",
+        "since": "1999-01-01T00:00:00Z", "until": "1999-01-01T00:01:00Z", "then": "the step fails",
     }  # fmt: skip
     progress = Watched()
     script = Script(lambda: None, lambda: server.end("completed"))
@@ -138,7 +138,7 @@ def test_a_follower_says_what_is_awaited_by_its_own_clock(server: FakeServer) ->
     shown = [one for one in progress.shown if isinstance(one, Standing) and one.awaited]
     assert shown[0] == Standing(
         "running", began - 7.0, "the command runs; its outcome is awaited; its alarm is overdue", began + 53.0,
-        "then the step fails",
+        "the step fails",
     )  # fmt: skip
     assert progress.shown[0] == Standing("workspace_ready", began)  # at once, before anybody was asked
     assert progress.shown[-1] == ""

@@ -55,9 +55,10 @@ def test_a_task_that_ran_again_took_as_long_as_its_last_run() -> None:
 
 
 def test_what_happens_then_is_said_once() -> None:
-    """The sentence of the API begins with the word that stands before it here."""
-    text = render.why_text({"summary": "it waits", "then": "then the step fails", "step": "running"})
-    assert text.splitlines()[-1].split() == ["then", "the", "step", "fails"]
+    """The word stands before the sentence of the API; a server of an older release begins the sentence with it."""
+    for said in ("the step fails", "then the step fails"):
+        text = render.why_text({"summary": "it waits", "then": said, "step": "running"})
+        assert text.splitlines()[-1].split() == ["then", "the", "step", "fails"]
 
 
 def test_why_says_which_node_was_chosen_and_what_spoke_against_the_others() -> None:
@@ -81,8 +82,8 @@ def test_why_says_which_node_was_chosen_and_what_spoke_against_the_others() -> N
     none: dict[str, Any] = {"node_id": None, "rejected": []}
     bought = {**none, "action": "provision", "reason": "no node with room", "offer": offer}
     assert "a new node of hetzner cx22 fsn1: no node with room" in render.why_text({"placement": bought})
-    waits = {**none, "action": "wait", "reason": "every node is full"}
-    assert "none yet: every node is full" in render.why_text({"placement": waits})
+    waits = {**none, "action": "wait", "reason": "no node has room"}
+    assert "none yet: no node has room" in render.why_text({"placement": waits})
     named = {**waits, "node_id": "node-1", "reason": "the node that was asked for: it is full"}
     assert "none yet: the node that was asked for" in render.why_text({"placement": named})
 

@@ -104,7 +104,7 @@ def test_a_followed_task_is_drawn_and_a_signal_shows_the_cursor_again(server: Fa
     server.walk_to_running()
     server.why = {
         "summary": "its outcome is awaited", "waited_s": 7.0, "since": "2026-01-01T00:00:00Z",
-        "until": "2026-01-01T01:00:00Z", "then": "then the step fails",
+        "until": "2026-01-01T01:00:00Z", "then": "the step fails",
     }  # fmt: skip
     with terminal(server, "show", "-f", "task-1") as screen:
         screen.shows(b"59:5")
@@ -120,7 +120,7 @@ def test_a_followed_run_is_drawn_as_a_task_is(server: FakeServer) -> None:
     server.task = {"id": "run-1", "status": "waiting", "finished": False, "step": "approve", "pipeline": "order"}
     server.why = {
         "summary": "it is at approve and waits for the signal approved", "waited_s": 7.0, "since": "2026-01-01T00:00:00Z",
-        "until": "2026-01-01T01:00:00Z", "then": "then the step fails",
+        "until": "2026-01-01T01:00:00Z", "then": "the step fails",
     }  # fmt: skip
     with terminal(server, "show", "-f", "run-1") as screen:
         screen.shows(b"59:5")
