@@ -67,4 +67,6 @@ def refused(placement: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _candidate(one: Mapping[str, Any]) -> str:
-    return str(one.get("node_id") or " ".join(str(one[name]) for name in ("provider", "offer") if one.get(name)))
+    # An offer "@" has neither size nor place: it is all that its provider has.
+    named = [str(one[name]) for name in ("provider", "offer") if one.get(name) not in (None, "", "@")]
+    return str(one.get("node_id") or " ".join(named))

@@ -87,6 +87,12 @@ def nodes_by_label(tx: Connection, provider: str, labels: Sequence[str]) -> dict
     return found
 
 
+def has_node_of(tx: Connection, owner_id: str, provider: str) -> bool:
+    """Whether a node of this owner stands at this provider."""
+    standing = select(Node.id).where(Node.owner_id == owner_id, Node.provider == provider, Node.destroyed_at.is_(None))
+    return tx.execute(standing.limit(1)).first() is not None
+
+
 def providers_of_nodes(tx: Connection) -> set[str]:
     """Names of the providers at which nodes stand."""
     return set(tx.execute(select(Node.provider).where(Node.destroyed_at.is_(None)).distinct()).scalars())

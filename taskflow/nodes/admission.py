@@ -68,7 +68,7 @@ class Situation:
         if why is not None:
             return Choice("wait", None, why, choice.rejected)
         if choice.action == "wait" and choice.node_id is None and held_back:
-            return replace(choice, reason=f"every node is full, and no further one is made: {held_back[0]}")
+            return replace(choice, reason=f"no node has room, and no further one is made: {held_back[0]}")
         return choice
 
 

@@ -82,6 +82,11 @@ class Offer:
         """How its rest after a sell-out is remembered."""
         return f"{self.size}@{self.location}"
 
+    @property
+    def said(self) -> str:
+        """What it is called to people: an offer that has neither size nor place is all that its provider has."""
+        return f"{self.provider} {self.key}" if self.size or self.location else self.provider
+
 
 @dataclass(frozen=True)
 class ProviderSpec:
@@ -115,6 +120,15 @@ class Catalogue:
     def spec(self, name: str) -> ProviderSpec | None:
         """The provider of this name."""
         return next((spec for spec in self.providers if spec.name == name), None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the providers are called."""
+        return tuple(spec.name for spec in self.providers)
+
+    def has_no(self, name: str) -> str:
+        """What is said to whoever names a provider that there is not."""
+        return f"no provider {name}; there {'is' if len(self.names) == 1 else 'are'}: {', '.join(self.names)}"
 
 
 def load_catalogue(settings: Settings) -> Catalogue:

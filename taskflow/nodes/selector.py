@@ -14,6 +14,8 @@ from taskflow.db.status import LOCAL_PROVIDER, NODE_COMING, NODE_USABLE
 from taskflow.nodes.catalogue import Offer
 
 _ASKED = "the node that was asked for: "
+#: Of as many it is said why they will never do; of all of them the task's placement says it.
+_SHOWN_MAX = 4
 #: What a location is: the only place, or the first one to be looked at.
 REQUIRE, PREFER = "require", "prefer"
 
@@ -202,9 +204,17 @@ def _any(
         rejected.append({"provider": offer.provider, "offer": offer.key, "reason": why})
     never = catalogue is not None and all(wish.fits(offer) for offer in catalogue)
     if never and all(node.status not in (*NODE_USABLE, *NODE_COMING) or _never(node, wish) for node in nodes):
-        return Choice("impossible", None, "no node and no offer is what was asked for", tuple(rejected))
+        return Choice("impossible", None, _said_of_none(wish, nodes, catalogue or ()), tuple(rejected))
     rejected += [{"provider": name, "reason": why} for name, why in closed.items()]
-    return Choice("wait", None, "every node is full and no further one is allowed", tuple(rejected))
+    return Choice("wait", None, "no node has room, and no further one is allowed", tuple(rejected))
+
+
+def _said_of_none(wish: Wish, nodes: Sequence[Candidate], catalogue: Sequence[Offer]) -> str:
+    """That nothing there is will ever do, with what decides it: of each offer and node, the first few of them."""
+    why = [f"{offer.said}: {wish.fits(offer)}" for offer in catalogue]
+    why += [f"{node.node_id}: {reason}" for node in nodes if (reason := _never(node, wish)) is not None]
+    more = f"; and {len(why) - _SHOWN_MAX} more" if len(why) > _SHOWN_MAX else ""
+    return f"no node and no offer is what was asked for: {'; '.join(why[:_SHOWN_MAX])}{more}"
 
 
 def _place(wish: Wish, location: str) -> str:

@@ -120,8 +120,8 @@ class Nodes:
     def _spec(self, name: str) -> ProviderSpec:
         found = self._tools.catalogue.spec(name)
         if found is None:
-            names = ", ".join(spec.name for spec in self._tools.catalogue.providers)
-            raise UsageError(f"no provider {name}; there are: {names}", fields={"provider": f"one of {names}"})
+            catalogue = self._tools.catalogue
+            raise UsageError(catalogue.has_no(name), fields={"provider": f"one of {', '.join(catalogue.names)}"})
         return found
 
     def _for_sale(self, tx: Connection, caller: Caller, provider: ProviderSpec, wish: Wish, now: float) -> Offer:

@@ -108,9 +108,9 @@ class Providers:
             return not is_check_asked(tx, name)
 
     def _names(self, name: str | None) -> list[str]:
-        names = [spec.name for spec in self._tools.catalogue.providers]
+        names = list(self._tools.catalogue.names)
         if name is not None and name not in names:
-            raise NotFound(f"no provider {name}; there are: {', '.join(names)}", fields={"provider": "unknown"})
+            raise NotFound(self._tools.catalogue.has_no(name), fields={"provider": "unknown"})
         return [name] if name else names
 
     def _checked(self, name: str, *, has_room: bool) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 from sqlalchemy.exc import IntegrityError
 
-from taskflow.addresses import AddressRefused, check_host, repository_host
 from taskflow.db import tasks as task_rows
 from taskflow.db.events import append_event
 from taskflow.db.listing import EVERY_TASK, TaskFilter, list_tasks
@@ -35,6 +34,7 @@ from taskflow.service.admission import Admission
 from taskflow.service.keys import key_reused
 from taskflow.service.pages import decode_cursor, encode_cursor, page_size
 from taskflow.service.reruns import is_over, rerun_reason
+from taskflow.service.specs import check_provider, check_spec, title_of
 from taskflow.service.starting import Starter
 from taskflow.service.unheard import unheard
 from taskflow.service.views import task_summary, task_view
@@ -84,7 +84,8 @@ class Tasks:
         Raises ``TooMany`` or ``Overloaded``, and then nothing was written, when too many tasks have not ended.
         """
         began = time.perf_counter()
-        self._check(spec)
+        check_spec(spec, self._settings)
+        check_provider(self._database, self._tools.catalogue, caller, spec)
         key = None if idempotency_key is None else (idempotency_key, self._vault.fingerprint(spec))
         starts = spec.get("start", True)
         try:
@@ -151,7 +152,7 @@ class Tasks:
         return {
             "id": task_id,
             "owner_id": caller.owner_id,
-            "title": spec.get("title") or " ".join(spec["command"])[:200],
+            "title": spec.get("title") or title_of(spec["command"]),
             "status": "draft" if run is None else "queued",
             "priority": spec.get("priority", 0),
             "project": spec.get("project") or "",
@@ -173,33 +174,6 @@ class Tasks:
             "run_id": None if run is None else run.id,
             "run_number": 0 if run is None else run.number,
         }
-
-    def _check(self, spec: Mapping[str, Any]) -> None:
-        self._check_repository(spec["repository"])
-        limit_s = spec.get("time_limit_s")
-        if limit_s is not None and not 0 < limit_s <= self._settings.execution_ceiling_s:
-            raise UsageError(
-                f"the time limit must be between 0 and {self._settings.execution_ceiling_s:g} s",
-                fields={"time_limit_s": "out of range"},
-            )
-        both = set(spec.get("env") or {}) & set(spec.get("secrets") or {})
-        if both:
-            raise UsageError("a name can't be both env and secret", fields={"secrets": f"also in env: {sorted(both)}"})
-
-    def _check_repository(self, repository: str) -> None:
-        """Where a node may be sent to fetch from; the node looks again, at what the name resolves to."""
-        host = repository_host(repository)
-        if host is None:
-            if not self._settings.repository_local_paths:
-                raise UsageError(
-                    "paths on a node are not taken as repositories here", fields={"repository": "must be a URL"},
-                    advice="the setting is TASKFLOW_REPOSITORY_LOCAL_PATHS",
-                )  # fmt: skip
-            return
-        try:
-            check_host(host, private=self._settings.repository_private_hosts)
-        except AddressRefused as error:
-            raise UsageError(f"the repository's host {error}", fields={"repository": f"its host {error}"}) from None
 
     def run(self, caller: Caller, task_id: str, *, first: _First | None = None) -> dict[str, Any]:
         """Start a draft. Raises ``Conflict`` when it was started already (a double click)."""

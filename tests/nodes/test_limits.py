@@ -282,7 +282,7 @@ def test_a_repeated_key_orders_one_node(cloud: World) -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "said"),
     [
-        ({"provider": "clud"}, UsageError, "there are: cloud"),
+        ({"provider": "clud"}, UsageError, "there is: cloud"),
         ({"provider": "cloud", "size": "xxl"}, UsageError, "xxl was asked for"),
         ({"provider": "cloud", "size": "s", "location": "nbg1"}, UsageError, "offers nothing like that"),
         ({"provider": "cloud", "vcpus": 64.0}, UsageError, "64 are needed"),

@@ -99,7 +99,7 @@ def test_a_named_node_is_that_one_or_none(named: Candidate | None, action: str) 
         ([node("ok", "warm")], True, "use", "instead of x: a warm node"),
         ([node("n", "creating", age_s=None)], True, "await_node", "instead of x: a node is coming already"),
         ([], True, "provision", "instead of x: no node with room"),
-        ([node("full", live=4)], False, "wait", "every node is full and no further one is allowed"),
+        ([node("full", live=4)], False, "wait", "no node has room, and no further one is allowed"),
     ],
 )
 def test_a_named_node_that_can_not_be_used_now_is_replaced_where_that_is_allowed(
@@ -241,6 +241,21 @@ def test_the_first_offer_that_fits_is_bought_and_the_others_say_why_not() -> Non
     assert [(one["offer"], one["reason"]) for one in choice.rejected] == [
         ("s@fsn1", "it has 2 vcpus, 4 are needed"), ("l@nbg1", "it is at nbg1, fsn1 was asked for"),
     ]  # fmt: skip
+
+
+def test_what_will_never_do_says_what_decides_it() -> None:
+    """Each offer and node with its reason, the first few of them: not that a node which could do never is draining too."""
+    offers = [Offer("local", "", "", 4.0, 8000, 3), *(Offer("cloud", f"s{n}", "fsn1", n, 8000, 3) for n in range(1, 6))]
+    choice = select(
+        Wish(vcpus=900), [node("n1", vcpus=4.0), node("n2", "error")], offers=[], catalogue=offers,
+        limits=Limits(60.0, 2.0),
+    )  # fmt: skip
+    assert (choice.action, choice.reason) == (
+        "impossible",
+        "no node and no offer is what was asked for: local: it has 4 vcpus, 900 are needed; "
+        "cloud s1@fsn1: it has 1 vcpus, 900 are needed; cloud s2@fsn1: it has 2 vcpus, 900 are needed; "
+        "cloud s3@fsn1: it has 3 vcpus, 900 are needed; and 4 more",
+    )  # fmt: skip
 
 
 def test_who_waits_is_told_why_each_provider_sells_nothing() -> None:

@@ -246,7 +246,7 @@ def test_who_waits_is_listed_in_the_order_of_service(world: World) -> None:
         for number, task in enumerate(made):
             waits = {"step": "waiting_for_capacity", "created_at": 1000.0 + number, "step_entered_at": now - 30}
             tx.execute(update(Run).where(Run.id == task["run_id"]).values(**waits))
-            tx.execute(update(Task).where(Task.id == task["id"]).values(placement={"reason": "every node is full"}))
+            tx.execute(update(Task).where(Task.id == task["id"]).values(placement={"reason": "no node has room"}))
         tx.execute(update(Task).where(Task.id == made[1]["id"]).values(node_id="node-1"))
         tx.execute(update(Run).where(Run.id == made[3]["run_id"]).values(cancel_requested_at=1.0))
 
@@ -255,7 +255,7 @@ def test_who_waits_is_listed_in_the_order_of_service(world: World) -> None:
     found = [one for page in pages for one in page]
     assert [(one["place"], one["title"]) for one in found] == [(1, "2"), (2, "0"), (3, "4")]
     assert (found[0]["reason"], found[0]["waited_s"], found[0]["priority"]) == (
-        "every node is full",
+        "no node has room",
         pytest.approx(30, abs=5),
         5,
     )

@@ -6,8 +6,9 @@ import threading
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
-from taskflow.db.models import Run, Task
+from taskflow.db.models import Node, Run, Task
 from tests.web.world import SPEC, World
 
 
@@ -173,3 +174,31 @@ def test_a_name_is_env_or_secret(world: World) -> None:
     """A variable that is both is refused, naming the field and the variable."""
     answer = world.call("POST", "/api/tasks", {**SPEC, "env": {"A": "1"}, "secrets": {"A": "2"}})
     assert (answer.status_code, list(answer.get_json()["error"]["fields"])) == (400, ["secrets"])
+
+
+def test_a_provider_that_there_is_not_is_refused_by_its_field(world: World) -> None:
+    """With those that there are; one at which the caller has a node, as after it left the catalogue, may be named."""
+    given = {**SPEC, "resources": {"provider": "awz"}}
+    answer = world.call("POST", "/api/tasks", given)
+    error = answer.get_json()["error"]
+    assert (answer.status_code, error["message"]) == (400, "no provider awz; there is: local")
+    assert error["fields"] == {"resources.provider": "one of local"} and world.count(Task) == 0
+    place = world.place(world.submit(resources={"provider": "local"}))
+    world.database.write(lambda tx: tx.execute(update(Node).where(Node.id == place.node_id).values(provider="awz")))
+    assert world.call("POST", "/api/tasks", given).status_code == 202
+    assert world.call("POST", "/api/tasks", given, token=world.other_token).status_code == 400
+    world.destroy(place)
+    assert world.call("POST", "/api/tasks", given).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("command", "title"),
+    [
+        (["grep", "a b", "it's"], """grep 'a b' 'it'"'"'s'"""), (["sh", "-c", "exit 3"], "exit 3"),
+        (["bash", "-c", " make\n  test "], "make test"), (["sh", "-c", " "], "sh -c ' '"),
+        (["sh", "-c", "exit $1", "sh", "3"], "sh -c 'exit $1' sh 3"),
+    ],
+)  # fmt: skip
+def test_a_task_without_a_title_is_called_by_its_command(world: World, command: list[str], title: str) -> None:
+    """As one would type it; of a shell by what that was given."""
+    assert world.submit(command=command)["title"] == title

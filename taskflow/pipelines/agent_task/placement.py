@@ -50,7 +50,9 @@ class Placement(TaskSteps):
         choice = self._choose(ctx, task)
         if choice.action == "impossible":
             advice = (
-                "name another node, or allow a fallback" if choice.node_id else "ask for less, or for another place"
+                "name another node, or allow a fallback"
+                if choice.node_id
+                else "ask for less, or for another place: taskflow providers lists what there is"
             )
             raise PermanentError(
                 choice.reason, code="node_unusable", advice=advice, detail={"rejected": list(choice.rejected)}
