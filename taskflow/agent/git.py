@@ -17,6 +17,8 @@ from taskflow.agent.confinement import Confinement
 from taskflow.agent.processes import kill_tree, set_parent_death_signal
 
 _TAIL_BYTES = 4000
+#: What git begins the lines with that say why it failed.
+_CAUSES = ("fatal: ", "error: ")
 _CREDENTIALS = re.compile(r"(\w[\w+.-]*://)[^/@\s]+@")
 
 
@@ -63,6 +65,12 @@ class Finished:
 def without_credentials(text: str) -> str:
     """``text`` with user names and passwords inside URLs replaced."""
     return _CREDENTIALS.sub(r"\1***@", text)
+
+
+def cause_first(text: str) -> str:
+    """What git said, and before that the lines in which it says why it gave up: who shows one line shows that."""
+    lines = text.splitlines()
+    return "\n".join(sorted(lines, key=lambda line: not line.startswith(_CAUSES)))
 
 
 def _tail(file: IO[bytes]) -> str:
@@ -177,10 +185,10 @@ class Git:
     def must(
         self, *arguments: str, phase: str, cwd: Path | None = None, config: tuple[str, ...] = (), **output: Any
     ) -> Finished:
-        """Run git. Raises ``JobFailure`` with git's own message when it fails."""
+        """Run git. Raises ``JobFailure`` with git's own message, its cause first, when it fails."""
         done = self.ask(*arguments, phase=phase, cwd=cwd, config=config, **output)
         if done.code != 0:
-            message = done.err or done.text or f"git {arguments[0]} ended with status {done.code}"
+            message = cause_first(done.err) or done.text or f"git {arguments[0]} ended with status {done.code}"
             raise JobFailure("git_failed", message, phase)
         return done
 

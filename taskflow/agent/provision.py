@@ -63,7 +63,7 @@ def provision(order: ProvisionOrder) -> dict[str, Any]:
 
 def _clone(order: ProvisionOrder, clean: Path, deadline: Deadline) -> dict[str, Any]:
     git = Git(clean, order.git_env, deadline)
-    options = ["--branch", order.branch] if order.branch is not None else []
+    options = ["--quiet"] if order.branch is None else ["--quiet", "--branch", order.branch]  # its progress is no cause
     if order.clean is not None:
         private_directory(clean)
         options.append("--no-checkout")

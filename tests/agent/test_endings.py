@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from taskflow.agent.git import cause_first
 from taskflow.agent.store import Store
 from tests.agent.rig import BOTH_WAYS, SESSION, SESSION_2, WS, WS_2, AgentRig, git
 from tests.support.waiting import wait_until
@@ -32,6 +33,15 @@ def test_a_failed_clone_carries_gits_own_message(agent: AgentRig) -> None:
     assert told == {"status": "failed", "base_commit": None, "error": state["error"]}
 
 
+def test_what_git_gave_up_for_comes_first() -> None:
+    """Who shows one line of it shows the cause; nothing of the rest is lost."""
+    said = "warning: redirecting\nremote: no access\nerror: failed to push\nhint: fetch first\nfatal: it ended"
+    assert cause_first(said).splitlines() == [
+        "error: failed to push", "fatal: it ended", "warning: redirecting", "remote: no access", "hint: fetch first",
+    ]  # fmt: skip
+    assert cause_first("") == "" and cause_first("one\ntwo") == "one\ntwo"
+
+
 @pytest.mark.parametrize(
     ("changes", "phase", "words"),
     [
@@ -52,7 +62,9 @@ def test_a_workspace_that_cannot_be_prepared_says_why(
     state = agent.wait_workspace()
     assert state["status"] == "failed"
     assert state["error"]["phase"] == phase
-    assert words in state["error"]["message"]
+    if phase == "clone":
+        assert words in state["error"]["message"].splitlines()[0]
+    assert words in state["error"]["message"] and "Cloning into" not in state["error"]["message"]
     wait_until(lambda: not marked(agent, WS), "nothing of the setup is left")
 
 

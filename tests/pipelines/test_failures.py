@@ -43,6 +43,9 @@ def test_a_failed_workspace_carries_the_agents_own_message(world: World) -> None
     assert (error["code"], error["message"]) == ("workspace_failed", "fatal: repository '/srv/repo' does not exist")
     assert error["detail"] == {"phase": "clone", "cause": "git"}
     assert error["step"] == "workspace_ready"
+    assert "address and the branch" in error["advice"]
+    world.plan.workspace_error = {"code": "setup_failed", "phase": "setup", "message": "make ended with status 2"}
+    assert "advice" not in failed(world)
 
 
 PUSH = {"code": "git", "phase": "push", "message": "remote: permission denied"}

@@ -13,6 +13,8 @@ from taskflow.ids import session_id_of
 from taskflow.nodes.admission import wish_of
 from taskflow.pipelines.agent_task.shared import TaskSteps
 
+_CHECK_CLONE = "check the repository's address and the branch, and that the node may read it (ssh key, git credential)"
+
 
 class Preparation(TaskSteps):
     """workspace_dispatch, workspace_ready."""
@@ -80,6 +82,7 @@ class Preparation(TaskSteps):
             error = payload.get("error") or {}
             raise PermanentError(
                 error.get("message", "the node gave no reason"), code="workspace_failed",
+                advice=_CHECK_CLONE if error.get("phase") == "clone" else None,
                 detail={"phase": error.get("phase"), "cause": error.get("code")},
             )  # fmt: skip
         session_id = session_id_of(ctx.run.id)
