@@ -1,4 +1,4 @@
-"""When a run that was lost with its node is over for good, so that a further one may begin elsewhere."""
+"""When a further run of a task may begin: because a user asks, or because the last one was lost with its node."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from taskflow.db.nodes import get_node
+from taskflow.db.tasks import IllegalTransition
 from taskflow.engine.store import RunRow
 from taskflow.nodes.liveness import SERVER_GONE, SILENCE, UNANSWERED
 
@@ -31,3 +32,27 @@ def rerun_reason(task: Row[Any], number: int) -> str:
     """What the history says of a further run."""
     lost = (task.error or {}).get("message", "its node was lost")
     return f"run again, {number} of {task.node_loss_reruns_max}: {lost}"
+
+
+def refuse_rerun(task: Row[Any]) -> None:
+    """Raise ``IllegalTransition`` unless a user may run the task again now."""
+    if task.status in ("failed", "cancelled"):
+        return
+    advice = {
+        "completed": "submit it anew: taskflow submit",
+        "draft": f"it never ran; start it: taskflow run-draft {task.id}",
+    }.get(task.status, f"cancel it first: taskflow cancel {task.id}")
+    raise IllegalTransition(
+        f"task {task.id} is {task.status}; only a task that failed or was cancelled can be run again",
+        advice=advice, detail={"status": task.status},
+    )  # fmt: skip
+
+
+def refuse_start(task: Row[Any]) -> None:
+    """Raise ``IllegalTransition`` unless a user may start the task as a draft."""
+    if task.status in ("draft", "ready"):
+        return
+    again = f"run it again: taskflow rerun {task.id}" if task.status in ("failed", "cancelled") else None
+    raise IllegalTransition(
+        f"task {task.id} is {task.status}; only a draft can be started", advice=again, detail={"status": task.status}
+    )

@@ -119,8 +119,12 @@ class Runs:
         def make(tx: Connection) -> Row[Any]:
             run = self._get(tx, caller, run_id)
             if run.finished_at is None or run.error is None:
-                state = "has not ended" if run.finished_at is None else "is completed"
-                raise Conflict(f"run {run_id} {state}; a failed or cancelled one is run again", code="not_failed")
+                status = own_run_view(run)["status"]
+                raise Conflict(
+                    f"run {run_id} is {status}; only a run that failed or was cancelled can be run again",
+                    code="not_failed", detail={"status": status},
+                    advice="start another one" if run.finished_at else f"cancel it first: taskflow cancel {run_id}",
+                )  # fmt: skip
             self._admission.admit(tx, caller.owner_id)
             table = self._table(run.pipeline)
             # What it was given fitted the schema of then; the steps of now may want another.
@@ -365,7 +369,11 @@ class Runs:
         def work(tx: Connection) -> Row[Any]:
             run = self._get(tx, caller, run_id, lock=True)
             if run.finished_at is not None:
-                raise Conflict(f"run {run_id} has ended", code="ended", detail={"status": own_run_view(run)["status"]})
+                status = own_run_view(run)["status"]
+                raise Conflict(
+                    f"run {run_id} is {status} already; only a run that has not ended can be cancelled",
+                    code="ended", detail={"status": status},
+                )  # fmt: skip
             now = self._now()
             if request_cancel(tx, run_id, actor=caller.actor, reason=reason or "requested", now=now):
                 append_event(

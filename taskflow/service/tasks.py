@@ -33,7 +33,7 @@ from taskflow.service.accounts import Caller
 from taskflow.service.admission import Admission
 from taskflow.service.keys import key_reused
 from taskflow.service.pages import decode_cursor, encode_cursor, page_size
-from taskflow.service.reruns import is_over, rerun_reason
+from taskflow.service.reruns import is_over, refuse_rerun, refuse_start, rerun_reason
 from taskflow.service.specs import check_provider, check_spec, title_of
 from taskflow.service.starting import Starter
 from taskflow.service.unheard import unheard
@@ -184,6 +184,7 @@ class Tasks:
             if first is not None:
                 first(tx)
             task = task_rows.get_task(tx, caller.owner_id, task_id, lock=True)
+            refuse_start(task)
             if task.status == "draft":
                 transition(tx, task_id, "ready", actor=caller.actor, now=now)
             return self._queue(tx, caller.actor, task, now)
@@ -206,7 +207,11 @@ class Tasks:
             task = task_rows.get_task(tx, caller.owner_id, task_id, lock=True)
             last = get_run(tx, task.run_id) if task.run_id else None
             if last is not None and last.finished_at is None and task.status in TERMINAL:
-                raise Conflict(f"run {last.number} of task {task_id} still cleans up", code="still_cleaning_up")
+                raise Conflict(
+                    f"run {last.number} of task {task_id} still cleans up", code="still_cleaning_up",
+                    advice=f"ask again when that is done; taskflow why {task_id} says what it waits for",
+                )  # fmt: skip
+            refuse_rerun(task)
             self._admission.admit(tx, caller.owner_id)
             transition(tx, task_id, "ready", actor=caller.actor, now=now, from_statuses=("failed", "cancelled"))
             return self._queue(tx, caller.actor, task, now, node_loss_reruns=0)
@@ -286,8 +291,9 @@ class Tasks:
             task = task_rows.get_task(tx, caller.owner_id, task_id, lock=True)
             if task.status in TERMINAL:
                 raise Conflict(
-                    f"task {task_id} is {task.status} already", code="already_ended", detail={"status": task.status}
-                )
+                    f"task {task_id} is {task.status} already; only a task that has not ended can be cancelled",
+                    code="already_ended", detail={"status": task.status},
+                )  # fmt: skip
             if run is None or run.finished_at is not None:
                 transition(tx, task_id, "cancelled", actor=caller.actor, now=now, reason=reason)
                 return task_rows.get_task(tx, caller.owner_id, task_id), run

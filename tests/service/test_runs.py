@@ -266,7 +266,9 @@ def test_running_again_with_a_key_makes_one_run(kit: Kit) -> None:
 def test_a_failed_or_cancelled_run_is_run_again_with_its_input(kit: Kit) -> None:
     """As the next number of its subject; a completed or open one is not."""
     run = kit.start("wait", GIVEN, subject="it")
-    with pytest.raises(Conflict, match="has not ended"):
+    with pytest.raises(
+        Conflict, match=f"run {run.id} is waiting; only a run that failed or was cancelled can be run again"
+    ):
         run.rerun()
     run.signal("go", {"fail": True})
     assert run.error is not None
@@ -370,7 +372,7 @@ def test_why_says_what_is_waited_for_and_until_when(kit: Kit) -> None:
     kit.advance(5)
     found = kit.service.run_explain.why(kit.caller, run.id)
     assert found["summary"] == "it is at wait and waits for the signal go"
-    assert (found["awaiting"], found["runner"], found["then"]) == ("go", "alive", "then the step fails")
+    assert (found["awaiting"], found["runner"], found["then"]) == ("go", "alive", "the step fails")
 
 
 def test_a_run_whose_pipeline_is_not_registered_is_parked_named_and_goes_on_later(kit: Kit) -> None:

@@ -151,6 +151,31 @@ def test_rerun_waits_for_the_last_cleanup(world: World) -> None:
     assert error["code"] == "still_cleaning_up"
 
 
+@pytest.mark.parametrize(
+    ("status", "verb", "allowed", "advice"),
+    [
+        ("queued", "rerun", "only a task that failed or was cancelled can be run again", "cancel it first"),
+        ("draft", "rerun", "only a task that failed or was cancelled can be run again", "run-draft"),
+        ("completed", "rerun", "only a task that failed or was cancelled can be run again", "submit it anew"),
+        ("cancelled", "run", "only a draft can be started", "taskflow rerun"),
+        ("queued", "run", "only a draft can be started", ""),
+        ("failed", "cancel", "only a task that has not ended can be cancelled", ""),
+    ],
+)
+def test_what_a_task_is_not_in_the_state_for_is_refused_with_what_it_takes(
+    world: World, status: str, verb: str, allowed: str, advice: str
+) -> None:
+    """The state that it has, those from which it is allowed, and what to do."""
+    task = world.submit(start=status != "draft")
+    if status in ("completed", "failed", "cancelled"):
+        world.end(task, status)
+    answer = world.call("POST", f"/api/tasks/{task['id']}/{verb}")
+    error = answer.get_json()["error"]
+    assert answer.status_code == 409 and f"is {status}" in error["message"] and allowed in error["message"]
+    assert advice in error.get("advice", "") and "become" not in error["message"]
+    assert error["code"] == ("already_ended" if verb == "cancel" else "illegal_transition")
+
+
 @pytest.mark.parametrize("verb", ["run", "rerun"])
 def test_a_queued_task_is_neither_run_nor_rerun(world: World, verb: str) -> None:
     """409 with the status that stands in the way."""
