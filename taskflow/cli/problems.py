@@ -160,6 +160,8 @@ def _print(error: TaskflowError) -> None:
 
 def _option_name(field: str) -> str:
     head, _, rest = field.partition(".")
+    if head == "resources" and rest:
+        return f"--{rest.replace('_', '-')}"
     option = OPTION_OF_FIELD.get(head)
     return field if option is None else f"{option} {rest}".strip()
 
