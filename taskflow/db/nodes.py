@@ -52,7 +52,12 @@ def _reserved(column: Any) -> Any:
 
 
 _NODE = select(NODES, live_workspaces_of().label("live_workspaces")).where(Node.id == bindparam("of_node"))
-_NODE_OF_OWNER = _NODE.where(Node.owner_id == bindparam("of_owner"))
+#: What people see of a node beside its row.
+_SEEN = (
+    live_workspaces_of().label("live_workspaces"), _reserved(Workspace.vcpus).label("reserved_vcpus"),
+    _reserved(Workspace.memory_mb).label("reserved_memory_mb"),
+)  # fmt: skip
+_NODE_OF_OWNER = select(NODES, *_SEEN).where(Node.id == bindparam("of_node"), Node.owner_id == bindparam("of_owner"))
 _LOCK_OWNER = select(Owner.id).where(Owner.id == bindparam("of_owner")).with_for_update(key_share=True)
 _LIVE_COUNT = (
     select(func.count())
@@ -101,13 +106,8 @@ def providers_of_nodes(tx: Connection) -> set[str]:
 def list_nodes(
     tx: Connection, owner_id: str, *, with_destroyed: bool = False, limit: int | None = None, before: str | None = None
 ) -> Sequence[Row[Any]]:
-    """Nodes of this owner, newest first, each with ``live_workspaces``; ``before``: the id of the last row seen."""
-    statement = (
-        select(NODES, live_workspaces_of().label("live_workspaces"))
-        .where(Node.owner_id == owner_id)
-        .order_by(Node.id.desc())
-        .limit(limit)
-    )
+    """Nodes of this owner, newest first, each with ``_SEEN``; ``before``: the id of the last row seen."""
+    statement = select(NODES, *_SEEN).where(Node.owner_id == owner_id).order_by(Node.id.desc()).limit(limit)
     if not with_destroyed:
         statement = statement.where(Node.destroyed_at.is_(None))
     if before is not None:
@@ -116,7 +116,7 @@ def list_nodes(
 
 
 def get_node(tx: Connection, node_id: str, *, owner_id: str | None = None) -> Row[Any] | None:
-    """A node with ``live_workspaces``; ``owner_id`` narrows it for users, the runner asks without."""
+    """A node with ``live_workspaces``; ``owner_id`` narrows it for users, who see what is reserved too."""
     if owner_id is None:
         return tx.execute(_NODE, {"of_node": node_id}).first()
     return tx.execute(_NODE_OF_OWNER, {"of_node": node_id, "of_owner": owner_id}).first()

@@ -156,6 +156,8 @@ def node_view(row: Row[Any], now: float) -> dict[str, Any]:
         "location": row.location,
         "vcpus": row.vcpus,
         "memory_mb": row.memory_mb,
+        "reserved_vcpus": float(row.reserved_vcpus),
+        "reserved_memory_mb": int(row.reserved_memory_mb),
         "slots": row.slots,
         "live_workspaces": row.live_workspaces,
         "price_per_hour": row.price_per_hour,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import insert, update
 
-from taskflow.db.models import ErrorRow, Node, OutboxRow, Run, Task
+from taskflow.db.models import ErrorRow, Node, OutboxRow, Run, Task, Workspace
 from tests.dashboard.conftest import See
 from tests.web.world import World
 from web.dashboard import nodes, operations
@@ -26,6 +26,19 @@ def test_a_task_that_ran_again_took_as_long_as_its_last_run(world: World, see: S
     )
     text = see("/tasks").text
     assert "3.0 s" in text and "2 h" not in text
+
+
+def test_what_is_reserved_on_a_node_stands_beside_its_slots(world: World, see: See) -> None:
+    """A node with free slots and no free core is full for who asks for one."""
+    place = world.place(world.submit())
+    world.database.write(
+        lambda tx: (
+            tx.execute(update(Node).where(Node.id == place.node_id).values(vcpus=2.0, memory_mb=4000)),
+            tx.execute(update(Workspace).where(Workspace.id == place.workspace_id).values(vcpus=2.0, memory_mb=500)),
+        )
+    )
+    assert "2 of 2 vCPU reserved" in see("/nodes").text
+    assert "2 of 2 vCPU, 500 of 4000 MB" in see(f"/nodes/{place.node_id}").text
 
 
 @pytest.mark.parametrize("query", ["/tasks?text=%00", "/tasks?label=a:%00", "/runs?pipeline=%00", "/runs?subject=a%00"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from taskflow.db.models import Workspace
 from tests.web.world import World
 
 ORDER = {"provider": "local"}
@@ -115,3 +117,17 @@ def test_what_is_no_month_is_refused(world: World, month: str) -> None:
     answer = world.call("GET", "/api/usage", query_string={"month": month})
     assert answer.status_code == 422
     assert "month" in answer.get_json()["error"]["fields"]
+
+
+def test_a_node_says_what_its_workspaces_reserved(world: World) -> None:
+    """Alone and in the list, until they are released: slots that are free say nothing of what is left."""
+    place = world.place(world.submit())
+    asked = update(Workspace).where(Workspace.id == place.workspace_id)
+    world.database.write(lambda tx: tx.execute(asked.values(vcpus=1.5, memory_mb=512)))
+    (listed,) = world.call("GET", "/api/nodes").get_json()["nodes"]
+    shown = world.call("GET", f"/api/nodes/{place.node_id}").get_json()
+    for node in (listed, shown):
+        assert (node["reserved_vcpus"], node["reserved_memory_mb"]) == (1.5, 512)
+    world.database.write(lambda tx: tx.execute(asked.values(status="released", released_at=1.0)))
+    shown = world.call("GET", f"/api/nodes/{place.node_id}").get_json()
+    assert (shown["reserved_vcpus"], shown["reserved_memory_mb"]) == (0.0, 0)

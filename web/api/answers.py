@@ -212,6 +212,8 @@ class NodeSchema(Schema):
     location = _text("the provider's word for where it is")
     vcpus = _number("cores it was ordered with", none=True)
     memory_mb = _count("memory it was ordered with", none=True)
+    reserved_vcpus = _number("cores that its workspaces reserved: what is left is what a further task may ask for")
+    reserved_memory_mb = _count("memory that its workspaces reserved")
     slots = _count("workspaces it holds at once")
     live_workspaces = _count("workspaces on it now")
     price_per_hour = _number("what it costs, in the currency of the catalogue")
