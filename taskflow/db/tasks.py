@@ -149,7 +149,9 @@ def get_task(tx: Connection, owner_id: str, task_id: str, *, lock: bool = False)
     """A task of this owner. Raises ``NotFound``: another owner's task does not exist for them."""
     row = tx.execute(_TASK_LOCKED if lock else _TASK, {"of_owner": owner_id, "of_task": task_id}).first()
     if row is None:
-        raise NotFound(f"no task {task_id}", fields={"task_id": "unknown"})
+        raise NotFound(
+            f"no task {task_id}", fields={"task_id": "unknown"}, advice="taskflow list shows those that there are"
+        )
     return row
 
 

@@ -183,7 +183,9 @@ class Nodes:
 def _mine(tx: Connection, caller: Caller, node_id: str) -> Row[Any]:
     row = get_node(tx, node_id, owner_id=caller.owner_id)
     if row is None:
-        raise NotFound(f"no node {node_id}", fields={"node_id": "unknown"})
+        raise NotFound(
+            f"no node {node_id}", fields={"node_id": "unknown"}, advice="taskflow nodes shows those that there are"
+        )
     return row
 
 

@@ -44,7 +44,10 @@ class RunExplain:
         with self._database.read() as tx:
             row = get_own_run(tx, caller.owner_id, run_id)
             if row is None:
-                raise NotFound(f"no run {run_id}", fields={"run_id": "unknown"})
+                raise NotFound(
+                    f"no run {run_id}", fields={"run_id": "unknown"},
+                    advice="taskflow list --runs shows those that there are",
+                )  # fmt: skip
             failed = last_error(tx, run_id)
         shown, run = own_run_view(row), to_row(row)
         if shown["finished"]:

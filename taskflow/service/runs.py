@@ -267,7 +267,11 @@ class Runs:
     def _get(self, tx: Connection, caller: Caller, run_id: str, *, lock: bool = False) -> Row[Any]:
         run = own_runs.get_own_run(tx, caller.owner_id, run_id, lock=lock)
         if run is None:
-            raise NotFound(f"no run {run_id}", fields={"run_id": "unknown"})
+            raise NotFound(
+                f"no run {run_id}",
+                fields={"run_id": "unknown"},
+                advice="taskflow list --runs shows those that there are",
+            )
         return run
 
     # --- signals

@@ -188,6 +188,52 @@ def test_many_wrong_fields_are_not_sent_back_whole(world: World) -> None:
     assert len(answer.data) < 50_000
 
 
+@pytest.mark.parametrize(
+    ("body", "message", "place"),
+    [
+        (b'{"repository": "/r",\n "command": make}', "the body is not JSON: line 2, column 13", {"line": 2, "column": 13}),
+        (b"\xff", "the body is not JSON", None),
+    ],
+)  # fmt: skip
+def test_a_body_that_is_not_json_says_where(world: World, body: bytes, message: str, place: Any) -> None:
+    """Line and column, and what is expected; not what stands there."""
+    answer = world.call("POST", "/api/tasks", data=body, content_type="application/json")
+    error = _error(answer)
+    assert (answer.status_code, error["message"], error.get("detail")) == (400, message, place)
+    assert "application/json" in error["advice"] and "make" not in error["message"]
+
+
+def test_a_wrong_field_says_what_is_wanted(world: World) -> None:
+    """What a list or an object looks like; of a name that is not known, which one is near."""
+    wrong = {
+        "command": "make test", "env": ["CI"], "resources": {"vcpu": 2}, "comand": 1, "labels": "x",
+        "nothing_like_it_at_all": 1, "y" * 5000: 1,
+    }  # fmt: skip
+    fields = _error(world.call("POST", "/api/tasks", {"repository": "/srv/repo", **wrong}))["fields"]
+    assert fields["command"] == 'a list of texts is needed, as ["make", "test"]'
+    assert fields["env"].startswith("an object of texts is needed") and "object" in fields["labels"]
+    assert fields["comand"] == "Unknown field. Is command meant?"
+    assert fields["resources.vcpu"] == "Unknown field. Is vcpus meant?"
+    assert fields["nothing_like_it_at_all"] == fields["y" * 200] == "Unknown field."
+    resources = _error(world.call("POST", "/api/tasks", {**SPEC, "resources": "big"}))["fields"]
+    assert resources == {"resources": 'an object is needed, as {"vcpus": 2}'}
+    query = _error(world.call("GET", "/api/tasks?state=failed"))["fields"]
+    assert query == {"state": "Unknown field. Is status meant?"}
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("/api/tasks/task-x", "taskflow list shows"), ("/api/runs/run-x", "taskflow list --runs"),
+        ("/api/nodes/node-x", "taskflow nodes"),
+    ],
+)  # fmt: skip
+def test_what_there_is_not_is_told_where_to_look(world: World, path: str, advice: str) -> None:
+    """The command that lists what there is."""
+    answer = world.call("GET", path)
+    assert answer.status_code == 404 and advice in _error(answer)["advice"]
+
+
 def test_an_empty_body_may_be_left_out(world: World) -> None:
     """Routes that take nothing need neither body nor content type, and refuse what they don't know."""
     draft = world.submit(start=False)

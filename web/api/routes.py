@@ -62,15 +62,26 @@ class RequestParser(FlaskParser):
         try:
             return json.loads(body, parse_constant=_no_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:  # also numbers and nesting beyond what the parser takes
-            raise UsageError("the body is not JSON", code="not_json") from error
+            raise _not_json(error) from error
 
     def handle_error(self, error: ma.ValidationError, req: Any, schema: Any, **_kwargs: Any) -> NoReturn:
         """Raise ``InvalidRequest``; the cause is not chained, because it holds the values."""
         messages = error.messages if isinstance(error.messages, dict) else {}
         fields: dict[str, str] = {}
         for located in messages.values():
-            fields |= wrong_fields(located)
+            fields |= wrong_fields(located, schema=schema)
         raise InvalidRequest("the request does not fit: " + ", ".join(sorted(fields)), fields=fields) from None
+
+
+def _not_json(error: Exception) -> UsageError:
+    """Where the body ends to be JSON; not what stands there, which may be a secret."""
+    said, place = "the body is not JSON", None
+    if isinstance(error, json.JSONDecodeError):
+        said, place = (
+            f"{said}: line {error.lineno}, column {error.colno}",
+            {"line": error.lineno, "column": error.colno},
+        )
+    return UsageError(said, code="not_json", advice="send one JSON object, as application/json", detail=place)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -58,6 +58,7 @@ def _argv(**kwargs: Any) -> fields.List[Any]:
     return fields.List(
         fields.String(required=True, validate=texts.argument),
         validate=[validate.Length(1, COMMAND_MAX), texts.program],
+        error_messages={"invalid": 'a list of texts is needed, as ["make", "test"]'},
         metadata={"description": "the program and its arguments; no shell reads it"},
         **kwargs,
     )
@@ -69,6 +70,7 @@ def _environment(description: str, **kwargs: Any) -> fields.Dict:
         values=fields.String(required=True, validate=texts.variable_value),
         load_default=dict,
         validate=validate.Length(max=ENTRIES_MAX),
+        error_messages={"invalid": 'an object of texts is needed, as {{"CI": "true"}}'},
         metadata={"description": description},
         **kwargs,
     )
@@ -76,6 +78,8 @@ def _environment(description: str, **kwargs: Any) -> fields.Dict:
 
 class ResourcesSchema(Schema):
     """What the task's node has to be. What is left out does not matter."""
+
+    error_messages = {"type": 'an object is needed, as {"vcpus": 2}'}  # noqa: RUF012 - so marshmallow reads it
 
     provider = fields.String(
         validate=texts.identifier, metadata={"description": "a provider of this installation's catalogue"}
@@ -137,6 +141,7 @@ class TaskSpecSchema(Schema):
         values=fields.String(required=True, validate=[validate.Length(max=500), texts.plain]),
         load_default=dict,
         validate=validate.Length(max=LABELS_MAX),
+        error_messages={"invalid": 'an object of texts is needed, as {{"team": "web"}}'},
         metadata={"description": "what it can be found by"},
     )
     priority = Whole(
@@ -241,6 +246,7 @@ class TaskIdsSchema(Schema):
         fields.String(required=True, validate=texts.identifier),
         required=True,
         validate=validate.Length(1, BULK_MAX),
+        error_messages={"invalid": "a list of ids is needed"},
         metadata={"description": "one that is named twice is treated once"},
     )
 
