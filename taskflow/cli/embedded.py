@@ -29,7 +29,13 @@ def configure_logs(settings: Settings) -> None:
 
 
 def make_supervisor(settings: Settings, progress: Progress, *, with_flower: bool) -> Supervisor:
-    """A supervisor that says on ``progress`` how its processes fare and makes a token for the command line."""
+    """A supervisor that says on ``progress`` how its processes fare and makes a token for the command line.
+
+    Raises ``UsageError`` for a pipeline that no process of it could use.
+    """
+    from taskflow.pipelines import registry  # here: most commands need no pipelines
+
+    registry.check(settings)
     supervisor = Supervisor(settings, with_flower=with_flower, on_event=process_lines(progress))
     shared = bool(settings.database_url)
     supervisor.make_token = lambda: make_token(supervisor.settings, shared=shared)

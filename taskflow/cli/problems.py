@@ -155,6 +155,8 @@ def _print(error: TaskflowError) -> None:
     if exit_code_of(error) == NOT_FOUND:
         return  # the line above names what there is not; the field has nothing to add
     for name, text in getattr(error, "fields", {}).items():
+        if str(name) in error.message and _text(text) in error.message:
+            continue
         click.echo(f"  {clean_lines(f'{_option_name(str(name))}: {_text(text)}')}", err=True)
 
 

@@ -31,6 +31,8 @@ def child_environment(
     child[DATA_DIR] = str(settings.data_path.expanduser().absolute())
     child[LIFELINE] = str(lifeline)
     child["PYTHONUNBUFFERED"] = "1"
+    if child.get("PYTHONPATH"):
+        child["PYTHONPATH"] = _anchored(child["PYTHONPATH"])
     # Children run in a directory of ours; nothing that lies in the user's may be imported in place of a package.
     child.pop("PYTHONSTARTUP", None)
     return child
@@ -42,6 +44,11 @@ def anchored_database_url(url: str) -> str:
     if not separator or not scheme.startswith("sqlite") or not path or path.startswith(("/", ":", "file:")):
         return url
     return f"{scheme}:///{Path(path).absolute()}"
+
+
+def _anchored(paths: str) -> str:
+    """A list of directories made absolute, an empty one too: it means the directory in which it was typed."""
+    return os.pathsep.join(str(Path(entry).absolute()) for entry in paths.split(os.pathsep))
 
 
 def _text(value: object) -> str:

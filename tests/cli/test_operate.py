@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -216,6 +217,21 @@ def test_up_names_the_busy_port(invoke: Invoke, monkeypatch: pytest.MonkeyPatch)
     assert done.exit_code == 1
     assert f"port {port}" in done.stderr
     assert "TASKFLOW_PORT" in done.stderr
+
+
+def test_up_names_the_pipeline_that_can_not_be_used(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before anything is started, once: the setting, its entry, why, and what to do."""
+    monkeypatch.setenv("TASKFLOW_PIPELINES", "no_such_shop.pipelines:order")
+    done = invoke("up", "--no-flower")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines() == [
+        "error: a pipeline can't be used: TASKFLOW_PIPELINES: no_such_shop.pipelines:order: "
+        "ModuleNotFoundError: No module named 'no_such_shop'",
+        f"  is the directory that holds it in PYTHONPATH, or its package installed for {sys.executable}?",
+    ]
+    assert not (tmp_path / "data").exists()
 
 
 def test_up_says_where_things_are_and_no_secret(

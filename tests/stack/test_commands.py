@@ -82,3 +82,26 @@ def test_a_relative_sqlite_url_is_anchored() -> None:
     assert anchored_database_url("sqlite:///x.db") == f"sqlite:///{Path('x.db').absolute()}"
     for url in ("sqlite:////a/x.db", "sqlite:///:memory:", "postgresql+psycopg:///x", ""):
         assert anchored_database_url(url) == url
+
+
+def test_a_relative_pythonpath_means_the_directory_in_which_it_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stack's processes run in another one: ``.`` would be the data directory there."""
+    monkeypatch.chdir(tmp_path)
+    given = {"PYTHONPATH": os.pathsep.join((".", "lib", "/abroad", ""))}
+    found = child_environment(Settings(), tmp_path / "lifeline", given)["PYTHONPATH"]
+    assert found.split(os.pathsep) == [str(tmp_path), str(tmp_path / "lib"), "/abroad", str(tmp_path)]
+    assert "PYTHONPATH" not in child_environment(Settings(), tmp_path / "lifeline", {})
+
+
+@pytest.mark.parametrize("readme", sorted(ROOT.glob("examples/*/README.md")), ids=lambda path: path.parent.name)
+def test_the_examples_start_as_their_readmes_say(readme: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of the stack, in the data directory, finds the pipelines that were named in the checkout."""
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(" ".join(re.findall(r"^export (.+)$", readme.read_text(), re.MULTILINE)))
+    given = {**os.environ, **dict(word.split("=", 1) for word in words)}
+    assert "/" not in given["PYTHONPATH"]
+    child = child_environment(Settings.from_env(given), tmp_path / "lifeline", given)
+    code = "from taskflow.pipelines.registry import check; from taskflow.settings import Settings; check(Settings.from_env())"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=child, check=True, timeout=60)
