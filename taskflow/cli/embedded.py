@@ -69,7 +69,7 @@ def make_token(settings: Settings, *, shared: bool) -> str:
 
 
 def process_lines(progress: Progress, monotonic: Callable[[], float] = time.monotonic) -> OnEvent:
-    """Says when a process is ready (with its id and how long it took), and when one died."""
+    """Says when a process is ready (with its id and how long it took), when one died, and what a stop cuts off."""
     started: dict[str, float] = {}
     names: dict[str, int | None] = {}
 
@@ -88,6 +88,9 @@ def process_lines(progress: Progress, monotonic: Callable[[], float] = time.mono
             progress.provisional("")
             again = "" if event.pause_s is None else f"; started again in {duration(event.pause_s)}"
             progress.warn(f"{event.process}: {event.kind.replace('_', ' ')}: {event.detail}{again}")
+        elif event.kind == "cut_off":
+            progress.provisional("")
+            progress.warn(event.detail)
 
     return on_event
 

@@ -103,5 +103,6 @@ def test_the_examples_start_as_their_readmes_say(readme: Path, tmp_path: Path, m
     given = {**os.environ, **dict(word.split("=", 1) for word in words)}
     assert "/" not in given["PYTHONPATH"]
     child = child_environment(Settings.from_env(given), tmp_path / "lifeline", given)
-    code = "from taskflow.pipelines.registry import check; from taskflow.settings import Settings; check(Settings.from_env())"
+    code = "from taskflow.pipelines import registry; from taskflow.settings import Settings"
+    code += "; registry.check(Settings.from_env())"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=child, check=True, timeout=60)
