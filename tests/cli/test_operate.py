@@ -199,11 +199,11 @@ def test_settings_say_where_values_come_from(invoke: Invoke, monkeypatch: pytest
 
 
 def test_a_wrong_setting_is_named(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 2 and the variable's name."""
+    """Exit code 2, and once what is wrong with which variable."""
     monkeypatch.setenv("TASKFLOW_PORT", "eighty")
     done = invoke("list")
     assert done.exit_code == 2
-    assert "TASKFLOW_PORT" in done.stderr
+    assert done.stderr == "error: wrong settings: TASKFLOW_PORT: 'eighty' is no whole number from 0 to 65535\n"
 
 
 def test_up_names_the_busy_port(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
