@@ -21,6 +21,8 @@ import platformdirs
 from taskflow.errors import UsageError
 
 ENV_PREFIX = "TASKFLOW_"
+#: What the stack set for its processes that nobody had set for it: names of variables, separated by commas.
+SET_BY_STACK = "TASKFLOW_SET_BY_STACK"
 #: Inner limits with the outer ones that they must be shorter than.
 LADDER = (
     ("ring_grace_s", "lease_s"),

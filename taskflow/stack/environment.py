@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from taskflow.settings import Settings, table
+from taskflow.settings import SET_BY_STACK, Settings, table
 
 DATA_DIR = "TASKFLOW_DATA_DIR"
 LIFELINE = "TASKFLOW_LIFELINE"
@@ -23,12 +23,14 @@ def child_environment(
     out, also those of ``environ``: a node's sessions run other people's commands.
     """
     child = dict(os.environ if environ is None else environ)
+    given = {name for name, value in child.items() if value}
     for row in table():
         child.pop(row.env, None)
         value = getattr(settings, row.name)
         if value != row.default and (with_secrets or not row.secret):
             child[row.env] = _text(value)
     child[DATA_DIR] = str(settings.data_path.expanduser().absolute())
+    child[SET_BY_STACK] = ",".join(row.env for row in table() if row.env in child and row.env not in given)
     child[LIFELINE] = str(lifeline)
     child["PYTHONUNBUFFERED"] = "1"
     if child.get("PYTHONPATH"):

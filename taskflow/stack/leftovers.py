@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from taskflow.agent.places import is_locked
 from taskflow.agent.processes import descendants_of, kill_processes, processes_with_env
+from taskflow.file_lock import is_held
 from taskflow.stack.environment import DATA_DIR, LIFELINE, WORKSPACE_ID
 
 Find = Callable[[], list[int]]
@@ -22,7 +22,7 @@ def of_stack(data_root: Path, lifeline: Path) -> list[int]:
 
 def running_sessions(data_root: Path) -> int:
     """How many commands of tasks run on the local nodes: each is kept by a shim, which holds its lock."""
-    return sum(map(is_locked, data_root.glob("nodes/*/workspaces/*/sessions/*/shim.lock")))
+    return sum(map(is_held, data_root.glob("nodes/*/workspaces/*/sessions/*/shim.lock")))
 
 
 def of_node(data_root: Path, node_dir: Path) -> list[int]:

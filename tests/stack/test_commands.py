@@ -77,6 +77,14 @@ def test_children_see_exactly_the_settings_given(tmp_path: Path) -> None:
     assert "s" not in child_environment(settings, tmp_path / "line", environ, with_secrets=False).values()
 
 
+def test_children_know_what_nobody_but_the_stack_has_set(tmp_path: Path) -> None:
+    """What is shown of the settings must not say of it that a person chose it."""
+    settings = Settings(data_dir=str(tmp_path), port=7, redis_url="redis://r", secret_key="s")
+    environ = {"TASKFLOW_PORT": "7", "TASKFLOW_REDIS_URL": ""}
+    child = child_environment(settings, tmp_path / "line", environ)
+    assert child["TASKFLOW_SET_BY_STACK"] == "TASKFLOW_DATA_DIR,TASKFLOW_REDIS_URL,TASKFLOW_SECRET_KEY"
+
+
 def test_a_relative_sqlite_url_is_anchored() -> None:
     """Children run elsewhere, and must open the same file."""
     assert anchored_database_url("sqlite:///x.db") == f"sqlite:///{Path('x.db').absolute()}"
