@@ -27,7 +27,7 @@ def find(settings: Settings) -> Target | None:
         if not token:
             raise UsageError(
                 f"TASKFLOW_URL names {mask_text(settings.url)}, and TASKFLOW_TOKEN is empty: the server wants a token",
-                advice="make one on its machine, and set it here: export TASKFLOW_TOKEN=$(taskflow token create --name ...)",
+                advice="on its machine: taskflow token create --name NAME    then here: export TASKFLOW_TOKEN=...",
                 fields={"TASKFLOW_TOKEN": "is empty"},
             )
         return Target(settings.url.rstrip("/"), token)

@@ -18,7 +18,10 @@ from taskflow.stack.keeper import OnEvent, StackEvent
 from taskflow.stack.supervisor import Supervisor
 from taskflow.words import duration
 
-TOKEN_NAME = "cli (embedded)"  # noqa: S105 - a name
+#: Whom the dashboard says to be signed in by the stack's own link: short, for a phone, and no name that a person gives.
+TOKEN_NAME = "taskflow up"  # noqa: S105 - a name
+#: What a stack of release 0.1.0 called it.
+_FORMER_TOKEN_NAME = "cli (embedded)"  # noqa: S105 - a name
 NODES_GONE_S = 30.0
 
 
@@ -54,11 +57,12 @@ def make_token(settings: Settings, *, shared: bool) -> str:
     """
     from taskflow.bootstrap import bootstrap  # here: most commands need no store
 
-    name = f"{TOKEN_NAME} {socket.gethostname()}:{settings.data_path}" if shared else TOKEN_NAME
+    place = f" {socket.gethostname()}:{settings.data_path}" if shared else ""
+    name, names = TOKEN_NAME + place, (TOKEN_NAME + place, _FORMER_TOKEN_NAME + place)
     app = bootstrap(settings)
     try:
         accounts = app.service.accounts
-        former = [row["id"] for row in accounts.list_tokens() if row["name"] == name and row["revoked_at"] is None]
+        former = [row["id"] for row in accounts.list_tokens() if row["name"] in names and row["revoked_at"] is None]
         made = accounts.create_token(name=name)
         for token_id in former:
             app.service.browsers.hand_over(token_id, made["id"])

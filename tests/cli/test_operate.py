@@ -125,6 +125,19 @@ def test_the_embedded_stack_keeps_one_live_token(database: Path, invoke: Invoke)
         app.close()
 
 
+def test_the_stacks_token_of_an_earlier_release_is_revoked_too(database: Path, invoke: Invoke) -> None:
+    """It had another name."""
+    former = invoke("token", "create", "--name", "cli (embedded)").stdout.strip()
+    settings = Settings(data_dir=str(database.parent), redis_url="redis://127.0.0.1:1/0")
+    embedded.make_token(settings, shared=False)
+    app = bootstrap(settings)
+    try:
+        with pytest.raises(Unauthorized):
+            app.service.accounts.authenticate(former, "api")
+    finally:
+        app.close()
+
+
 def test_a_browser_stays_signed_in_over_a_start_of_the_embedded_stack(database: Path, invoke: Invoke) -> None:
     """It goes on with the new token. One that is signed in with a token that a person revokes does not."""
     mine = json.loads(invoke("token", "create", "--name", "mine", "--json").stdout)
