@@ -21,8 +21,8 @@ INTERRUPTED = 130
 
 EXIT_CODES = """\b
 Exit codes:
-    0  done; for a task: it completed
-    1  the task failed or was cancelled, or the command could not be carried out
+    0  done; of a task that was run or followed (-f): it completed
+    1  such a task failed or was cancelled, or the command could not be carried out
     2  the command line is wrong, or the server refused the input
     3  no server: nothing serves the data directory, or TASKFLOW_URL does not answer
     4  no such task, node or token
