@@ -318,8 +318,8 @@ class Supervisor:
             log.warning("sessions_unknown", error=str(error))
             return
         if count:
-            tasks = "1 task is" if count == 1 else f"{count} tasks are"
-            detail = f"{tasks} running on this machine's nodes, to end with the stack; run again with: taskflow rerun"
+            ending = "1 task that is running" if count == 1 else f"{count} tasks that are running"
+            detail = f"this ends {ending} on this machine's nodes; to run it again: taskflow rerun"
             self._tell(StackEvent("cut_off", "nodes", detail=detail))
 
     def _end_leftovers(self) -> None:

@@ -66,12 +66,12 @@ def test_a_stop_says_how_many_tasks_end_with_it(settings: Settings) -> None:
     for name in ("running", "over"):
         (sessions / name).mkdir(parents=True)
         (sessions / name / "shim.lock").touch()
-    for running, said in ((True, ["1 task is running on this machine's nodes"]), (False, [])):
+    for running, said in ((True, ["this ends 1 task that is running on this machine's nodes"]), (False, [])):
         events: list[StackEvent] = []
         with (sessions / "running" / "shim.lock").open() as lock, stack(settings, child("only"), events=events):
             if running:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-        assert [e.detail.split(",")[0] for e in events if e.kind == "cut_off"] == said
+        assert [e.detail.split(";")[0] for e in events if e.kind == "cut_off"] == said
         assert [e.kind for e in events] == ["starting", "ready", *["cut_off"] * running, "stopping", "stopped"]
 
 
