@@ -28,6 +28,14 @@ def test_a_task_is_submitted_listed_shown_and_cancelled(api: World, invoke: Invo
     assert not any(api.token in one.output for one in (submitted, listed, shown, why, cancelled))
 
 
+def test_a_provider_that_there_is_not_is_refused_by_its_option(api: World, invoke: Invoke) -> None:
+    """Before anything is made, with those that there are, and as a mistake in what was typed."""
+    done = invoke("submit", "--repo", "/srv/none", "--provider", "awz", "--", "true")
+    assert done.exit_code == 2 and "no provider awz; there is: local" in done.stderr
+    assert "--provider: one of local" in done.stderr
+    assert invoke("list").stdout == "no tasks\n"
+
+
 @pytest.mark.parametrize("argv", [["list"], ["show"], ["why"], ["cancel"], ["nodes", "list"]])
 def test_json_is_json(api: World, invoke: Invoke, argv: list[str]) -> None:
     """With ``--json`` the output is one document."""
