@@ -100,6 +100,27 @@ def test_a_promise_that_fails_is_shown_to_its_owner_with_why(world: World, see: 
     assert "Promises that fail" not in see("/errors", token=world.other_token).text
 
 
+def test_what_failed_is_in_the_order_of_its_ends_and_says_whether_it_was_tried_again(world: World, see: See) -> None:
+    """Also where what began later ended first; an attempt after which nothing came is not called tried again."""
+    first, second = world.submit(title="began first"), world.submit(title="began second")
+    for task in (second, first):
+        world.end(task, "failed", {"code": "exit", "message": "no"})
+        world.clock.advance(60.0)
+    owner_id = world.row(Task, first["id"]).owner_id
+    common = {"owner_id": owner_id, "step": "s", "code": "x", "error": {"message": "no"}, "at": 1.0, "attempt": 1}
+    rows = [
+        {**common, "run_id": first["run_id"], "retry_in_s": 2.5},
+        {**common, "run_id": second["run_id"], "retry_in_s": None},
+    ]
+    world.database.write(lambda tx: tx.execute(insert(ErrorRow), rows))
+    text = see("/errors").text
+    failed, attempts = text[: text.index("Failed attempts")], text[text.index("Failed attempts") :]
+    assert failed.index("began first") < failed.index("began second")
+    second_at, first_at = attempts.index("began second"), attempts.index("began first")
+    assert "given up: not tried again" in attempts[second_at:first_at]
+    assert "to be tried again after 2.5 s" in attempts[first_at:] and "is tried again" not in attempts
+
+
 def test_what_fails_again_and_again_hides_nothing_else(world: World, see: See) -> None:
     """It is one line, with how many more there are."""
     rare, often = world.submit(title="fails once"), world.submit(title="fails always")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlencode
 
 from flask import Response, request
@@ -26,11 +28,17 @@ def see_errors() -> Response:
     runs, cursor_of_runs = served.runs.list(who, RunFilter(statuses=("failed",)), limit=_ROWS)
     attempts, older = served.history.alike(who, limit=_ROWS, cursor=request.args.get("attempts") or None)
     return show(
-        "errors.html", after=after, failed=failed, more=cursor is not None, runs=runs,
+        "errors.html", after=after, failed=_by_end(failed, "completed_at"), more=cursor is not None,
+        runs=_by_end(runs, "finished_at"),
         more_runs=cursor_of_runs is not None, promises=served.history.promises(who), attempts=attempts,
         first="/errors#attempts" if "attempts" in request.args else None,
         following=None if older is None else "/errors?" + urlencode({"attempts": older}) + "#attempts",
     )  # fmt: skip
+
+
+def _by_end(rows: Sequence[dict[str, Any]], ended: str) -> list[dict[str, Any]]:
+    """What ended last comes first, as far as it is listed. Times of ours sort as texts."""
+    return sorted(rows, key=lambda row: row[ended] or "", reverse=True)
 
 
 @pages.add("/sweeps")
