@@ -206,7 +206,9 @@ def test_the_output_of_a_task_comes_before_what_is_looked_up(world: World, see: 
     """Above it is only what the task waits for, or why it failed, and where the time went."""
     task = world.submit()
     world.place(task)
-    headings = [text.partition(" run ")[0].strip() for level, text in see(f"/tasks/{task['id']}").headings if level == "h2"]
+    headings = [
+        text.partition(" run ")[0].strip() for level, text in see(f"/tasks/{task['id']}").headings if level == "h2"
+    ]
     assert headings[:6] == ["What it waits for", "Timeline", "Output", "Steps", "Runs", "What was asked"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 import pytest
 from sqlalchemy import insert, update
 
@@ -53,7 +55,38 @@ def test_runs_are_narrowed_by_what_became_of_them(world: World, see: See) -> Non
     assert [found["value"] for found in page.all("option") if "selected" in found] == ["failed"]
     page = see("/runs?status=running,waiting")
     assert "still open" in page.text and "gone wrong" not in page.text and page.problems() == []
-    assert see("/runs?status=nonsense", status=400).h1 == "This did not work"
+    page = see("/runs?status=nonsense", status=400)
+    assert page.h1 == "Runs" and "one of running" in page.text and page.problems() == []
+
+
+@pytest.mark.parametrize("written", ["team=web:1", "team:web:1"])
+def test_a_label_is_looked_for_as_it_is_written_anywhere(world: World, see: See, written: str) -> None:
+    """With = as on the command line and in the form, with : as in the API; what follows is its value."""
+    world.submit(title="the labelled one", labels={"team": "web:1"})
+    world.submit(title="the other one", labels={"team": "web"})
+    page = see("/tasks?" + urlencode({"label": written}))
+    assert "the labelled one" in page.text and "the other one" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"), [("label", "web", "key=value"), ("status", "x", "one of"), ("step", "x", "one of")]
+)
+def test_a_wrong_filter_is_said_beside_its_field(see: See, name: str, value: str, says: str) -> None:
+    """On the list, where it can be corrected; it is no list that follows events, for its address is refused."""
+    page = see(f"/tasks?{name}={value}", status=400)
+    (wrong,) = page.all("span", id=f"filter-{name}-wrong")
+    assert wrong["role"] == "alert" and says in page.text and page.h1 == "Tasks" and page.problems() == []
+    field = next(found for _, found in page.tags if found.get("id") == f"filter-{name}")
+    assert field["aria-invalid"] == "true" and field["aria-describedby"] == wrong["id"]
+    assert page.all("div", data_stream="/api/events") == []
+
+
+def test_runs_about_nothing_are_told_apart(world: World, see: See) -> None:
+    """By the end of their ids, as nodes are."""
+    made = [world.start()["id"] for _ in range(2)]
+    world.start(subject="book 7")
+    text = see("/runs").text
+    assert "order book 7" in text and all(f"order {one[-6:]}" in text for one in made)
 
 
 def test_a_failed_attempt_leads_to_what_it_was_of(world: World, see: See) -> None:
