@@ -294,7 +294,7 @@ def test_a_filter_is_chosen_by_keyboard_without_leaving_at_the_first_arrow(page:
 
 
 def test_no_page_is_wider_than_a_phone(page: Any, stack: Stack, repository: Path) -> None:
-    """Neither the page nor a table in it is scrolled sideways; all of the navigation is in sight, large enough for a finger."""
+    """Neither the page nor a table in it is scrolled sideways; all of the menu is in sight, large enough for a finger."""
     task_id = stack.submit(repository, ["sh", "-c", "exit 7"], title="unbroken" * 20, labels={"l": "v" * 60})
     task = stack.finished(task_id)
     page.set_viewport_size({"width": 360, "height": 740})

@@ -82,7 +82,7 @@ def show(template: str, code: int = 200, /, **context: Any) -> Response:
 
 
 def wrong_filters(error: UsageError, chosen: Mapping[str, str]) -> dict[str, str]:
-    """What is wrong with each of the ``chosen`` filters, as is said beside it. Raises ``error`` where it is of no filter."""
+    """What is wrong with each of the ``chosen`` filters, to say it there. Raises ``error`` where it is of no filter."""
     wrong = {name: says for name, says in error.fields.items() if name in chosen}
     if not wrong:
         raise error

@@ -11,6 +11,7 @@ from flask import Response, request
 from taskflow.service import RunFilter, TaskFilter
 from web.auth import caller
 from web.dashboard.frame import Pages, admins_only, operators_only, show
+from web.dashboard.subjects import SWEEPS, groups
 from web.door import service
 
 _ROWS = 50
@@ -45,11 +46,13 @@ def _by_end(rows: Sequence[dict[str, Any]], ended: str) -> list[dict[str, Any]]:
 def see_sweeps() -> Response:
     """The scheduled jobs, as ``GET /api/sweeps`` says them."""
     operators_only()
-    return show("sweeps.html", sweeps=service().health.sweeps_in_numbers())
+    return show("sweeps.html", sweeps=service().health.sweeps_in_numbers(), does=SWEEPS)
 
 
 @pages.add("/settings")
 def see_settings() -> Response:
-    """The settings in force, and where each came from."""
+    """The settings in force by subject, and where each came from; ``?text=`` and ``?which=set`` narrow them."""
     admins_only()
-    return show("settings.html", settings=service().lookups.settings())
+    chosen = {name: value for name in ("text", "which") if (value := request.args.get(name, "").strip())}
+    found = groups(service().lookups.settings(), chosen.get("text", ""), set_only=chosen.get("which") == "set")
+    return show("settings.html", groups=found, chosen=chosen)

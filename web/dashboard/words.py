@@ -70,6 +70,14 @@ def lines(data: Mapping[str, Any]) -> str:
     return "\n".join(f"{name}: {plain(value)}" for name, value in data.items())
 
 
+def tally(result: Mapping[str, Any]) -> str:
+    """What a scheduled job counted, without what it counted none of."""
+    counts = {name: value for name, value in result.items() if isinstance(value, int) and not isinstance(value, bool)}
+    said = [f"{value} {words(name)}" for name, value in counts.items() if value]
+    said.append(compact({name: value for name, value in result.items() if name not in counts}))
+    return ", ".join(one for one in said if one) or ("nothing to do" if result else "")
+
+
 def as_json(value: Any) -> str:
     """As JSON that one reads."""
     return json.dumps(value, indent=2, ensure_ascii=False)
@@ -78,5 +86,5 @@ def as_json(value: Any) -> str:
 FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration, "between": between, "moment": moment, "group": group, "words": words, "sentence": sentence,
     "shell": shell, "money": money, "compact": compact, "lines": lines, "chosen": chosen, "refused": refused,
-    "number": number, "as_json": as_json,
+    "number": number, "as_json": as_json, "tally": tally,
 }  # fmt: skip
