@@ -61,7 +61,7 @@ def test_a_task_is_submitted_and_watched_to_its_end(page: Any, repository: Path)
     _shows(page, "hello.txt", "main")
     assert page.evaluate("() => window.sameDocument") is True
     assert page.title() == "From the page - taskflow"
-    _shows(page, "provider: local, memory_mb: 16", "main")
+    _shows(page, "provider local, 16 MB of memory", "main")
     assert page.locator(".box.done").count() >= 6
 
 

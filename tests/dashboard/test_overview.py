@@ -161,7 +161,7 @@ def test_what_a_month_used_is_a_page(world: World, see: See, monkeypatch: pytest
     assert page.all("a", href="/tasks?project=shop") and "Cost1" in page.text and not page.all("a", rel="next")
     assert page.all("a", rel="prev", href="/usage?month=2026-05")
     page = see("/usage?month=2026-05")
-    assert page.all("a", rel="next", href="/usage") and "No node stood in this month" in page.text
+    assert page.all("a", rel="next", href="/usage") and "There was no node in this month" in page.text
     assert see("/usage?month=2026-01").all("a", href="/usage?month=2025-12")
     assert "shop" not in see("/usage", token=world.other_token).text
     assert see("/usage?month=nonsense", status=400).h1 == "This did not work"
