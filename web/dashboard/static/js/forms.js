@@ -173,7 +173,7 @@ function tell(form, fields, message = "") {
     field?.setAttribute("aria-invalid", "true");
     field?.closest("details")?.setAttribute("open", "");
   }
-  if (message) form.querySelector('[data-wrong=""]').textContent = [message, ...general].join("; ");
+  if (message) form.querySelector('[data-wrong=""]').textContent = [message, general.join("; ")].filter(Boolean).join(". ");
   form.querySelector("[aria-invalid]")?.focus();
 }
 
