@@ -21,6 +21,8 @@ import platformdirs
 from taskflow.errors import UsageError
 
 ENV_PREFIX = "TASKFLOW_"
+#: What the stack set for its processes that nobody had set for it: names of variables, separated by commas.
+SET_BY_STACK = "TASKFLOW_SET_BY_STACK"
 #: Inner limits with the outer ones that they must be shorter than.
 LADDER = (
     ("ring_grace_s", "lease_s"),
@@ -54,6 +56,7 @@ MARGINS: dict[tuple[str, str], float | str] = {
 }
 #: Counts of what nothing works without.
 _NEEDED = frozenset({"web_processes", "worker_concurrency", "shards"})
+_PORT_MAX = 65_535
 
 
 def _setting(default: Any, unit: str, help: str, *, secret: bool = False) -> Any:
@@ -330,13 +333,13 @@ class Settings:
             if raw is None or raw == "":
                 continue
             try:
-                values[row.name] = _parse(raw, row.type)
+                values[row.name] = _parse(raw, row)
             except ValueError:
-                wrong[row.env] = f"{raw!r} is not a {row.type.__name__} ({row.unit})"
+                wrong[row.env] = f"{raw!r} is {_expected(row)}"
             else:
                 if row.name in _NEEDED and values[row.name] < 1:
                     wrong[row.env] = f"{raw!r} must be at least 1"
-                if row.name in ("public_url", "flower_url") and not _is_address(raw):
+                if row.name in ("public_url", "flower_url", "url") and not _is_address(raw):
                     wrong[row.env] = "must be an address like https://taskflow.example"
         if wrong:
             raise UsageError("wrong settings: " + "; ".join(f"{k}: {v}" for k, v in wrong.items()), fields=wrong)
@@ -415,7 +418,16 @@ def _is_address(raw: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
-def _parse(raw: str, kind: type) -> Any:
+def _expected(row: SettingRow) -> str:
+    """What a value that ``_parse`` refuses is not."""
+    if row.type is bool:
+        return "neither 1, true, yes or on nor 0, false, no or off"
+    number = "no whole number" if row.type is int else "no number"
+    return f"{number} from 0 to {_PORT_MAX}" if row.unit == "port" else f"{number} of 0 or more"
+
+
+def _parse(raw: str, row: SettingRow) -> Any:
+    kind = row.type
     if kind is bool:
         lowered = raw.strip().lower()
         if lowered in ("1", "true", "yes", "on"):
@@ -425,7 +437,7 @@ def _parse(raw: str, kind: type) -> Any:
         raise ValueError(raw)
     if kind in (int, float):
         value = kind(raw)
-        if value < 0 or not math.isfinite(value):
+        if value < 0 or not math.isfinite(value) or (row.unit == "port" and value > _PORT_MAX):
             raise ValueError(raw)
         return value
     return raw

@@ -31,6 +31,11 @@ from taskflow.agent.processes import become_subreaper, kill_descendants, set_par
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 DRAIN_S = 2.0  # for what is still in the pipe once every process is gone
+#: Why the command was ended when the lifeline is cut. Nobody says whether it was by an ordered stop.
+STACK_GONE = {
+    "code": "stack_gone",
+    "message": "the stack on its machine was stopped or killed, and the command ended with it",
+}
 _TICK_S = 0.2
 _READ_BYTES = 64 * 1024
 
@@ -244,7 +249,7 @@ class Shim:
     def _keep_limits(self, process: subprocess.Popen[bytes]) -> None:
         now = time.monotonic()
         if self.supervisor_gone and self._verdict != "lost":
-            self._verdict, self._kill_at = "lost", now
+            self._verdict, self._error, self._kill_at = "lost", STACK_GONE, now
         elif self._verdict is None:
             if self._terminated or (self._dir / "stop").exists():
                 self._stop(process)

@@ -9,6 +9,7 @@ from taskflow.cli.problems import NoServer, no_stack
 from taskflow.cli.transport import Target
 from taskflow.clock import Clock, SystemClock
 from taskflow.errors import UsageError
+from taskflow.logs import mask_text
 from taskflow.settings import Settings
 from taskflow.stack.data_dir import SUPERVISOR_LOCK, DataDir, StackInfo
 
@@ -25,8 +26,8 @@ def find(settings: Settings) -> Target | None:
         token = _sendable(settings.token) or (info.token if info is not None and same else "")
         if not token:
             raise UsageError(
-                "TASKFLOW_URL is set, but no token for it",
-                advice="set TASKFLOW_TOKEN; one is made on the server with: taskflow token create",
+                f"TASKFLOW_URL names {mask_text(settings.url)}, and TASKFLOW_TOKEN is empty: the server wants a token",
+                advice="on its machine: taskflow token create --name NAME    then here: export TASKFLOW_TOKEN=...",
                 fields={"TASKFLOW_TOKEN": "is empty"},
             )
         return Target(settings.url.rstrip("/"), token)

@@ -18,7 +18,10 @@ from taskflow.stack.keeper import OnEvent, StackEvent
 from taskflow.stack.supervisor import Supervisor
 from taskflow.words import duration
 
-TOKEN_NAME = "cli (embedded)"  # noqa: S105 - a name
+#: Whom the dashboard says to be signed in by the stack's own link: short, for a phone, and no name that a person gives.
+TOKEN_NAME = "taskflow up"  # noqa: S105 - a name
+#: What a stack of release 0.1.0 called it.
+_FORMER_TOKEN_NAME = "cli (embedded)"  # noqa: S105 - a name
 NODES_GONE_S = 30.0
 
 
@@ -29,7 +32,13 @@ def configure_logs(settings: Settings) -> None:
 
 
 def make_supervisor(settings: Settings, progress: Progress, *, with_flower: bool) -> Supervisor:
-    """A supervisor that says on ``progress`` how its processes fare and makes a token for the command line."""
+    """A supervisor that says on ``progress`` how its processes fare and makes a token for the command line.
+
+    Raises ``UsageError`` for a pipeline that no process of it could use.
+    """
+    from taskflow.pipelines import registry  # here: most commands need no pipelines
+
+    registry.check(settings)
     supervisor = Supervisor(settings, with_flower=with_flower, on_event=process_lines(progress))
     shared = bool(settings.database_url)
     supervisor.make_token = lambda: make_token(supervisor.settings, shared=shared)
@@ -48,11 +57,12 @@ def make_token(settings: Settings, *, shared: bool) -> str:
     """
     from taskflow.bootstrap import bootstrap  # here: most commands need no store
 
-    name = f"{TOKEN_NAME} {socket.gethostname()}:{settings.data_path}" if shared else TOKEN_NAME
+    place = f" {socket.gethostname()}:{settings.data_path}" if shared else ""
+    name, names = TOKEN_NAME + place, (TOKEN_NAME + place, _FORMER_TOKEN_NAME + place)
     app = bootstrap(settings)
     try:
         accounts = app.service.accounts
-        former = [row["id"] for row in accounts.list_tokens() if row["name"] == name and row["revoked_at"] is None]
+        former = [row["id"] for row in accounts.list_tokens() if row["name"] in names and row["revoked_at"] is None]
         made = accounts.create_token(name=name)
         for token_id in former:
             app.service.browsers.hand_over(token_id, made["id"])
@@ -63,7 +73,7 @@ def make_token(settings: Settings, *, shared: bool) -> str:
 
 
 def process_lines(progress: Progress, monotonic: Callable[[], float] = time.monotonic) -> OnEvent:
-    """Says when a process is ready (with its id and how long it took), and when one died."""
+    """Says when a process is ready (with its id and how long it took), when one died, and what a stop cuts off."""
     started: dict[str, float] = {}
     names: dict[str, int | None] = {}
 
@@ -82,6 +92,9 @@ def process_lines(progress: Progress, monotonic: Callable[[], float] = time.mono
             progress.provisional("")
             again = "" if event.pause_s is None else f"; started again in {duration(event.pause_s)}"
             progress.warn(f"{event.process}: {event.kind.replace('_', ' ')}: {event.detail}{again}")
+        elif event.kind == "cut_off":
+            progress.provisional("")
+            progress.warn(event.detail)
 
     return on_event
 

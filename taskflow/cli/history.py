@@ -64,7 +64,11 @@ def events(thing_id: str | None, follow: bool, limit: int, all_pages: bool, as_j
 @page_options
 @json_option
 def errors(task_id: str | None, limit: int, all_pages: bool, as_json: bool, **wanted: str | None) -> int:
-    """List the attempts of steps that failed, newest first: of a task, or of all tasks, nodes and runs of pipelines."""
+    """List the attempts of steps that failed, newest first: of a task, or of all tasks, nodes and runs of pipelines.
+
+    A command that ran and ended with another status than 0 is none: its step did what it had to. Tasks that failed are
+    listed by "taskflow list --status failed".
+    """
     if task_id is not None and is_run(task_id):
         raise click.BadParameter("it is of a task; those of runs are among all, without an ID", param_hint="'TASK'")
     api = connection.connect(Settings.from_env())
@@ -80,7 +84,9 @@ def errors(task_id: str | None, limit: int, all_pages: bool, as_json: bool, **wa
         for one in found.rows
     ]  # fmt: skip
     headers = ("AT", "SUBJECT", "STEP", "ATTEMPT", "CODE", "AGAIN IN", "MESSAGE")
-    click.echo(render.table(headers, rows) if rows else "no failed attempts")
+    instead = f"show {task_id}" if task_id else "list --status failed"
+    none = f"no failed attempts of steps; what became of tasks: taskflow {instead}"
+    click.echo(render.table(headers, rows) if rows else none)
     say_more(found.cursor)
     return OK
 

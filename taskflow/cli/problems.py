@@ -21,8 +21,8 @@ INTERRUPTED = 130
 
 EXIT_CODES = """\b
 Exit codes:
-    0  done; for a task: it completed
-    1  the task failed or was cancelled, or the command could not be carried out
+    0  done; of a task that was run or followed (-f): it completed
+    1  such a task failed or was cancelled, or the command could not be carried out
     2  the command line is wrong, or the server refused the input
     3  no server: nothing serves the data directory, or TASKFLOW_URL does not answer
     4  no such task, node or token
@@ -155,6 +155,8 @@ def _print(error: TaskflowError) -> None:
     if exit_code_of(error) == NOT_FOUND:
         return  # the line above names what there is not; the field has nothing to add
     for name, text in getattr(error, "fields", {}).items():
+        if str(name) in error.message and _text(text) in error.message:
+            continue
         click.echo(f"  {clean_lines(f'{_option_name(str(name))}: {_text(text)}')}", err=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import NoReturn
@@ -40,13 +41,18 @@ def declared(settings: Settings) -> list[tuple[str, object]]:
     return found
 
 
-def own_pipelines(found: Iterable[tuple[str, object]], tools: Tools) -> list[Pipeline]:
-    """The pipelines of ``declared``. Raises ``UsageError`` for what is none, and for a name that is taken."""
+def own_pipelines(found: Iterable[tuple[str, object]], tools: Tools | None) -> list[Pipeline]:
+    """The pipelines of ``declared``; without ``tools`` those that need none.
+
+    Raises ``UsageError`` for what is none, and for a name that is taken.
+    """
     made: dict[str, Pipeline] = {}
     sources: dict[str, str] = {}
     for where, what in found:
         pipeline = what
         if not isinstance(what, Pipeline) and callable(what):
+            if tools is None:
+                continue
             pipeline = _imported(where, lambda what=what: what(tools))  # type: ignore[misc]
         if not isinstance(pipeline, Pipeline):
             _refuse(where, f"is {type(pipeline).__name__}, not a Pipeline or a function that returns one")
@@ -70,6 +76,11 @@ def own_pipelines(found: Iterable[tuple[str, object]], tools: Tools) -> list[Pip
     return list(made.values())
 
 
+def check(settings: Settings) -> None:
+    """Raise ``UsageError`` for what no process could use, as far as that is known before there are stores."""
+    own_pipelines(declared(settings), None)
+
+
 def named(name: str) -> object:
     """What ``module:attribute`` names. Raises ``ValueError``, or whatever importing the module raises."""
     module, colon, path = name.partition(":")
@@ -89,7 +100,9 @@ def _imported(where: str, load: Callable[[], object]) -> object:
 
 
 def _refuse(where: str, why: str, cause: Exception | None = None) -> NoReturn:
+    advice = f"mend or remove it in {SETTING}, or in the entry point of its distribution"
+    if isinstance(cause, ModuleNotFoundError):
+        advice = f"is the directory that holds it in PYTHONPATH, or its package installed for {sys.executable}?"
     raise UsageError(
-        f"a pipeline can't be used: {where}: {why}", code="pipelines", fields={SETTING: why},
-        advice=f"mend or remove it in {SETTING}, or in the entry point of its distribution",
-    ) from cause  # fmt: skip
+        f"a pipeline can't be used: {where}: {why}", code="pipelines", fields={SETTING: why}, advice=advice
+    ) from cause

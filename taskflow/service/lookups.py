@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from taskflow.errors import NotFound
 from taskflow.logs import mask_text
 from taskflow.service.accounts import Caller
 from taskflow.service.pipelines import step_rows
-from taskflow.settings import Settings, table
+from taskflow.settings import SET_BY_STACK, Settings, table
 from taskflow.words import number
 
 RUNS_MAX = 50
@@ -105,15 +106,17 @@ class Lookups:
 
     def settings(self) -> list[dict[str, Any]]:
         """The settings in force and where each came from; of a secret one only whether it is set."""
+        by_stack = os.environ.get(SET_BY_STACK, "").split(",")
         found = []
         for row in table():
             value = getattr(self._settings, row.name)
             is_default = value == row.default
+            source = "default" if is_default else "stack" if row.env in by_stack else "environment"
             shown = ("not set" if is_default else "set, not shown") if row.secret else _shown(value)
             found.append(
                 {
                     "name": row.env, "value": shown, "unit": row.unit, "help": row.help, "secret": row.secret,
-                    "default": _shown(row.default), "source": "default" if is_default else "environment",
+                    "default": _shown(row.default), "source": source,
                 }
             )  # fmt: skip
         return found

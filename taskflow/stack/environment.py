@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from taskflow.settings import Settings, table
+from taskflow.settings import SET_BY_STACK, Settings, table
 
 DATA_DIR = "TASKFLOW_DATA_DIR"
 LIFELINE = "TASKFLOW_LIFELINE"
@@ -23,14 +23,18 @@ def child_environment(
     out, also those of ``environ``: a node's sessions run other people's commands.
     """
     child = dict(os.environ if environ is None else environ)
+    given = {name for name, value in child.items() if value}
     for row in table():
         child.pop(row.env, None)
         value = getattr(settings, row.name)
         if value != row.default and (with_secrets or not row.secret):
             child[row.env] = _text(value)
     child[DATA_DIR] = str(settings.data_path.expanduser().absolute())
+    child[SET_BY_STACK] = ",".join(row.env for row in table() if row.env in child and row.env not in given)
     child[LIFELINE] = str(lifeline)
     child["PYTHONUNBUFFERED"] = "1"
+    if child.get("PYTHONPATH"):
+        child["PYTHONPATH"] = _anchored(child["PYTHONPATH"])
     # Children run in a directory of ours; nothing that lies in the user's may be imported in place of a package.
     child.pop("PYTHONSTARTUP", None)
     return child
@@ -42,6 +46,11 @@ def anchored_database_url(url: str) -> str:
     if not separator or not scheme.startswith("sqlite") or not path or path.startswith(("/", ":", "file:")):
         return url
     return f"{scheme}:///{Path(path).absolute()}"
+
+
+def _anchored(paths: str) -> str:
+    """A list of directories made absolute, an empty one too: it means the directory in which it was typed."""
+    return os.pathsep.join(str(Path(entry).absolute()) for entry in paths.split(os.pathsep))
 
 
 def _text(value: object) -> str:

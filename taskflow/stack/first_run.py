@@ -98,7 +98,8 @@ def main() -> int:
         repository = make_repository(place / "repository", environ)
         print(f"a repository with {len(FILES)} files: {repository}", flush=True)
         code = run_task(repository, environ)
-        print(f"\n{repository} was made for this run and is removed now", flush=True)
+        merging = "; in a repository of yours you would merge it now" if code == 0 else ""
+        print(f"\n{repository} was made for this run and is removed now{merging}", flush=True)
         return code
 
 

@@ -19,7 +19,8 @@ LOG_LOOK_S = 5.0
 
 #: ``pausing``: it died and waits for its next start. ``done``: a oneshot that ended well.
 State = Literal["new", "starting", "running", "pausing", "stopped", "done"]
-EventKind = Literal["starting", "ready", "done", "died", "not_ready", "crash_loop", "stopping", "stopped"]
+#: ``cut_off``: of no process, but of the sessions that end with the stack.
+EventKind = Literal["starting", "ready", "done", "died", "not_ready", "crash_loop", "stopping", "stopped", "cut_off"]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from taskflow.agent.processes import descendants_of, kill_processes, processes_with_env
+from taskflow.file_lock import is_held
 from taskflow.stack.environment import DATA_DIR, LIFELINE, WORKSPACE_ID
 
 Find = Callable[[], list[int]]
@@ -17,6 +18,11 @@ def of_stack(data_root: Path, lifeline: Path) -> list[int]:
     ours = processes_with_env(DATA_DIR, str(data_root))
     tied = set(processes_with_env(LIFELINE, str(lifeline)))
     return [pid for pid in ours if pid in tied or WORKSPACE_ID in _environ(pid)]
+
+
+def running_sessions(data_root: Path) -> int:
+    """How many commands of tasks run on the local nodes: each is kept by a shim, which holds its lock."""
+    return sum(map(is_held, data_root.glob("nodes/*/workspaces/*/sessions/*/shim.lock")))
 
 
 def of_node(data_root: Path, node_dir: Path) -> list[int]:

@@ -298,6 +298,7 @@ class Supervisor:
             self.data_dir.clear_stack_info()
         except OSError as error:
             log.warning("stack_file_failed", error=str(error))
+        self._tell_of_sessions()
         for keeper in self._keepers:
             keeper.stopping()
         for keeper in reversed(self._keepers):
@@ -309,6 +310,17 @@ class Supervisor:
         # Cuts the lifeline: what the node agents started ends now, and is given a moment for it.
         self._lock.release()
         self._end_leftovers()
+
+    def _tell_of_sessions(self) -> None:
+        try:
+            count = leftovers.running_sessions(self.data_dir.root)
+        except OSError as error:  # whatever can't be read: the stop goes on
+            log.warning("sessions_unknown", error=str(error))
+            return
+        if count:
+            ending = "1 task that is running" if count == 1 else f"{count} tasks that are running"
+            detail = f"this ends {ending} on this machine's nodes; to run it again: taskflow rerun"
+            self._tell(StackEvent("cut_off", "nodes", detail=detail))
 
     def _end_leftovers(self) -> None:
         def find() -> list[int]:

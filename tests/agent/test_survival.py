@@ -167,7 +167,8 @@ def test_without_its_supervisor_everything_ends(rig: AgentRig) -> None:
     assert agent.process is not None
     assert agent.process.wait(timeout=5) == 0
     agent.start(*agent.hold_lifeline())
-    assert agent.outcome()["outcome"] == "lost"
+    outcome = agent.outcome()
+    assert (outcome["outcome"], outcome["error"]["code"]) == ("lost", "stack_gone")
 
 
 def test_the_lifeline_also_ends_a_session_whose_agent_is_dead(rig: AgentRig) -> None:

@@ -189,11 +189,13 @@ def test_a_wrong_token_is_explained(connected: FakeServer, invoke: Invoke, monke
 def test_a_url_without_a_token_is_a_usage_error(
     connected: FakeServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The missing half is named."""
+    """The missing half is named, once, and how to get it."""
     monkeypatch.delenv("TASKFLOW_TOKEN")
     done = invoke("list")
     assert done.exit_code == 2
-    assert "TASKFLOW_TOKEN" in done.stderr
+    assert done.stderr.count("TASKFLOW_TOKEN is empty") == 1
+    assert f"TASKFLOW_URL names {connected.url}" in done.stderr
+    assert "taskflow token create --name NAME" in done.stderr and "export TASKFLOW_TOKEN=" in done.stderr
 
 
 @pytest.mark.parametrize("token", ["tf_one\r", "tf_one\ntwo", "tf_\u00e9ne", "tf one"])
@@ -212,9 +214,13 @@ def test_a_token_that_no_header_carries_is_a_usage_error(
 def test_a_url_that_is_none_is_a_usage_error(
     connected: FakeServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No scheme, no server."""
+    """No scheme, no server: that is said first, whether there is a token or not."""
     monkeypatch.setenv("TASKFLOW_URL", "localhost:8750")
-    assert invoke("list").exit_code == 2
+    for _ in range(2):
+        done = invoke("list")
+        assert done.exit_code == 2
+        assert "TASKFLOW_URL: must be an address like https://" in done.stderr and "TOKEN" not in done.stderr
+        monkeypatch.delenv("TASKFLOW_TOKEN", raising=False)
 
 
 def test_the_stack_of_the_data_directory_is_used(stack: DataDir, invoke: Invoke) -> None:

@@ -32,7 +32,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, dict[str, str]]]:
     return calls
 
 
-def test_its_places_are_temporary(seen: list[tuple[Path, dict[str, str]]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_places_are_temporary(
+    seen: list[tuple[Path, dict[str, str]]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A repository with one commit and a data directory, both gone afterwards; the exit code is the task's."""
     monkeypatch.delenv("TASKFLOW_DATA_DIR")
     monkeypatch.setenv("TASKFLOW_URL", "http://elsewhere")
@@ -41,6 +43,17 @@ def test_its_places_are_temporary(seen: list[tuple[Path, dict[str, str]]], monke
     assert Path(environ["TASKFLOW_DATA_DIR"]).parent == repository.parent
     assert not repository.parent.exists()
     assert "TASKFLOW_URL" not in environ
+    assert "merge" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("seen")
+def test_it_says_that_its_own_repository_is_not_to_be_merged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command that merges, which its task has printed, is of use in a repository that stays."""
+    monkeypatch.setattr(first_run, "run_task", lambda *_: 0)
+    assert first_run.main() == 0
+    assert "removed now; in a repository of yours you would merge it now" in capsys.readouterr().out
 
 
 def test_a_data_directory_of_the_environment_is_kept(

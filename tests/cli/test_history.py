@@ -147,7 +147,9 @@ def test_failed_attempts_are_listed(api: World, invoke: Invoke) -> None:
     assert json.loads(invoke("errors", "--code", "clone", "--json").stdout)["errors"][0]["task_id"] == one["id"]
     assert "--all" in invoke("errors", "--limit", "2").stderr
     assert len(invoke("errors", "--all").stdout.splitlines()) == 4
-    assert invoke("errors", "--code", "none").stdout == "no failed attempts\n"
+    none = "no failed attempts of steps; what became of tasks: taskflow"
+    assert invoke("errors", "--code", "none").stdout == f"{none} list --status failed\n"
+    assert invoke("errors", one["id"], "--code", "none").stdout == f"{none} show {one['id']}\n"
     assert invoke("errors", "task-none").exit_code == 4
     assert invoke("errors", own["id"]).exit_code == 2
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +125,19 @@ def test_the_embedded_stack_keeps_one_live_token(database: Path, invoke: Invoke)
         app.close()
 
 
+def test_the_stacks_token_of_an_earlier_release_is_revoked_too(database: Path, invoke: Invoke) -> None:
+    """It had another name."""
+    former = invoke("token", "create", "--name", "cli (embedded)").stdout.strip()
+    settings = Settings(data_dir=str(database.parent), redis_url="redis://127.0.0.1:1/0")
+    embedded.make_token(settings, shared=False)
+    app = bootstrap(settings)
+    try:
+        with pytest.raises(Unauthorized):
+            app.service.accounts.authenticate(former, "api")
+    finally:
+        app.close()
+
+
 def test_a_browser_stays_signed_in_over_a_start_of_the_embedded_stack(database: Path, invoke: Invoke) -> None:
     """It goes on with the new token. One that is signed in with a token that a person revokes does not."""
     mine = json.loads(invoke("token", "create", "--name", "mine", "--json").stdout)
@@ -198,11 +212,11 @@ def test_settings_say_where_values_come_from(invoke: Invoke, monkeypatch: pytest
 
 
 def test_a_wrong_setting_is_named(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 2 and the variable's name."""
+    """Exit code 2, and once what is wrong with which variable."""
     monkeypatch.setenv("TASKFLOW_PORT", "eighty")
     done = invoke("list")
     assert done.exit_code == 2
-    assert "TASKFLOW_PORT" in done.stderr
+    assert done.stderr == "error: wrong settings: TASKFLOW_PORT: 'eighty' is no whole number from 0 to 65535\n"
 
 
 def test_up_names_the_busy_port(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +230,21 @@ def test_up_names_the_busy_port(invoke: Invoke, monkeypatch: pytest.MonkeyPatch)
     assert done.exit_code == 1
     assert f"port {port}" in done.stderr
     assert "TASKFLOW_PORT" in done.stderr
+
+
+def test_up_names_the_pipeline_that_can_not_be_used(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before anything is started, once: the setting, its entry, why, and what to do."""
+    monkeypatch.setenv("TASKFLOW_PIPELINES", "no_such_shop.pipelines:order")
+    done = invoke("up", "--no-flower")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines() == [
+        "error: a pipeline can't be used: TASKFLOW_PIPELINES: no_such_shop.pipelines:order: "
+        "ModuleNotFoundError: No module named 'no_such_shop'",
+        f"  is the directory that holds it in PYTHONPATH, or its package installed for {sys.executable}?",
+    ]
+    assert not (tmp_path / "data").exists()
 
 
 def test_up_says_where_things_are_and_no_secret(

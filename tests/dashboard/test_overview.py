@@ -85,14 +85,18 @@ def test_a_store_that_fails_is_named_without_the_words_of_its_driver(
     assert "db.internal" not in page.html
 
 
-def test_the_settings_show_no_secret_and_where_each_came_from(world: World, see: See) -> None:
-    """Of a secret only whether it is set."""
+def test_the_settings_show_no_secret_and_where_each_came_from(
+    world: World, see: See, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a secret only whether it is set. What the stack set for its processes is nobody's choice."""
+    monkeypatch.setenv("TASKFLOW_SET_BY_STACK", "TASKFLOW_DATA_DIR,TASKFLOW_SECRET_KEY")
     page = see("/settings")
     settings = world.service.lookups._settings
     assert settings.secret_key not in page.html and "set, not shown" in page.text
     rows = {row["name"]: row for row in world.service.lookups.settings()}
     assert rows["TASKFLOW_LEASE_S"]["source"] == "environment" and rows["TASKFLOW_LEASE_S"]["value"] == "1"
     assert rows["TASKFLOW_SHARDS"]["source"] == "default"
+    assert rows["TASKFLOW_SECRET_KEY"]["source"] == "stack" and "the stack" in page.text
     assert rows["TASKFLOW_DATABASE_URL"]["value"] == "not set"
 
 

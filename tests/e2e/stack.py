@@ -25,8 +25,11 @@ from tests.support.waiting import wait_until
 class Stack:
     """``taskflow up`` on a data directory of its own, on free ports."""
 
-    def __init__(self, data_dir: Path, environ: Mapping[str, str] | None = None, *, flower: bool = False) -> None:
+    def __init__(
+        self, data_dir: Path, environ: Mapping[str, str] | None = None, *, cwd: Path | None = None, flower: bool = False
+    ) -> None:
         self.data_dir = data_dir
+        self.cwd = cwd or data_dir.parent
         self.environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith("TASKFLOW_")},
             "TASKFLOW_DATA_DIR": str(data_dir),
@@ -46,7 +49,7 @@ class Stack:
                 env=self.environ,
                 stdout=log,
                 stderr=log,
-                cwd=self.data_dir.parent,
+                cwd=self.cwd,
                 preexec_fn=die_with_parent(signal.SIGTERM),  # a cut test run leaves no stack behind
             )
         wait_until(self._serves, f"the stack serves; see {self.output}", timeout_s=timeout_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,11 +30,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, shop: Path) -> Iterator[Stack]:
-    """A stack that knows the pipeline ``order``."""
-    environ = {
-        "TASKFLOW_PIPELINES": "examples.order.pipeline:order", "ORDER_SHOP_DIR": str(shop), "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    made = Stack(tmp_path_factory.mktemp("stack") / "data", environ).start()
+    """A stack that knows the pipeline ``order``, started in the checkout with the settings of the example's README."""
+    (line,) = re.findall(r"^export (.+)$", (ROOT / "examples" / "order" / "README.md").read_text(), re.MULTILINE)
+    environ = {**dict(word.split("=", 1) for word in line.split()), "ORDER_SHOP_DIR": str(shop)}
+    made = Stack(tmp_path_factory.mktemp("stack") / "data", environ, cwd=ROOT).start()
     yield made
     made.stop()
     assert made.left_over() == []

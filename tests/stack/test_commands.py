@@ -77,8 +77,40 @@ def test_children_see_exactly_the_settings_given(tmp_path: Path) -> None:
     assert "s" not in child_environment(settings, tmp_path / "line", environ, with_secrets=False).values()
 
 
+def test_children_know_what_nobody_but_the_stack_has_set(tmp_path: Path) -> None:
+    """What is shown of the settings must not say of it that a person chose it."""
+    settings = Settings(data_dir=str(tmp_path), port=7, redis_url="redis://r", secret_key="s")
+    environ = {"TASKFLOW_PORT": "7", "TASKFLOW_REDIS_URL": ""}
+    child = child_environment(settings, tmp_path / "line", environ)
+    assert child["TASKFLOW_SET_BY_STACK"] == "TASKFLOW_DATA_DIR,TASKFLOW_REDIS_URL,TASKFLOW_SECRET_KEY"
+
+
 def test_a_relative_sqlite_url_is_anchored() -> None:
     """Children run elsewhere, and must open the same file."""
     assert anchored_database_url("sqlite:///x.db") == f"sqlite:///{Path('x.db').absolute()}"
     for url in ("sqlite:////a/x.db", "sqlite:///:memory:", "postgresql+psycopg:///x", ""):
         assert anchored_database_url(url) == url
+
+
+def test_a_relative_pythonpath_means_the_directory_in_which_it_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stack's processes run in another one: ``.`` would be the data directory there."""
+    monkeypatch.chdir(tmp_path)
+    given = {"PYTHONPATH": os.pathsep.join((".", "lib", "/abroad", ""))}
+    found = child_environment(Settings(), tmp_path / "lifeline", given)["PYTHONPATH"]
+    assert found.split(os.pathsep) == [str(tmp_path), str(tmp_path / "lib"), "/abroad", str(tmp_path)]
+    assert "PYTHONPATH" not in child_environment(Settings(), tmp_path / "lifeline", {})
+
+
+@pytest.mark.parametrize("readme", sorted(ROOT.glob("examples/*/README.md")), ids=lambda path: path.parent.name)
+def test_the_examples_start_as_their_readmes_say(readme: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of the stack, in the data directory, finds the pipelines that were named in the checkout."""
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(" ".join(re.findall(r"^export (.+)$", readme.read_text(), re.MULTILINE)))
+    given = {**os.environ, **dict(word.split("=", 1) for word in words)}
+    assert "/" not in given["PYTHONPATH"]
+    child = child_environment(Settings.from_env(given), tmp_path / "lifeline", given)
+    code = "from taskflow.pipelines import registry; from taskflow.settings import Settings"
+    code += "; registry.check(Settings.from_env())"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=child, check=True, timeout=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import signal
 import socket
@@ -57,6 +58,21 @@ def test_starts_in_order_and_stops_in_reverse(settings: Settings, tmp_path: Path
         ("ready", "last"), ("stopping", "slow"), ("stopping", "last"), ("stopped", "last"), ("stopped", "slow"),
     ]  # fmt: skip
     assert processes_with_env("TASKFLOW_DATA_DIR", settings.data_dir) == []
+
+
+def test_a_stop_says_how_many_tasks_end_with_it(settings: Settings) -> None:
+    """Counted by the locks that their shims hold, before anything is stopped."""
+    sessions = Path(settings.data_dir) / "nodes" / "node-1" / "workspaces" / "ws-1" / "sessions"
+    for name in ("running", "over"):
+        (sessions / name).mkdir(parents=True)
+        (sessions / name / "shim.lock").touch()
+    for running, said in ((True, ["this ends 1 task that is running on this machine's nodes"]), (False, [])):
+        events: list[StackEvent] = []
+        with (sessions / "running" / "shim.lock").open() as lock, stack(settings, child("only"), events=events):
+            if running:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        assert [e.detail.split(";")[0] for e in events if e.kind == "cut_off"] == said
+        assert [e.kind for e in events] == ["starting", "ready", *["cut_off"] * running, "stopping", "stopped"]
 
 
 def test_the_log_of_a_process_that_lives_for_long_has_an_end(

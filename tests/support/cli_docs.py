@@ -14,9 +14,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 
 _HEAD = """# Commands
 
-`taskflow COMMAND --help` says the same. Commands that print data take `--json`. Exit codes: 0 done (for a task: completed),
-1 the task failed or was cancelled or the command could not be carried out, 2 wrong usage, 3 no server, 4 not found,
-130 interrupted.
+`taskflow COMMAND --help` says the same. Commands that print data take `--json`. Exit codes: 0 done (of a
+task that was run or followed with `-f`: completed), 1 such a task failed or was cancelled, or the command could not be
+carried out, 2 wrong usage, 3 no server, 4 not found, 130 interrupted.
 
 The commands talk to the server of `TASKFLOW_URL` with `TASKFLOW_TOKEN`, else to the stack that serves the data directory.
 

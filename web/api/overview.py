@@ -94,7 +94,7 @@ class SettingSchema(Schema):
     unit = shapes.text("of the value")
     secret = shapes.flag("its value is never shown")
     default = shapes.text("what it is when nobody sets it")
-    source = shapes.text("default or environment")
+    source = shapes.text("default, environment, or stack: taskflow up set it for its processes, and nobody for it")
     help = shapes.text("what it is for")
 
 

@@ -26,6 +26,8 @@ SWEEPS = {
     "retry_error_nodes": "Tries again to destroy nodes that could not be destroyed.",
     "prune": "Deletes what is older than the settings say: output, events, ended tasks.",
 }
+#: Where a setting comes from that somebody chose: neither its default nor what the stack sets for its processes.
+_CHOSEN = "environment"
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Group:
     @property
     def set_count(self) -> int:
         """How many of them somebody set."""
-        return sum(row["source"] != "default" for row in self.rows)
+        return sum(row["source"] == _CHOSEN for row in self.rows)
 
 
 def groups(settings: Iterable[Mapping[str, Any]], text: str = "", set_only: bool = False) -> list[Group]:
@@ -48,6 +50,6 @@ def groups(settings: Iterable[Mapping[str, Any]], text: str = "", set_only: bool
         if row["name"] in FIRST_SETTINGS or not found:
             found.append(Group(FIRST_SETTINGS.get(row["name"], "Others")))
         is_wanted = text.lower() in f"{row['name']} {row['help']}".lower()
-        if is_wanted and not (set_only and row["source"] == "default"):
+        if is_wanted and not (set_only and row["source"] != _CHOSEN):
             found[-1].rows.append(row)
     return [group for group in found if group.rows]
