@@ -207,6 +207,26 @@ def test_what_was_refused_of_many_stays_chosen_and_says_why(page: Any, stack: St
     assert [stack.finished(made[at])["status"] for at in (0, 2)] == ["cancelled", "cancelled"]
 
 
+def test_without_output_there_is_a_line_that_says_so_and_nothing_to_search(
+    page: Any, stack: Stack, repository: Path, tmp_path: Path
+) -> None:
+    """Search, Follow and Save come with the first line."""
+    gate = tmp_path / "go"
+    _open_gated(page, stack, repository, gate, before=f"until test -e {gate}-said; do sleep 0.1; done; echo said")
+    page.locator("[data-log-state]").filter(has_text="none yet").wait_for()
+    assert page.locator("[data-log-some]:visible").count() == 0
+    Path(f"{gate}-said").touch()
+    page.locator("[data-log-lines]").filter(has_text="said").wait_for()
+    assert page.locator("[data-log-some]:visible").count() == 2
+    gate.touch()
+    page.locator("[data-log-state]").filter(has_text="ended").wait_for()
+    silent = stack.submit(repository, ["true"])
+    stack.finished(silent)
+    page.goto(f"/tasks/{silent}")
+    page.locator("[data-log-state]").filter(has_text="none: it ended without any").wait_for()
+    assert page.locator("[data-log-some]:visible").count() == 0
+
+
 def test_output_that_was_deleted_is_not_called_none(page: Any, stack: Stack, repository: Path) -> None:
     """A command that said something is not shown as a silent one once its output is too old to be kept."""
     task_id = stack.submit(repository, ["echo", "said"])
@@ -274,7 +294,7 @@ def test_a_filter_is_chosen_by_keyboard_without_leaving_at_the_first_arrow(page:
 
 
 def test_no_page_is_wider_than_a_phone(page: Any, stack: Stack, repository: Path) -> None:
-    """Neither the page nor a table in it is scrolled sideways, and what is chosen in the navigation is in sight."""
+    """Neither the page nor a table in it is scrolled sideways; all of the menu is in sight, large enough for a finger."""
     task_id = stack.submit(repository, ["sh", "-c", "exit 7"], title="unbroken" * 20, labels={"l": "v" * 60})
     task = stack.finished(task_id)
     page.set_viewport_size({"width": 360, "height": 740})
@@ -285,7 +305,6 @@ def test_no_page_is_wider_than_a_phone(page: Any, stack: Stack, repository: Path
         for summary in page.locator("summary").all():
             summary.click()
         assert scrolled_sideways(page) == [], path
-        current = page.locator(".top [aria-current]")
-        if current.count():
-            box = current.bounding_box()
-            assert box["x"] >= 0 and box["x"] + box["width"] <= 331, path
+        for entry in page.locator(".top nav a").all():
+            box = entry.bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= 360 and box["height"] >= 40, (path, entry.inner_text())

@@ -41,7 +41,8 @@ def test_a_task_is_submitted_and_watched_to_its_end(page: Any, repository: Path)
     """The page follows it by itself: it is not loaded again between submit and completed."""
     page.goto("/tasks/new")
     page.get_by_role("button", name="Submit").click()
-    _shows(page, "Missing data", "[data-wrong=repository]")
+    _shows(page, "is needed", "[data-wrong=repository]")
+    _shows(page, "Repository: is needed; Command: is needed", "[data-wrong='']")
     page.locator("#new-repository").fill(str(repository))
     page.locator("#new-command").fill("echo hello from the page > hello.txt; echo said")
     page.locator("#new-title").fill("From the page")
@@ -49,7 +50,8 @@ def test_a_task_is_submitted_and_watched_to_its_end(page: Any, repository: Path)
     page.get_by_label("Provider", exact=True).select_option("local")
     page.get_by_label("Memory").fill("0")
     page.get_by_role("button", name="Submit").click()
-    _shows(page, "Must be", "[data-wrong='resources.memory_mb']")
+    _shows(page, "must be at least 1", "[data-wrong='resources.memory_mb']")
+    _shows(page, "This can't be sent as it is. Memory: must be at least 1", "[data-wrong='']")
     page.get_by_label("Memory").fill("16")
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url(re.compile("/tasks/task-"))
@@ -59,7 +61,7 @@ def test_a_task_is_submitted_and_watched_to_its_end(page: Any, repository: Path)
     _shows(page, "hello.txt", "main")
     assert page.evaluate("() => window.sameDocument") is True
     assert page.title() == "From the page - taskflow"
-    _shows(page, "provider: local, memory_mb: 16", "main")
+    _shows(page, "provider local, 16 MB of memory", "main")
     assert page.locator(".box.done").count() >= 6
 
 

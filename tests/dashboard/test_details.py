@@ -202,6 +202,23 @@ def test_a_cancelled_task_says_why_and_who_asked(world: World, see: See) -> None
     assert "a better idea" in page.text and "asked for by api:" in page.text
 
 
+def test_a_draft_is_run_by_its_button_and_names_no_command(world: World, see: See) -> None:
+    """What the command line says is for who is there."""
+    page = see(f"/tasks/{world.submit(start=False)['id']}")
+    assert "Run draft" in page.buttons and "It is a draft" in page.text and "taskflow run-draft" not in page.text
+    assert "none yet: it was not started" in page.text
+
+
+def test_the_output_of_a_task_comes_before_what_is_looked_up(world: World, see: See) -> None:
+    """Above it is only what the task waits for, or why it failed, and where the time went."""
+    task = world.submit()
+    world.place(task)
+    headings = [
+        text.partition(" run ")[0].strip() for level, text in see(f"/tasks/{task['id']}").headings if level == "h2"
+    ]
+    assert headings[:6] == ["What it waits for", "Timeline", "Output", "Steps", "Runs", "What was asked"]
+
+
 def test_a_task_shows_the_candidates_that_were_refused(world: World, see: See) -> None:
     """Folded away, each with its reason; nothing to unfold where there was no other."""
     task, alone = world.submit(), world.submit()

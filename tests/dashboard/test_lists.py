@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 import pytest
 from sqlalchemy import insert, update
 
@@ -81,7 +83,38 @@ def test_runs_are_narrowed_by_what_became_of_them(world: World, see: See) -> Non
     assert [found["value"] for found in page.all("option") if "selected" in found] == ["failed"]
     page = see("/runs?status=running,waiting")
     assert "still open" in page.text and "gone wrong" not in page.text and page.problems() == []
-    assert see("/runs?status=nonsense", status=400).h1 == "This did not work"
+    page = see("/runs?status=nonsense", status=400)
+    assert page.h1 == "Runs" and "one of running" in page.text and page.problems() == []
+
+
+@pytest.mark.parametrize("written", ["team=web:1", "team:web:1"])
+def test_a_label_is_looked_for_as_it_is_written_anywhere(world: World, see: See, written: str) -> None:
+    """With = as on the command line and in the form, with : as in the API; what follows is its value."""
+    world.submit(title="the labelled one", labels={"team": "web:1"})
+    world.submit(title="the other one", labels={"team": "web"})
+    page = see("/tasks?" + urlencode({"label": written}))
+    assert "the labelled one" in page.text and "the other one" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"), [("label", "web", "key=value"), ("status", "x", "one of"), ("step", "x", "one of")]
+)
+def test_a_wrong_filter_is_said_beside_its_field(see: See, name: str, value: str, says: str) -> None:
+    """On the list, where it can be corrected; it is no list that follows events, for its address is refused."""
+    page = see(f"/tasks?{name}={value}", status=400)
+    (wrong,) = page.all("span", id=f"filter-{name}-wrong")
+    assert wrong["role"] == "alert" and says in page.text and page.h1 == "Tasks" and page.problems() == []
+    field = next(found for _, found in page.tags if found.get("id") == f"filter-{name}")
+    assert field["aria-invalid"] == "true" and field["aria-describedby"] == wrong["id"]
+    assert page.all("div", data_stream="/api/events") == []
+
+
+def test_runs_about_nothing_are_told_apart(world: World, see: See) -> None:
+    """By the end of their ids, as nodes are."""
+    made = [world.start()["id"] for _ in range(2)]
+    world.start(subject="book 7")
+    text = see("/runs").text
+    assert "order book 7" in text and all(f"order {one[-6:]}" in text for one in made)
 
 
 def test_a_failed_attempt_leads_to_what_it_was_of(world: World, see: See) -> None:
@@ -126,6 +159,27 @@ def test_a_promise_that_fails_is_shown_to_its_owner_with_why(world: World, see: 
     assert "Promises that fail" in page.text and "<it> broke" in page.text and "unexpected" in page.text
     assert page.all("a", href=f"/tasks/{task['id']}")
     assert "Promises that fail" not in see("/errors", token=world.other_token).text
+
+
+def test_what_failed_is_in_the_order_of_its_ends_and_says_whether_it_was_tried_again(world: World, see: See) -> None:
+    """Also where what began later ended first; an attempt after which nothing came is not called tried again."""
+    first, second = world.submit(title="began first"), world.submit(title="began second")
+    for task in (second, first):
+        world.end(task, "failed", {"code": "exit", "message": "no"})
+        world.clock.advance(60.0)
+    owner_id = world.row(Task, first["id"]).owner_id
+    common = {"owner_id": owner_id, "step": "s", "code": "x", "error": {"message": "no"}, "at": 1.0, "attempt": 1}
+    rows = [
+        {**common, "run_id": first["run_id"], "retry_in_s": 2.5},
+        {**common, "run_id": second["run_id"], "retry_in_s": None},
+    ]
+    world.database.write(lambda tx: tx.execute(insert(ErrorRow), rows))
+    text = see("/errors").text
+    failed, attempts = text[: text.index("Failed attempts")], text[text.index("Failed attempts") :]
+    assert failed.index("began first") < failed.index("began second")
+    second_at, first_at = attempts.index("began second"), attempts.index("began first")
+    assert "given up: not tried again" in attempts[second_at:first_at]
+    assert "to be tried again after 2.5 s" in attempts[first_at:] and "is tried again" not in attempts
 
 
 def test_what_fails_again_and_again_hides_nothing_else(world: World, see: See) -> None:

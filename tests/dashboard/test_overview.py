@@ -12,6 +12,7 @@ from sqlalchemy import insert, update
 from taskflow.db.models import Node, Sweep, SweepBackoff
 from tests.dashboard.conftest import See
 from tests.web.world import World
+from web.dashboard.subjects import FIRST_SETTINGS, SWEEPS
 
 pytestmark = pytest.mark.usefixtures("today")
 
@@ -132,6 +133,25 @@ def test_a_setting_is_a_number_that_people_read(see: See) -> None:
     assert "2592000 s" in page.text and "e+0" not in page.text
 
 
+def test_settings_are_found_by_what_they_are_about(world: World, see: See) -> None:
+    """In groups, all of which there are, and by a part of their name or help; those that were set by themselves."""
+    names = [row["name"] for row in world.service.lookups.settings()]
+    assert [name for name in names if name in FIRST_SETTINGS] == list(FIRST_SETTINGS) and names[0] in FIRST_SETTINGS
+    assert len(see("/settings").all("details")) == len(FIRST_SETTINGS)
+    page = see("/settings?text=How+Often")
+    assert "TASKFLOW_PRUNE_INTERVAL_S" in page.text and "TASKFLOW_SHARDS" not in page.text and page.problems() == []
+    page = see("/settings?which=set")
+    assert "TASKFLOW_LEASE_S" in page.text and "TASKFLOW_SHARDS" not in page.text
+    assert "No setting matches" in see("/settings?text=nonsense").text
+
+
+def test_each_sweep_says_what_it_does(world: World, see: See) -> None:
+    """In a sentence, for who does not know its name."""
+    assert set(SWEEPS) == set(world.service.health._settings.sweep_intervals())
+    page = see("/sweeps")
+    assert page.problems() == [] and all(says in page.text for says in SWEEPS.values())
+
+
 def test_what_a_month_used_is_a_page(world: World, see: See, monkeypatch: pytest.MonkeyPatch) -> None:
     """By provider and project, with the limits in force; the months beside it are a link away, none after this one."""
     now = datetime(2026, 6, 15, tzinfo=timezone.utc).timestamp()
@@ -145,7 +165,7 @@ def test_what_a_month_used_is_a_page(world: World, see: See, monkeypatch: pytest
     assert page.all("a", href="/tasks?project=shop") and "Cost1" in page.text and not page.all("a", rel="next")
     assert page.all("a", rel="prev", href="/usage?month=2026-05")
     page = see("/usage?month=2026-05")
-    assert page.all("a", rel="next", href="/usage") and "No node stood in this month" in page.text
+    assert page.all("a", rel="next", href="/usage") and "There was no node in this month" in page.text
     assert see("/usage?month=2026-01").all("a", href="/usage?month=2025-12")
     assert "shop" not in see("/usage", token=world.other_token).text
     assert see("/usage?month=nonsense", status=400).h1 == "This did not work"

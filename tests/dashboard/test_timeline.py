@@ -26,7 +26,7 @@ def test_the_bars_of_a_run_are_its_steps_without_a_gap(world: World) -> None:  #
     for before, after in zip(drawn.bars, drawn.bars[1:], strict=False):
         assert abs(before.ended - after.began) < 0.01
     assert abs(sum(bar.seconds for bar in drawn.bars) - drawn.total_s) < 0.01
-    assert all(0 <= bar.x <= WIDTH and bar.x + bar.width <= WIDTH + 5 for bar in drawn.bars)
+    assert all(bar.x >= 0 and bar.x + bar.width <= WIDTH + 0.01 for bar in drawn.bars)
     running = next(bar for bar in drawn.bars if bar.step == "running")
     assert [mark.says for mark in running.marks] == ["signal session_outcome came"]
 
@@ -105,6 +105,26 @@ def test_attempts_are_marks_and_a_long_history_is_cut() -> None:
     assert (len(drawn.bars), drawn.left_out) == (BARS_MAX, 6)
     assert all(len(bar.attempts) == 1 and 0 < bar.attempts[0].x < WIDTH for bar in drawn.bars[:-1])
     assert drawn.bars[0].attempts[0].says.endswith("failed: no; again in 1.0 s")
+
+
+def test_every_bar_lies_within_the_axis() -> None:
+    """Times are told in milliseconds and lengths exactly: what a short run's first step took seems to begin before it."""
+    run = {
+        "id": "r",
+        "created_at": "2026-01-01T00:00:00.001Z",
+        "finished_at": "2026-01-01T00:00:00.003Z",
+        "step": "end",
+    }
+    at = "2026-01-01T00:00:00.003Z"
+    left = [("step_entered", "first", 0.0029), ("step_entered", "second", 0.0001), ("run_finished", "end", 0.0)]
+    events = [
+        {"run_id": "r", "kind": kind, "step": None, "at": at, "data": {"from": name, "duration_s": took}, "actor": "x"}
+        for kind, name, took in left
+    ]
+    bars = timeline(events, run, 1767225600.0).bars
+    assert [bar.step for bar in bars] == ["first", "second", "end"]
+    for bar in bars:
+        assert bar.x >= 0 and bar.width > 0 and bar.x + bar.width <= WIDTH + 0.01, bar
 
 
 def test_a_step_that_was_left_long_ago_is_not_called_never_entered() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,10 +75,18 @@ def register(app: Flask, *parts: Pages) -> None:
     app.extensions["taskflow.error_page"] = error_page
 
 
-def show(template: str, **context: Any) -> Response:
+def show(template: str, code: int = 200, /, **context: Any) -> Response:
     """The page, whole or only the part that changes, as this request asks."""
     flower = service().lookups.flower_url if is_admin() else ""
-    return _drawn(template, 200, now=service().now(), who=caller(), flower=flower, **context)
+    return _drawn(template, code, now=service().now(), who=caller(), flower=flower, **context)
+
+
+def wrong_filters(error: UsageError, chosen: Mapping[str, str]) -> dict[str, str]:
+    """What is wrong with each of the ``chosen`` filters, to say it there. Raises ``error`` where it is of no filter."""
+    wrong = {name: says for name, says in error.fields.items() if name in chosen}
+    if not wrong:
+        raise error
+    return wrong
 
 
 def may_write() -> bool:

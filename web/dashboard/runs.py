@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -12,7 +12,7 @@ from taskflow.errors import UsageError
 from taskflow.service import RunFilter
 from web.auth import caller
 from web.dashboard.drawings import diagrams
-from web.dashboard.frame import Pages, operators_only, show
+from web.dashboard.frame import Pages, operators_only, show, wrong_filters
 from web.dashboard.histories import EVENTS_READ, History
 from web.dashboard.inputs import fields_of
 from web.dashboard.timeline import WIDTH, timeline
@@ -32,19 +32,25 @@ STATUS_CHOICES = (
 @pages.add("/runs")
 def see_runs() -> Response:
     """The list, newest first, as the URL filters it."""
-    who, served = caller(), service()
     chosen = {
         name: value for name in ("status", "pipeline", "subject") if (value := request.args.get(name, "").strip())
     }
-    after = served.events.place("now")
-    rows, cursor = served.runs.list(
-        who, _wanted(chosen), limit=PAGE_ROWS, cursor=request.args.get("cursor") or None
-    )  # fmt: skip
+    after = service().events.place("now")
+    rows, cursor, wrong = _page(chosen)
     return show(
-        "runs.html", after=after, rows=rows, chosen=chosen, choices=STATUS_CHOICES,
+        "runs.html", 400 if wrong else 200, after=after, wrong=wrong, rows=rows, chosen=chosen, choices=STATUS_CHOICES,
         following=None if cursor is None else "/runs?" + urlencode({**chosen, "cursor": cursor}),
         first="/runs?" + urlencode(chosen) if "cursor" in request.args else None,
     )  # fmt: skip
+
+
+def _page(chosen: Mapping[str, str]) -> tuple[Sequence[dict[str, Any]], str | None, dict[str, str]]:
+    """The rows, the cursor of those that follow, and of each filter that is none what is wrong with it."""
+    cursor = request.args.get("cursor") or None
+    try:
+        return (*service().runs.list(caller(), _wanted(chosen), limit=PAGE_ROWS, cursor=cursor), {})
+    except UsageError as error:
+        return (), None, wrong_filters(error, chosen)
 
 
 def _wanted(chosen: Mapping[str, str]) -> RunFilter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,15 @@ from taskflow.errors import NotFound, UsageError
 from taskflow.service import TaskFilter
 from web.auth import caller
 from web.dashboard.drawings import diagrams
-from web.dashboard.frame import Pages, operators_only, show
+from web.dashboard.frame import Pages, operators_only, show, wrong_filters
 from web.dashboard.histories import EVENTS_READ, History
 from web.dashboard.timeline import WIDTH, timeline
 from web.door import service
 
 PAGE_ROWS = 50
 _ENDED = ("completed", "failed", "cancelled")
+#: As the command line and forms write a label, or as the API does; whichever comes first parts it.
+_LABEL = re.compile(r"([^=:]+)[=:](.*)", re.DOTALL)
 
 pages = Pages("tasks")
 
@@ -47,18 +50,18 @@ FILTERS = (
     Filter("project", "Project", hint="any"),
     Filter("step", "Step", hint="any"),
     Filter("node", "Node", hint="id"),
-    Filter("label", "Label", hint="key:value"),
+    Filter("label", "Label", hint="key=value"),
 )
 
 
 def _wanted(chosen: Mapping[str, str]) -> TaskFilter:
     """What the form says. Raises ``UsageError`` for a label that is none."""
-    key, colon, value = chosen.get("label", "").partition(":")
-    if key and not colon:
-        raise UsageError("a label is written as key:value", fields={"label": "must be key:value"})
+    label = _LABEL.fullmatch(chosen.get("label", ""))
+    if label is None and "label" in chosen:
+        raise UsageError("a label is written as key=value", fields={"label": "must be key=value"})
     return TaskFilter(
         statuses=tuple(word for word in chosen.get("status", "").split(",") if word), project=chosen.get("project"),
-        step=chosen.get("step"), node_id=chosen.get("node"), labels=((key, value),) if key else (),
+        step=chosen.get("step"), node_id=chosen.get("node"), labels=() if label is None else ((label[1], label[2]),),
         text=chosen.get("text"),
     )  # fmt: skip
 
@@ -66,17 +69,24 @@ def _wanted(chosen: Mapping[str, str]) -> TaskFilter:
 @pages.add("/tasks")
 def see_tasks() -> Response:
     """The list, newest first, as the URL filters it."""
-    who, served = caller(), service()
     chosen = {one.name: value for one in FILTERS if (value := request.args.get(one.name, "").strip())}
-    after = served.events.place("now")
-    rows, cursor = served.tasks.list(
-        who, wanted=_wanted(chosen), limit=PAGE_ROWS, cursor=request.args.get("cursor") or None
-    )
+    after = service().events.place("now")
+    rows, cursor, wrong = _page(chosen)
     following = None if cursor is None else "/tasks?" + urlencode({**chosen, "cursor": cursor})
     return show(
-        "tasks.html", after=after, rows=rows, filters=FILTERS, chosen=chosen, following=following,
+        "tasks.html", 400 if wrong else 200, after=after, rows=rows, filters=FILTERS, chosen=chosen, wrong=wrong,
+        following=following,
         first="/tasks?" + urlencode(chosen) if "cursor" in request.args else None, ended=_ENDED,
     )  # fmt: skip
+
+
+def _page(chosen: Mapping[str, str]) -> tuple[Sequence[dict[str, Any]], str | None, dict[str, str]]:
+    """The rows, the cursor of those that follow, and of each filter that is none what is wrong with it."""
+    cursor = request.args.get("cursor") or None
+    try:
+        return (*service().tasks.list(caller(), wanted=_wanted(chosen), limit=PAGE_ROWS, cursor=cursor), {})
+    except UsageError as error:
+        return (), None, wrong_filters(error, chosen)
 
 
 @pages.add("/tasks/new")

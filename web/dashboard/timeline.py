@@ -83,7 +83,7 @@ def timeline(
     scale = WIDTH / (end - first)
     for bar in shown:
         bar.x = round(min((bar.began - first) * scale, WIDTH - _BAR_MIN), 1)
-        bar.width = round(max(bar.seconds * scale, _BAR_MIN), 1)
+        bar.width = round(min(max(bar.seconds * scale, _BAR_MIN), WIDTH - bar.x), 1)
         for mark in bar.marks:
             mark.x = round(min(max((mark.at - first) * scale, 2.0), WIDTH - 2.0), 1)
     states = {bar.step: bar.state for bar in bars}
@@ -102,7 +102,8 @@ def _bars(events: Sequence[Mapping[str, Any]], run: Mapping[str, Any], began: fl
             state = "done"
             if event["kind"] == "step_entered" and (error or any(mark.kind == "cancel" for mark in marks)):
                 state = "cancelled" if code in (None, _CANCELLED) else "failed"
-            bars.append(Bar(data["from"], at - data["duration_s"], at, state, marks, error))
+            # Times are rounded, lengths are not: together they may begin before the run did, or the bar before ended.
+            bars.append(Bar(data["from"], max(began, at - data["duration_s"]), at, state, marks, error))
             marks, began = [], at
             step = event["step"] if event["kind"] == "step_entered" else None
         elif (mark := _mark(event, at)) is not None:

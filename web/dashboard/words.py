@@ -22,6 +22,7 @@ _GROUPS = {
 }  # fmt: skip
 
 
+_NEEDS = {"provider": "provider {}", "location": "at {}", "vcpus": "{} vCPU", "memory_mb": "{} MB of memory"}
 _SHELLS = (("sh", "-c"), ("bash", "-c"))
 
 
@@ -70,6 +71,27 @@ def lines(data: Mapping[str, Any]) -> str:
     return "\n".join(f"{name}: {plain(value)}" for name, value in data.items())
 
 
+def needs(resources: Mapping[str, Any]) -> str:
+    """What a task asked of its node."""
+    found = {name: value for name, value in resources.items() if value is not None}
+    said = [says.format(_figure(found.pop(name))) for name, says in _NEEDS.items() if name in found]
+    if found.pop("location_policy", None) == "prefer":
+        said.append("or elsewhere")
+    return ", ".join(one for one in (*said, compact(found)) if one)
+
+
+def _figure(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def tally(result: Mapping[str, Any]) -> str:
+    """What a scheduled job counted, without what it counted none of."""
+    counts = {name: value for name, value in result.items() if isinstance(value, int) and not isinstance(value, bool)}
+    said = [f"{value} {words(name)}" for name, value in counts.items() if value]
+    said.append(compact({name: value for name, value in result.items() if name not in counts}))
+    return ", ".join(one for one in said if one) or ("nothing to do" if result else "")
+
+
 def as_json(value: Any) -> str:
     """As JSON that one reads."""
     return json.dumps(value, indent=2, ensure_ascii=False)
@@ -78,5 +100,5 @@ def as_json(value: Any) -> str:
 FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration, "between": between, "moment": moment, "group": group, "words": words, "sentence": sentence,
     "shell": shell, "money": money, "compact": compact, "lines": lines, "chosen": chosen, "refused": refused,
-    "number": number, "as_json": as_json,
+    "number": number, "as_json": as_json, "tally": tally, "needs": needs,
 }  # fmt: skip

@@ -36,6 +36,17 @@ const READ = {
   },
 };
 
+// What the API says of a field, as one reads it on a page.
+const WORDS = [
+  [/^(Missing data for required field|Field may not be null)$/, "is needed"],
+  [/greater than or equal to/g, "at least"],
+  [/less than or equal to/g, "at most"],
+  [/greater than/g, "above"],
+  [/less than/g, "below"],
+  [/^(Must|Not|Shorter|Longer|Length|Invalid|Unknown|Number) /, (word) => word.toLowerCase()],
+];
+const UNFIT = "This can't be sent as it is";
+
 class Unreadable extends Error {}
 
 // A whole number that a browser can't hold would be sent as another one.
@@ -91,7 +102,7 @@ async function submit(form, button, key) {
   }
   const { body, wrong } = read(form);
   if (Object.keys(wrong).length) {
-    tell(form, wrong, "This can't be sent as it is");
+    tell(form, wrong, UNFIT);
     return false;
   }
   for (const one of buttons) one.disabled = true;
@@ -104,7 +115,7 @@ async function submit(form, button, key) {
     else sent(form, buttons, made);
     return false;
   } catch (error) {
-    tell(form, error.fields ?? {}, error.message);
+    tell(form, error.fields ?? {}, error.code === "invalid" ? UNFIT : error.message);
     for (const one of buttons) one.disabled = false;
     // Where nobody knows what became of it, to send it again must not make a second one.
     return error.status !== 0 && error.status < 500;
@@ -151,18 +162,28 @@ function tell(form, fields, message = "") {
   for (const [name, says] of Object.entries(fields)) {
     const place = placeOf(form, name);
     if (!place) {
-      general.push(`${name}: ${says}`);
+      general.push(`${name.replaceAll("_", " ")}: ${worded(says)}`);
       continue;
     }
     const of = place.dataset.wrong;
-    const text = name === of ? says : `${name.slice(of.length + 1)}: ${says}`;
+    const text = name === of ? worded(says) : `${name.slice(of.length + 1)}: ${worded(says)}`;
     place.textContent = [place.textContent, text].filter(Boolean).join("; ");
     const field = form.elements[of];
+    if (message === UNFIT) general.push(`${labelOf(field) ?? of}: ${text}`);
     field?.setAttribute("aria-invalid", "true");
     field?.closest("details")?.setAttribute("open", "");
   }
-  if (message) form.querySelector('[data-wrong=""]').textContent = [message, ...general].join("; ");
+  if (message) form.querySelector('[data-wrong=""]').textContent = [message, general.join("; ")].filter(Boolean).join(". ");
   form.querySelector("[aria-invalid]")?.focus();
+}
+
+function worded(says) {
+  return WORDS.reduce((text, [found, word]) => text.replace(found, word), String(says).replace(/\.$/, ""));
+}
+
+// What a field is called on the page, without its hint.
+function labelOf(field) {
+  return field?.labels?.[0]?.firstChild.textContent.trim();
 }
 
 // Where it is said: beside the field of this name, or of what it is a part of.

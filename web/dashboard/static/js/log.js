@@ -32,7 +32,7 @@ class Log {
     this.top = 0;
     this.search = new Search(section, this.lines, () => (this.following.checked = false));
     this.listen();
-    this.say("waiting for output");
+    this.say(Number(section.dataset.logBytes) ? "coming" : "none yet");
     this.stream = follow(section.dataset.log, {
       onEvent: (kind, data) => this.take(kind, data),
       onFull: () => this.say("too many follow something now, trying again"),
@@ -77,15 +77,21 @@ class Log {
     this.tail = this.ansi.tail.length ? lineOf(this.ansi.tail) : null;
     if (this.tail) fresh.append(this.tail);
     this.lines.append(fresh);
+    if (this.lines.childElementCount) this.show();
     this.trim();
     this.search.again();
     if (this.ended) this.say(this.howItEnded());
     this.toEnd();
   }
 
+  // Before there is any, one line says so: nothing to search, to follow or to save.
+  show() {
+    for (const part of this.section.querySelectorAll("[data-log-some]")) part.hidden = false;
+  }
+
   howItEnded() {
     if (this.lines.childElementCount) return "ended";
-    return Number(this.section.dataset.logBytes) ? "ended; what it said was deleted for its age" : "ended without output";
+    return Number(this.section.dataset.logBytes) ? "ended; what it said was deleted for its age" : "none: it ended without any";
   }
 
   trim() {

@@ -16,11 +16,3 @@ startLogs();
 onUpdate(tellTimes);
 onUpdate(startLogs);
 startLive();
-showCurrent();
-
-// On a phone the navigation may be wider than the page. Not by scrollIntoView: Tab would then begin there.
-function showCurrent() {
-  const current = document.querySelector(".top [aria-current]");
-  const nav = current?.closest("nav");
-  if (nav) nav.scrollLeft = current.offsetLeft - nav.offsetLeft - (nav.clientWidth - current.offsetWidth) / 2;
-}
