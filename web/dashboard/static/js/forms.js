@@ -36,15 +36,6 @@ const READ = {
   },
 };
 
-// What the API says of a field, as one reads it on a page.
-const WORDS = [
-  [/^(Missing data for required field|Field may not be null)$/, "is needed"],
-  [/greater than or equal to/g, "at least"],
-  [/less than or equal to/g, "at most"],
-  [/greater than/g, "above"],
-  [/less than/g, "below"],
-  [/^(Must|Not|Shorter|Longer|Length|Invalid|Unknown|Number) /, (word) => word.toLowerCase()],
-];
 const UNFIT = "This can't be sent as it is";
 
 class Unreadable extends Error {}
@@ -100,9 +91,9 @@ async function submit(form, button, key) {
     tell(form, {}, "It does not wait for this any more: somebody else was first, or the wait is over");
     return false;
   }
-  const { body, wrong } = read(form);
+  const { body, wrong, missing } = read(form);
   if (Object.keys(wrong).length) {
-    tell(form, wrong, UNFIT);
+    tell(form, { ...wrong, ...missing }, UNFIT);
     return false;
   }
   for (const one of buttons) one.disabled = true;
@@ -115,7 +106,7 @@ async function submit(form, button, key) {
     else sent(form, buttons, made);
     return false;
   } catch (error) {
-    tell(form, error.fields ?? {}, error.code === "invalid" ? UNFIT : error.message);
+    tell(form, { ...error.fields, ...missing }, error.code === "invalid" ? UNFIT : error.message);
     for (const one of buttons) one.disabled = false;
     // Where nobody knows what became of it, to send it again must not make a second one.
     return error.status !== 0 && error.status < 500;
@@ -132,20 +123,21 @@ function sent(form, buttons, made) {
   refresh();
 }
 
-// The body of the request, and of each field that can't be read what is wrong with it.
+// The body of the request, of each field that can't be read what is wrong with it, and of each that is needed and empty that.
 function read(form) {
-  const [body, wrong] = [{}, {}];
+  const [body, wrong, missing] = [{}, {}, {}];
   for (const field of form.querySelectorAll("[data-kind]")) {
     try {
       if (field.validity.badInput) throw new Unreadable("must be a number");
       const value = field.dataset.kind === "flag" ? field.checked : READ[field.dataset.kind](field.value);
       if (value !== undefined) put(body, field.name, value);
+      else if (field.required) missing[field.name] = "is needed";
     } catch (error) {
       if (!(error instanceof Unreadable)) throw error;
       wrong[field.name] = error.message;
     }
   }
-  return { body, wrong };
+  return { body, wrong, missing };
 }
 
 // A name with a point in it is that of a part. No prototype: a part may be called as something of it.
@@ -162,11 +154,11 @@ function tell(form, fields, message = "") {
   for (const [name, says] of Object.entries(fields)) {
     const place = placeOf(form, name);
     if (!place) {
-      general.push(`${name.replaceAll("_", " ")}: ${worded(says)}`);
+      general.push(`${name.replaceAll("_", " ")}: ${says}`);
       continue;
     }
     const of = place.dataset.wrong;
-    const text = name === of ? worded(says) : `${name.slice(of.length + 1)}: ${worded(says)}`;
+    const text = name === of ? says : `${name.slice(of.length + 1)}: ${says}`;
     place.textContent = [place.textContent, text].filter(Boolean).join("; ");
     const field = form.elements[of];
     if (message === UNFIT) general.push(`${labelOf(field) ?? of}: ${text}`);
@@ -175,10 +167,6 @@ function tell(form, fields, message = "") {
   }
   if (message) form.querySelector('[data-wrong=""]').textContent = [message, general.join("; ")].filter(Boolean).join(". ");
   form.querySelector("[aria-invalid]")?.focus();
-}
-
-function worded(says) {
-  return WORDS.reduce((text, [found, word]) => text.replace(found, word), String(says).replace(/\.$/, ""));
 }
 
 // What a field is called on the page, without its hint.
