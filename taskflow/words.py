@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+_SHELLS = (("sh", "-c"), ("bash", "-c"))
+
+
+def command_line(arguments: Sequence[str] | None) -> str:
+    """A command as one would type it; what was given to a shell as it was given. ``None``: as none."""
+    if arguments and len(arguments) == 3 and tuple(arguments[:2]) in _SHELLS and (text := arguments[2].strip()):
+        return text
+    return shlex.join(arguments or ())
 
 
 def duration(seconds: float | None) -> str:

@@ -49,9 +49,9 @@ def _make(tx: Any, owner_id: str, job: str, now: float) -> RunRow:
     task_id = new_task_id()
     run = RunRow(
         id=new_run_id(), pipeline=CALLED.name, version=CALLED.version, subject_kind="task", subject_id=task_id, number=1,
-        owner_id=owner_id, step=CALLED.first, rev=0, step_entered_at=now, results={"job": job},
+        owner_id=owner_id, step=CALLED.first, rev=0, step_entered_at=now, created_at=now, results={"job": job},
     )  # fmt: skip
-    insert_run(tx, run, created_at=now)
+    insert_run(tx, run)
     insert_task(
         tx,
         {

@@ -110,10 +110,10 @@ class Scratch:
         now, run_id = self.app.control.now(), new_run_id()
         row = RunRow(
             id=run_id, pipeline=PIPELINE.name, version=PIPELINE.version, subject_kind=PIPELINE.name, subject_id=run_id,
-            number=1, owner_id=self._owner, step=PIPELINE.first, rev=0, step_entered_at=now,
+            number=1, owner_id=self._owner, step=PIPELINE.first, rev=0, step_entered_at=now, created_at=now,
             results={"kind": kind, "until": now + _TICKING_S},
         )  # fmt: skip
-        self.app.database.write(lambda tx: insert_run(tx, row, created_at=now))
+        self.app.database.write(lambda tx: insert_run(tx, row))
         alarms = self.app.control.ensure([row])
         if rung:
             self.app.ringer.publish(alarms)

@@ -303,12 +303,13 @@ def then_of(found: Mapping[str, Any]) -> str:
     return str(found.get("then") or "").removeprefix("then ")
 
 
-def why_text(found: Mapping[str, Any]) -> str:
-    """What a task waits for: the sentence, then the facts, then the choice of its node."""
+def why_text(found: Mapping[str, Any], thing_id: str) -> str:
+    """What a task or run waits for: the sentence, then the facts, then the choice of its node."""
     error, node, placement = found.get("last_error") or {}, found.get("node") or {}, found.get("placement") or {}
     facts = pairs(
         [
             ("status", found.get("status")),
+            ("to run it", f"taskflow run-draft {thing_id}" if found.get("status") == "draft" else None),
             ("step", found.get("step")),
             ("awaiting", found.get("awaiting")),
             ("since", found.get("since")),

@@ -226,7 +226,7 @@ def cancel(ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
 def why(task_id: str, as_json: bool) -> int:
     """Say what a task or run waits for, since when, until when, and what happens then."""
     found = connection.connect(Settings.from_env()).why(task_id)
-    click.echo(render.to_json(found) if as_json else render.why_text(found))
+    click.echo(render.to_json(found) if as_json else render.why_text(found, task_id))
     return OK
 
 

@@ -96,7 +96,7 @@ class Screen:
             self._found = self._overview.look()
             self._keep_mark()
             if self._asked:
-                self._note = render.why_text(self._overview.why(self._asked))
+                self._note = render.why_text(self._overview.why(self._asked), self._asked)
             self._fault = ""
         except NoServer as error:
             self._fault = f"no answer: {error.why}"

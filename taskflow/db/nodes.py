@@ -180,7 +180,7 @@ def create_node_effect(node: NewNode, guard: Guard, *, now: float) -> Effect:
     def effect(tx: Connection) -> Iterable[RunId]:
         run = node.run
         guard(tx)
-        insert_run(tx, run, created_at=now)
+        insert_run(tx, run)
         tx.execute(
             insert(Node).values(
                 id=node.id, owner_id=run.owner_id, run_id=run.id, name=node.label, provider=node.provider,

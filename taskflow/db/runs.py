@@ -214,12 +214,12 @@ def _runs_with_awaited_signal(pipelines: Iterable[Pipeline]) -> CompoundSelect[A
     return union(awaited, cancelled)
 
 
-def insert_run(tx: Connection, run: RunRow, *, created_at: float) -> None:
+def insert_run(tx: Connection, run: RunRow) -> None:
     """A new open run. Its control state is made after the commit, by ``ensure`` or by the rescue."""
-    tx.execute(_INSERT_RUN, run_values(run, created_at=created_at))
+    tx.execute(_INSERT_RUN, run_values(run))
 
 
-def run_values(run: RunRow, *, created_at: float) -> dict[str, Any]:
+def run_values(run: RunRow) -> dict[str, Any]:
     """The columns of a new open run."""
     return {
         "id": run.id,
@@ -234,7 +234,7 @@ def run_values(run: RunRow, *, created_at: float) -> dict[str, Any]:
         "step_entered_at": run.step_entered_at,
         "deadline_at": run.deadline_at,
         "results": dict(run.results),
-        "created_at": created_at,
+        "created_at": run.created_at,
     }
 
 

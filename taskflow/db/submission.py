@@ -33,7 +33,7 @@ def submit_at_once(
     with nothing written, when that key was used meanwhile.
     """
     rows = {
-        Run.__tablename__: run_values(run, created_at=now),
+        Run.__tablename__: run_values(run),
         Event.__tablename__: {**first_event(task, actor=actor, now=now), "seq": 1},
         Task.__tablename__: task_values(task, now=now),
     }

@@ -36,6 +36,7 @@ class RunRow:
     step: str
     rev: int
     step_entered_at: float
+    created_at: float
     deadline_at: float | None = None
     awaiting: str | None = None
     wake_at: float | None = None
@@ -44,7 +45,6 @@ class RunRow:
     cancel_requested_at: float | None = None
     cancel_reason: str | None = None
     finished_at: float | None = None
-    created_at: float | None = None
 
     @property
     def subject(self) -> str:

@@ -54,14 +54,16 @@ def new_node_run(run_id: RunId, node_id: NodeId, owner_id: OwnerId | str, now: f
     """The run of a new node, not yet written. ``kept``: it stays idle without an end."""
     return RunRow(
         id=run_id, pipeline=NODE_PIPELINE, version=_VERSION, subject_kind="node", subject_id=node_id, number=1,
-        owner_id=owner_id, step="order_server", rev=0, step_entered_at=now, results={"kept": True} if kept else {},
+        owner_id=owner_id, step="order_server", rev=0, step_entered_at=now, created_at=now,
+        results={"kept": True} if kept else {},
     )  # fmt: skip
 
 
 def again(run: RunRow, run_id: RunId, now: float) -> RunRow:
     """A further run for a node whose last one gave it up: it only destroys the server."""
     return replace(
-        run, id=run_id, number=run.number + 1, step="destroy_server", rev=0, step_entered_at=now, deadline_at=None,
+        run, id=run_id, number=run.number + 1, step="destroy_server", rev=0, step_entered_at=now, created_at=now,
+        deadline_at=None,
         awaiting=None, wake_at=None, results={}, error=None, cancel_requested_at=None, cancel_reason=None,
         finished_at=None,
     )  # fmt: skip

@@ -101,7 +101,7 @@ class Explain:
         if task.status in TERMINAL:
             summary = f"nothing: it is {task.status}"
         else:
-            summary = f"it is a {task.status}; it waits for you: taskflow run-draft {task.id}"
+            summary = f"it is a {task.status}: it waits for somebody to run it"
         if task.error:
             summary += f" ({task.error['message']})"
         return {

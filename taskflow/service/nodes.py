@@ -162,7 +162,7 @@ class Nodes:
             if run is not None and run.finished_at is not None and node.destroyed_at is None:
                 # Its run gave the node up (status error): a further run tries the destruction again.
                 run = again(run, new_run_id(), now)
-                insert_run(tx, run, created_at=now)
+                insert_run(tx, run)
                 set_node_run(tx, node_id, run.id)
                 run_id = run.id
             else:

@@ -189,9 +189,9 @@ class Runs:
         row = RunRow(
             id=run_id, pipeline=table.name, version=table.version, subject_kind=SUBJECT_KIND, subject_id=of_subject,
             number=1 if last is None else last.number + 1, owner_id=caller.owner_id, step=table.first, rev=0,
-            step_entered_at=now, results={INPUT: dict(loaded)},
+            step_entered_at=now, created_at=now, results={INPUT: dict(loaded)},
         )  # fmt: skip
-        insert_run(tx, replace(row, deadline_at=first.deadline_after(row, now)), created_at=now)
+        insert_run(tx, replace(row, deadline_at=first.deadline_after(row, now)))
         own_runs.insert_own_run(tx, run_id, caller.owner_id, subject=subject, key=key)
         append_event(
             tx, owner_id=caller.owner_id, subject_kind=SUBJECT_KIND, subject_id=of_subject, run_id=run_id,

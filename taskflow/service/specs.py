@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,9 +12,9 @@ from taskflow.errors import UsageError
 from taskflow.nodes.catalogue import Catalogue
 from taskflow.service.accounts import Caller
 from taskflow.settings import Settings
+from taskflow.words import command_line
 
 _TITLE_MAX = 200
-_SHELLS = frozenset({("sh", "-c"), ("bash", "-c")})
 
 
 def check_spec(spec: Mapping[str, Any], settings: Settings) -> None:
@@ -64,6 +63,4 @@ def check_provider(database: Database, catalogue: Catalogue, caller: Caller, spe
 
 def title_of(command: Sequence[str]) -> str:
     """What a task without a title is called: its command as one would type it, of a shell what that was given."""
-    is_script = len(command) == 3 and tuple(command[:2]) in _SHELLS and command[2].strip()
-    text = command[2] if is_script else shlex.join(command)
-    return " ".join(text.split())[:_TITLE_MAX]
+    return " ".join(command_line(command).split())[:_TITLE_MAX]

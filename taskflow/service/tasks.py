@@ -84,9 +84,15 @@ class Tasks:
         Raises ``TooMany`` or ``Overloaded``, and then nothing was written, when too many tasks have not ended.
         """
         began = time.perf_counter()
-        check_spec(spec, self._settings)
-        check_provider(self._database, self._tools.catalogue, caller, spec)
         key = None if idempotency_key is None else (idempotency_key, self._vault.fingerprint(spec))
+        try:
+            check_spec(spec, self._settings)
+            check_provider(self._database, self._tools.catalogue, caller, spec)
+        except UsageError:
+            # What was taken is answered with its task also where settings or catalogue would refuse it by now.
+            if key is None or (known := self._look_up(caller, key)) is None:
+                raise
+            return self._shown(*known[:2]), False
         starts = spec.get("start", True)
         try:
             if starts and self._database.counts_round_trips and self._admission.has_room(caller.owner_id):
@@ -118,7 +124,7 @@ class Tasks:
         task_id = new_task_id()
         run = self._new_run(caller.owner_id, task_id, 1, now) if spec.get("start", True) else None
         if run is not None:
-            insert_run(tx, run, created_at=now)
+            insert_run(tx, run)
         task = task_rows.insert_task(tx, self._columns(caller, task_id, spec, run), actor=caller.actor, now=now)
         if key is not None:
             task_rows.remember_idempotency(tx, caller.owner_id, *key, task_id, now)
@@ -127,15 +133,16 @@ class Tasks:
     def _submit_at_once(self, caller: Caller, spec: Mapping[str, Any], key: _Key | None) -> _Submitted:
         """The same for a task that starts and needs no lock to be admitted: one round trip instead of five."""
         now = self._now()
-        if key is not None:
-            with self._database.read() as tx:
-                known = self._known(tx, caller, key)
-            if known is not None:
-                return known
+        if key is not None and (known := self._look_up(caller, key)) is not None:
+            return known
         task_id = new_task_id()
         run = self._new_run(caller.owner_id, task_id, 1, now)
         columns = self._columns(caller, task_id, spec, run)
         return submit_at_once(self._database, run, columns, key=key, actor=caller.actor, now=now), run, True
+
+    def _look_up(self, caller: Caller, key: _Key) -> _Submitted | None:
+        with self._database.read() as tx:
+            return self._known(tx, caller, key)
 
     def _known(self, tx: Connection, caller: Caller, key: _Key) -> _Submitted | None:
         """The task that this idempotency key made, if it was used."""
@@ -261,7 +268,7 @@ class Tasks:
             tx, task.id, "queued", actor=actor, now=now, from_statuses=("ready",),
             fields={**fields, "run_id": run.id, "run_number": run.number},
         )  # fmt: skip
-        insert_run(tx, run, created_at=now)
+        insert_run(tx, run)
         return task_rows.get_task(tx, task.owner_id, task.id), run
 
     def _new_run(self, owner_id: str, task_id: str, number: int, now: float) -> RunRow:

@@ -105,6 +105,6 @@ def _give_run(tx: Connection, node_id: str, now: float) -> RunId | None:
     )  # fmt: skip
     if taken.rowcount != 1:
         return None
-    insert_run(tx, further, created_at=now)
+    insert_run(tx, further)
     node_event(tx, before.owner_id, node_id, further.id, "draining", now, reason="no run was left that would end it")
     return further.id

@@ -52,6 +52,6 @@ def _again(tx: Connection, node_id: str, now: float) -> RunId | None:
     if run is None or run.finished_at is None:
         return None
     further = again(run, new_run_id(), now)
-    insert_run(tx, further, created_at=now)
+    insert_run(tx, further)
     set_node_run(tx, node_id, further.id)
     return further.id

@@ -57,7 +57,7 @@ def test_a_task_that_ran_again_took_as_long_as_its_last_run() -> None:
 def test_what_happens_then_is_said_once() -> None:
     """The word stands before the sentence of the API; a server of an older release begins the sentence with it."""
     for said in ("the step fails", "then the step fails"):
-        text = render.why_text({"summary": "it waits", "then": said, "step": "running"})
+        text = render.why_text({"summary": "it waits", "then": said, "step": "running"}, "task-1")
         assert text.splitlines()[-1].split() == ["then", "the", "step", "fails"]
 
 
@@ -71,7 +71,7 @@ def test_why_says_which_node_was_chosen_and_what_spoke_against_the_others() -> N
             {"provider": "vultr", "reason": "2 of 2\x1b[2J nodes exist"},
         ],
     }  # fmt: skip
-    lines = render.why_text({"summary": "it runs", "placement": placement}).splitlines()
+    lines = render.why_text({"summary": "it runs", "placement": placement}, "task-1").splitlines()
     assert [" ".join(line.split()) for line in lines[1:]] == [
         "chosen node-2: a warm node",
         "not node-1: it is draining",
@@ -81,21 +81,23 @@ def test_why_says_which_node_was_chosen_and_what_spoke_against_the_others() -> N
     offer = {"provider": "hetzner", "size": "cx22", "location": "fsn1"}
     none: dict[str, Any] = {"node_id": None, "rejected": []}
     bought = {**none, "action": "provision", "reason": "no node with room", "offer": offer}
-    assert "a new node of hetzner cx22 fsn1: no node with room" in render.why_text({"placement": bought})
+    assert "a new node of hetzner cx22 fsn1: no node with room" in render.why_text({"placement": bought}, "task-1")
     waits = {**none, "action": "wait", "reason": "no node has room"}
-    assert "none yet: no node has room" in render.why_text({"placement": waits})
+    assert "none yet: no node has room" in render.why_text({"placement": waits}, "task-1")
     named = {**waits, "node_id": "node-1", "reason": "the node that was asked for: it is full"}
-    assert "none yet: the node that was asked for" in render.why_text({"placement": named})
+    assert "none yet: the node that was asked for" in render.why_text({"placement": named}, "task-1")
 
 
 @pytest.mark.parametrize(("at", "said"), [(None, "none yet"), ("2026-11-26T12:00:00.000Z", "2026-11-26T12:00:00.000Z")])
 def test_a_running_task_says_when_its_command_last_wrote_something(at: str | None, said: str) -> None:
     """In `why` and in `show`; of what does not run, and by a server that does not know it, nothing is said."""
-    why = render.why_text({"summary": "it runs", "step": "running", "last_output_at": at})
+    why = render.why_text({"summary": "it runs", "step": "running", "last_output_at": at}, "task-1")
     shown = render.task_details(make_task(status="in_progress", last_output_at=at))
     for text in (why, shown):
         assert [line.strip().split("  ")[-1].strip() for line in text.splitlines() if "last output" in line] == [said]
-    assert "last output" not in render.why_text({"summary": "it waits", "step": "cleanup", "last_output_at": at})
+    assert "last output" not in render.why_text(
+        {"summary": "it waits", "step": "cleanup", "last_output_at": at}, "task-1"
+    )
     assert "last output" not in render.task_details(make_task(status="completed", last_output_at=at))
 
 

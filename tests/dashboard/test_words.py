@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from taskflow.words import compact
-from web.dashboard.words import lines, needs, shell, tally
+from taskflow.words import command_line, compact
+from web.dashboard.words import lines, needs, tally
 
 
 def test_what_an_event_says_is_read_without_knowing_json() -> None:
@@ -48,5 +48,6 @@ def test_what_was_asked_of_a_node_is_said_in_words() -> None:
 
 def test_a_command_for_a_shell_is_shown_as_it_was_typed() -> None:
     """Any other one is quoted so that it can be typed."""
-    assert shell(["sh", "-c", "echo 'a b' | wc"]) == "echo 'a b' | wc"
-    assert shell(["echo", "a b"]) == "echo 'a b'" and shell(["sh", "-c"]) == "sh -c" and shell(None) == ""
+    assert command_line(["sh", "-c", "echo 'a b' | wc"]) == "echo 'a b' | wc"
+    assert command_line(["echo", "a b"]) == "echo 'a b'" and command_line(["sh", "-c"]) == "sh -c"
+    assert command_line(["sh", "-c", " "]) == "sh -c ' '" and command_line(None) == ""

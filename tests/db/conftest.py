@@ -45,9 +45,9 @@ class World:
         """An open run of a subject."""
         row = RunRow(
             id=RunId(run_id), pipeline="agent_task", version=1, subject_kind=kind, subject_id=subject,
-            number=fields.pop("number", 1), owner_id=OWNER, step=step, rev=0, step_entered_at=1.0, **fields,
+            number=fields.pop("number", 1), owner_id=OWNER, step=step, rev=0, step_entered_at=1.0, created_at=1.0, **fields,
         )  # fmt: skip
-        self.write(lambda tx: insert_run(tx, row, created_at=1.0))
+        self.write(lambda tx: insert_run(tx, row))
         return row
 
     def node(self, node_id: str = "node-1", *, status: str = "active", slots: int = 4) -> str:

@@ -175,7 +175,7 @@ def test_no_more_nodes_than_allowed_under_a_race(world: World) -> None:
         node_id = NodeId(f"node-{n}")
         row = RunRow(
             id=RunId(f"run-n{n}"), pipeline="node", version=1, subject_kind="node", subject_id=node_id, number=1,
-            owner_id=OWNER, step="create", rev=0, step_entered_at=1.0,
+            owner_id=OWNER, step="create", rev=0, step_entered_at=1.0, created_at=1.0,
         )  # fmt: skip
         return world.write(
             create_node_effect(

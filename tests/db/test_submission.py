@@ -25,7 +25,7 @@ _TABLES = (Run, Task, Event, IdempotencyKey)
 def _run(name: str) -> RunRow:
     return RunRow(
         id=RunId(f"run-{name}"), pipeline="agent_task", version=1, subject_kind="task", subject_id=f"task-{name}",
-        number=1, owner_id=OWNER, step="queued", rev=0, step_entered_at=5.0,
+        number=1, owner_id=OWNER, step="queued", rev=0, step_entered_at=5.0, created_at=5.0,
     )  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def test_one_statement_leaves_what_the_long_way_leaves(world: World) -> None:
     """Run, task, first event and idempotency key; and the row that the caller is shown."""
 
     def the_long_way(tx: Any) -> Any:
-        insert_run(tx, _run("long"), created_at=5.0)
+        insert_run(tx, _run("long"))
         row = insert_task(tx, _task("long"), actor="ada", now=5.0)
         remember_idempotency(tx, OWNER, "key-long", "hash", "task-long", 5.0)
         return row

@@ -321,7 +321,7 @@ def _control(client: Any, s: Any) -> Control:
 def _row(run_id: str = "run-1") -> Any:
     return RunRow(
         id=RunId(run_id), pipeline="toy", version=1, subject_kind="toy", subject_id=run_id, number=1,
-        owner_id="o", step="one", rev=0, step_entered_at=0.0,
+        owner_id="o", step="one", rev=0, step_entered_at=0.0, created_at=0.0,
     )  # fmt: skip
 
 

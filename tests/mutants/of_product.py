@@ -144,8 +144,8 @@ _TASK = (
             ),
             Edit(
                 "taskflow/service/tasks.py",
-                "            insert_run(tx, run, created_at=now)\n        task =",
-                "            insert_run(tx, run, created_at=now)\n            self._starter.start(run, 0)\n        task =",
+                "            insert_run(tx, run)\n        task =",
+                "            insert_run(tx, run)\n            self._starter.start(run, 0)\n        task =",
             ),
         ),
         ("tests/service/test_rings.py",),

@@ -16,7 +16,7 @@ from taskflow.observe import files
 from taskflow.observe.counting import Counting
 from taskflow.observe.files import Identity, read_all
 
-ROW = RunRow("run-1", "agent_task", 1, "task", "t-1", 1, "o-1", "running", 1, 0.0)  # type: ignore[arg-type]
+ROW = RunRow("run-1", "agent_task", 1, "task", "t-1", 1, "o-1", "running", 1, 0.0, 0.0)  # type: ignore[arg-type]
 
 
 def steps(directory: Path) -> float:

@@ -31,7 +31,7 @@ from tests.support import metrics_docs
 from tests.support.world import World
 from web import create_app
 
-ROW = RunRow("run-1", "agent_task", 1, "task", "t-1", 1, "o-1", "running", 1, 0.0)  # type: ignore[arg-type]
+ROW = RunRow("run-1", "agent_task", 1, "task", "t-1", 1, "o-1", "running", 1, 0.0, 0.0)  # type: ignore[arg-type]
 _ID = re.compile(r"(task|run|node|owner|ws|session|token)-[0-9a-z]{20,}|\b(ada|bob)\b")
 
 

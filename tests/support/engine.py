@@ -187,10 +187,10 @@ class Rig:
         assert first is not None
         row = RunRow(
             id=run_id, pipeline=pipeline, version=table.version, subject_kind="toy", subject_id=subject or run_id,
-            number=1, owner_id=OWNER, step=table.first, rev=0, step_entered_at=now,
+            number=1, owner_id=OWNER, step=table.first, rev=0, step_entered_at=now, created_at=now,
         )  # fmt: skip
         row = dataclasses.replace(row, deadline_at=first.deadline_after(row, now), **fields)
-        self.database.write(lambda tx: insert_run(tx, row, created_at=now))
+        self.database.write(lambda tx: insert_run(tx, row))
         return run_id
 
     def start(self, pipeline: str = "toy", **fields: Any) -> RunId:

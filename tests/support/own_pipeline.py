@@ -47,13 +47,14 @@ def insert_runs(
             RunRow(
                 id=run_id, pipeline=pipeline.name, version=pipeline.version, subject_kind=pipeline.name,
                 subject_id=f"{pipeline.name}-{run_id}", number=1, owner_id=owner_id,
-                step=step_of(found) if step_of else pipeline.first, rev=0, step_entered_at=now, results=found,
+                step=step_of(found) if step_of else pipeline.first, rev=0, step_entered_at=now, created_at=now,
+                results=found,
             )
         )  # fmt: skip
 
     def work(tx: Any) -> None:
         for row in rows:
-            insert_run(tx, row, created_at=now)
+            insert_run(tx, row)
 
     app.database.write(work)
     return rows

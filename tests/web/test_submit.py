@@ -185,10 +185,14 @@ def test_a_provider_that_there_is_not_is_refused_by_its_field(world: World) -> N
     assert error["fields"] == {"resources.provider": "one of local"} and world.count(Task) == 0
     place = world.place(world.submit(resources={"provider": "local"}))
     world.database.write(lambda tx: tx.execute(update(Node).where(Node.id == place.node_id).values(provider="awz")))
-    assert world.call("POST", "/api/tasks", given).status_code == 202
+    first = _submit(world, "k1", **given)
+    assert first.status_code == 202
     assert world.call("POST", "/api/tasks", given, token=world.other_token).status_code == 400
     world.destroy(place)
-    assert world.call("POST", "/api/tasks", given).status_code == 400
+    assert _submit(world, "k2", **given).status_code == world.call("POST", "/api/tasks", given).status_code == 400
+    # Taken once, it is answered with its task: whoever asks again lost the answer.
+    assert _submit(world, "k1", **given).get_json()["id"] == first.get_json()["id"]
+    assert _submit(world, "k1", **{**given, "title": "another"}).status_code == 409
 
 
 @pytest.mark.parametrize(

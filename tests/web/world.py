@@ -177,7 +177,7 @@ class World:
             assert run is not None
             node_run = RunRow(
                 id=new_run_id(), pipeline="node", version=1, subject_kind="node", subject_id=node_id, number=1,
-                owner_id=run.owner_id, step="await_agent", rev=0, step_entered_at=now,
+                owner_id=run.owner_id, step="await_agent", rev=0, step_entered_at=now, created_at=now,
             )  # fmt: skip
             made = NewNode(
                 node_id, node_run, f"node-{self.made}", "local", 2, hash_token(node_token),

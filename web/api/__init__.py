@@ -31,7 +31,7 @@ from web.api import (
 from web.api.answers import ErrorBodySchema
 
 #: What several tasks are asked for at once is no task: a request of another method is told so.
-_VERBS = ("cancel", "rerun")
+VERBS = ("cancel", "rerun")
 
 
 class _Thing(UnicodeConverter):
@@ -39,7 +39,7 @@ class _Thing(UnicodeConverter):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.regex = rf"(?!(?:{'|'.join(_VERBS)})\Z){self.regex}"
+        self.regex = rf"(?!(?:{'|'.join(VERBS)})\Z){self.regex}"
 
 
 def register(app: Flask) -> None:

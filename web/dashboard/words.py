@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from taskflow.words import chosen, compact, duration, money, number, plain, refused
+from taskflow.words import chosen, command_line, compact, duration, money, number, plain, refused
 
 #: Status of a task -> the group it is shown as; the names of groups are the classes of their colours.
 _GROUPS = {
@@ -23,7 +22,6 @@ _GROUPS = {
 
 
 _NEEDS = {"provider": "provider {}", "location": "at {}", "vcpus": "{} vCPU", "memory_mb": "{} MB of memory"}
-_SHELLS = (("sh", "-c"), ("bash", "-c"))
 
 
 def epoch(text: str) -> float:
@@ -59,13 +57,6 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def shell(arguments: Sequence[str] | None) -> str:
-    """A command as one would type it; what was given to a shell as it was given."""
-    if arguments and len(arguments) == 3 and tuple(arguments[:2]) in _SHELLS:
-        return arguments[2].strip()
-    return shlex.join(arguments or ())
-
-
 def lines(data: Mapping[str, Any]) -> str:
     """What somebody gave or a step returned, each in a line of its own and as it is."""
     return "\n".join(f"{name}: {plain(value)}" for name, value in data.items())
@@ -99,6 +90,6 @@ def as_json(value: Any) -> str:
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration, "between": between, "moment": moment, "group": group, "words": words, "sentence": sentence,
-    "shell": shell, "money": money, "compact": compact, "lines": lines, "chosen": chosen, "refused": refused,
+    "shell": command_line, "money": money, "compact": compact, "lines": lines, "chosen": chosen, "refused": refused,
     "number": number, "as_json": as_json, "tally": tally, "needs": needs,
 }  # fmt: skip
